@@ -1,0 +1,86 @@
+"""Random flips and rotations, and rescaling: pure functions on batches of pixels.
+
+Each image has its own key and so its own draw, which makes the result independent of how a batch
+is cut over devices. The transforms themselves (`flip`, `rotate`) take the drawn coins and angles.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+Images = Float[Array, "batch height width channels"]
+Keys = Key[Array, " batch"]
+Augmentation = Callable[[Keys, Images], Images]
+
+
+def rescale(images: Images) -> Images:
+    """Map pixels 0…255 to [-1, 1], as MobileNetV2 was trained with."""
+    return images / 127.5 - 1.0
+
+
+def flip(
+    images: Images, horizontal: Bool[Array, " batch"], vertical: Bool[Array, " batch"]
+) -> Images:
+    """Mirror left-right the images with `horizontal`, upside-down those with `vertical`."""
+    images = jnp.where(horizontal[:, None, None, None], images[:, :, ::-1], images)
+    return jnp.where(vertical[:, None, None, None], images[:, ::-1], images)
+
+
+def random_flip(keys: Keys, images: Images) -> Images:
+    """Flip each axis of each image by its own fair coin (Keras `RandomFlip`)."""
+    coins = jax.vmap(partial(jax.random.bernoulli, shape=(2,)))(keys)
+    return flip(images, coins[:, 0], coins[:, 1])
+
+
+def rotate(images: Images, angles: Float[Array, " batch"]) -> Images:
+    """Rotate each image about its centre, counterclockwise as seen, by `angles` in radians.
+
+    Bilinear; beyond the border the image is mirrored, its edge pixels repeated
+    (d c b a | a b c d | d c b a), as Keras `RandomRotation` does by default.
+    """
+    return jax.vmap(_rotate_one)(images, angles)
+
+
+def random_rotation(keys: Keys, images: Images, *, factor: float = 0.2) -> Images:
+    """Rotate each image by its own angle, uniform within ±`factor` of a full turn."""
+    limit = 2 * jnp.pi * factor
+    angles = jax.vmap(partial(jax.random.uniform, minval=-limit, maxval=limit))(keys)
+    return rotate(images, angles)
+
+
+def _rotate_one(
+    image: Float[Array, "height width channels"], angle: Float[Array, ""]
+) -> Float[Array, "height width channels"]:
+    height, width, _ = image.shape
+    y = jnp.arange(height)[:, None] - (height - 1) / 2
+    x = jnp.arange(width)[None, :] - (width - 1) / 2
+    source_y = y * jnp.cos(angle) + x * jnp.sin(angle) + (height - 1) / 2
+    source_x = x * jnp.cos(angle) - y * jnp.sin(angle) + (width - 1) / 2
+    return _bilinear(image, source_y, source_x)
+
+
+def _bilinear(
+    image: Float[Array, "height width channels"],
+    y: Float[Array, "out_height out_width"],
+    x: Float[Array, "out_height out_width"],
+) -> Float[Array, "out_height out_width channels"]:
+    # `map_coordinates` would do, a channel at a time; fetching whole pixels takes half as long.
+    top, left = jnp.floor(y), jnp.floor(x)
+    down, right = (y - top)[..., None], (x - left)[..., None]
+
+    def pixel(row: Array, column: Array) -> Array:
+        row, column = _mirrored(row, image.shape[0]), _mirrored(column, image.shape[1])
+        return image.at[row, column].get(mode="promise_in_bounds")
+
+    above = (1 - right) * pixel(top, left) + right * pixel(top, left + 1)
+    below = (1 - right) * pixel(top + 1, left) + right * pixel(top + 1, left + 1)
+    return (1 - down) * above + down * below
+
+
+def _mirrored(index: Float[Array, "..."], size: int) -> Int[Array, "..."]:
+    """Fold any whole index into 0 … size - 1, the edge repeated: d c b a | a b c d | d c b a."""
+    index = index.astype(jnp.int32) % (2 * size)
+    return jnp.minimum(index, 2 * size - 1 - index)

@@ -1,0 +1,961 @@
+"""Photos in, batches out: sources are decoded once to uint8 splits on disk, then memory-mapped.
+
+    source -> which photos it holds -> one cut by seed -> decoding -> arrays in the cache -> batches
+
+TensorFlow decodes the photos and is imported only for that, so a prepared folder (or a cache hit)
+serves a machine that has none. TensorFlow never sees the GPU.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, TypedDict
+
+import numpy as np
+import pooch
+from jaxtyping import Bool, Int32, Int64, UInt8
+from numpy.lib.format import open_memmap
+from tqdm import tqdm
+
+from catdog_jax import sketches
+from catdog_jax.errors import InputError
+
+SOURCES = ("cats_vs_dogs", "cats_and_dogs_filtered", "sketches")
+
+_FILTERED_URL = "https://storage.googleapis.com/mledu-datasets/cats_and_dogs_filtered.zip"
+# Where tensorflow-datasets gets cats_vs_dogs from.
+_TFDS_HOST = "https://download.microsoft.com"
+# The blog's split of cats_and_dogs_filtered: 2,000 in train/; 26 and 6 of the 32 batches of
+# validation/, the last of which is not full.
+_TFDS_SIZES = (2000, 808, 192)
+_SKETCHES_SIZES = (600, 168, 32)
+# The blog holds back one fifth of the validation batches, of 32 photos each, as the test set.
+_BLOG_BATCH = 32
+_BLOG_TEST_SHARE = 5
+_SMALLEST_IMAGE = 32
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+_SPLIT_NAMES = ("train", "validation", "test")
+_META = "meta.json"
+# Part of every cache key: raise it when the same source would now give other arrays or files.
+_FORMAT = 1
+_DAMAGED = "is missing or damaged: delete the folder and prepare the data again"
+# What reading one file of a folder or of a zip can raise (RuntimeError: it is encrypted).
+_READ_ERRORS = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+_Images: TypeAlias = UInt8[np.ndarray, "n height width 3"]
+_Labels: TypeAlias = Int32[np.ndarray, " n"]
+_Indices: TypeAlias = Int64[np.ndarray, " n"]
+_Sizes: TypeAlias = tuple[int, int, int]
+# Folders and zips are read alike, through what these two have in common.
+_Tree: TypeAlias = Path | zipfile.Path
+
+
+# What the rest of the package sees.
+
+
+class Batch(TypedDict):
+    """A batch of fixed size; where `mask` is False the image is black padding, its label 0."""
+
+    image: UInt8[np.ndarray, "batch height width 3"]
+    label: Int32[np.ndarray, " batch"]
+    mask: Bool[np.ndarray, " batch"]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a data set.
+
+    Attributes:
+      images: uint8[N, H, W, 3], memory-mapped.
+      labels: int32[N], indices into `class_names`.
+      class_names: the classes in the order of their labels.
+      names: the N photos' names, relative to their source.
+
+    """
+
+    images: _Images
+    labels: _Labels
+    class_names: tuple[str, ...]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, batch_size: int = 32) -> "Batches":
+        """Return all batches in order; the last one is padded."""
+        return Batches(self, np.arange(len(self)), batch_size)
+
+    def shuffled(self, batch_size: int = 32, *, seed: int) -> Callable[[int], Iterator[Batch]]:
+        """Return a function from an epoch's number to its batches, in an order of its own.
+
+        The order is `np.random.default_rng((seed, epoch)).permutation(N)`.
+        """
+
+        def batches_of_epoch(epoch: int) -> Iterator[Batch]:
+            order = np.random.default_rng((seed, epoch)).permutation(len(self))
+            return iter(Batches(self, order, batch_size))
+
+        return batches_of_epoch
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """The batches of a split in a fixed order; every loop over them starts anew.
+
+    Attributes:
+      split: where the photos are.
+      order: which photos, in which order.
+      batch_size: of every batch; the last one is padded to it.
+
+    Raises:
+      InputError: `batch_size` is not positive.
+
+    """
+
+    split: Split
+    order: _Indices
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"batch_size must be 1 or more, not {self.batch_size}")
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self.order), self.batch_size):
+            yield self._batch(self.order[start : start + self.batch_size])
+
+    def _batch(self, rows: _Indices) -> Batch:
+        count = len(rows)
+        image = np.zeros((self.batch_size, *self.split.images.shape[1:]), np.uint8)
+        label = np.zeros(self.batch_size, np.int32)
+        image[:count] = self.split.images[rows]
+        label[:count] = self.split.labels[rows]
+        return Batch(image=image, label=label, mask=np.arange(self.batch_size) < count)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A photo that could not be read or decoded, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """A data set, cut once into parts without overlap.
+
+    Attributes:
+      train: what models learn from.
+      validation: what epochs are compared on.
+      test: what the final model is judged by; may be empty where there are few photos.
+      class_names: the classes in the order of their labels.
+      source: what was asked of `load_data`.
+      fingerprint: the name of the prepared folder in the cache.
+      skipped: photos that could not be read.
+
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    class_names: tuple[str, ...]
+    source: str
+    fingerprint: str
+    skipped: tuple[Skipped, ...]
+
+
+def class_counts(split: Split) -> dict[str, int]:
+    """Return how many photos of each class a split holds."""
+    counts = np.bincount(split.labels, minlength=len(split.class_names))
+    return dict(zip(split.class_names, counts.tolist(), strict=True))
+
+
+def majority_baseline(split: Split) -> float:
+    """Return the accuracy of always naming the split's largest class, in 0..1.
+
+    Raises:
+      InputError: the split is empty.
+
+    """
+    if len(split) == 0:
+        raise InputError("an empty split has no majority class: give a split that holds photos")
+    return max(class_counts(split).values()) / len(split)
+
+
+def decode_file(path: str | Path, image_size: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Read one photo as `load_data` would: uint8[image_size, image_size, 3].
+
+    Raises:
+      InputError: the file cannot be read, or is not a photo that can be decoded.
+
+    """
+    path = Path(path).expanduser()
+    try:
+        encoded = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    tf = _tensorflow()
+    try:
+        return _decode(encoded, image_size).numpy()
+    except tf.errors.OpError as error:
+        raise InputError(f"{path} cannot be decoded as a photo: {_reason(error)}") from error
+
+
+def load_data(
+    source: str | Path,
+    image_size: int = 160,
+    data_dir: str | Path | None = None,
+    seed: int = 0,
+    *,
+    sizes: tuple[int, int, int] | None = None,
+    cache_dir: str | Path | None = None,
+) -> Splits:
+    """Load a data set, cut by `seed` into training, validation and test photos.
+
+    The first call decodes the photos into the cache, later ones open what is there. Photos that
+    cannot be read are left out and listed in `Splits.skipped`.
+
+    Photos that come as one pool are cut into 2000/808/192 (TFDS), 600/168/32 (sketches) or
+    70/20/10 % (a folder per class). Where there are train/ and validation/, the former is the
+    training set, and the test set is held back from the latter as in the blog (192 of 1000),
+    unless there is a test/. Every split, and every beginning of one, holds the classes in the
+    proportions of its pool.
+
+    Args:
+      source: `"cats_vs_dogs"` (TFDS), `"cats_and_dogs_filtered"` (downloads the blog's zip),
+        `"sketches"` (drawn by a program), or a path to a folder or a zip with one folder per
+        class, or with train/ and validation/ (and test/) of those; or to a folder prepared by
+        an earlier call (its cache entry), whose split by its own seed is kept.
+      image_size: side of the images in pixels, 32 or more; bilinear, aspect ratio not kept.
+      data_dir: for `"cats_vs_dogs"` the TFDS folder, for `"cats_and_dogs_filtered"` the folder
+        of the zip; both are downloaded into it where missing. Not used otherwise.
+      seed: decides which photos go where, 0 or more.
+      sizes: number of training, validation and test photos, instead of those above.
+      cache_dir: where prepared data are kept; `$CATDOG_CACHE`, or the user's cache folder.
+
+    Returns:
+      The splits, images uint8[N, image_size, image_size, 3] and labels int32[N] by sorted class
+      name.
+
+    Raises:
+      InputError: an argument is out of range, the source does not exist, cannot be downloaded,
+        is not laid out as said above or is damaged, or the cache cannot be written.
+
+    """
+    request = _Request(str(source), image_size, seed, sizes, _cache_folder(cache_dir))
+    _check_request(request)
+    if source == "cats_vs_dogs":
+        return _load_cached(_tfds_source(data_dir), request)
+    if source == "sketches":
+        return _load_cached(_sketches_source(request), request)
+    if source == "cats_and_dogs_filtered":
+        path = _download_filtered(Path(data_dir or request.cache / "downloads").expanduser())
+    else:
+        path = _existing_path(source)
+    if (path / _META).is_file():
+        return _load_prepared(path, request)
+    with _open_tree(path) as root:
+        return _load_cached(_tree_source(root), request)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The checked arguments of `load_data`."""
+
+    source: str
+    image_size: int
+    seed: int
+    sizes: _Sizes | None
+    cache: Path
+
+
+def _cache_folder(cache_dir: str | Path | None) -> Path:
+    chosen = cache_dir or os.environ.get("CATDOG_CACHE") or pooch.os_cache("catdog_jax")
+    return Path(chosen).expanduser()
+
+
+def _check_request(request: _Request) -> None:
+    if request.image_size < _SMALLEST_IMAGE:
+        raise InputError(f"image_size must be {_SMALLEST_IMAGE} or more, not {request.image_size}")
+    if request.seed < 0:
+        raise InputError(f"seed must be 0 or more, not {request.seed}")
+    if request.sizes is not None and (min(request.sizes[:2]) < 1 or request.sizes[2] < 0):
+        raise InputError(
+            f"sizes must be at least 1 training, 1 validation and 0 test photos, "
+            f"not {request.sizes}"
+        )
+
+
+def _existing_path(source: str | Path) -> Path:
+    path = Path(source).expanduser()
+    try:
+        exists = path.exists()
+    except OSError:  # no possible path: too long a name, say
+        exists = False
+    if not exists:
+        raise InputError(
+            f"{str(source)!r} is neither a known data set ({', '.join(SOURCES)}) "
+            "nor an existing folder or zip: check the spelling"
+        )
+    return path
+
+
+# Sources: which photos there are, before any is decoded.
+
+
+@dataclass(frozen=True)
+class _Photos:
+    """What a source holds.
+
+    Attributes:
+      class_names: sorted.
+      names: of the photos.
+      labels: of the photos.
+      pools: which photos the splits are drawn from: "all", or "train", "validation" (and "test").
+      fill: writes the photos with the given indices, in that order, into an array, and returns
+        why some could not be, by index.
+
+    """
+
+    class_names: tuple[str, ...]
+    names: tuple[str, ...]
+    labels: _Labels
+    pools: Mapping[str, _Indices]
+    fill: Callable[[_Indices, _Images], dict[int, str]]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A source that was found.
+
+    Attributes:
+      identity: anything JSON can hold that changes when the photos change.
+      photos: lists the photos, which may take a while: not called when the cache has them.
+      sizes: of the splits of a single pool; None for 70/20/10 %.
+
+    """
+
+    identity: Any
+    photos: Callable[[], _Photos]
+    sizes: _Sizes | None = None
+
+
+def _sketches_source(request: _Request) -> _Source:
+    sizes = request.sizes or _SKETCHES_SIZES
+
+    def photos() -> _Photos:
+        drawn, labels = sketches.draw(sum(sizes), request.image_size, request.seed)
+
+        def fill(chosen: _Indices, images: _Images) -> dict[int, str]:
+            np.take(drawn, chosen, axis=0, out=images, mode="clip")
+            return {}
+
+        return _Photos(
+            class_names=sketches.CLASS_NAMES,
+            names=tuple(f"sketch.{index}" for index in range(len(labels))),
+            labels=labels,
+            pools={"all": np.arange(len(labels))},
+            fill=fill,
+        )
+
+    # The program's text stands for its drawings: there is no version to forget to raise.
+    program = Path(sketches.__file__).read_bytes()
+    return _Source(["sketches", hashlib.sha256(program).hexdigest()], photos, sizes)
+
+
+def _tfds_source(data_dir: str | Path | None) -> _Source:
+    builder = _tfds_builder(None if data_dir is None else Path(data_dir).expanduser())
+    count = builder.info.splits["train"].num_examples
+    identity = [builder.name, str(builder.version), count]
+    return _Source(identity, functools.partial(_tfds_photos, builder), _TFDS_SIZES)
+
+
+def _tfds_builder(data_dir: Path | None) -> Any:
+    """Return the TFDS builder of cats_vs_dogs, its photos downloaded if need be."""
+    tfds = _tensorflow_datasets()
+    try:
+        builder = tfds.builder("cats_vs_dogs", data_dir=data_dir)
+        if not builder.is_prepared():
+            _check_tfds_host()
+            builder.download_and_prepare()
+    except Exception as error:  # TFDS documents none of what it raises
+        place = data_dir or "the default folder of TFDS"
+        raise InputError(
+            f"cats_vs_dogs could be neither opened in {place} nor downloaded to it "
+            f"({_first_line(error)}): give the data_dir that holds it, or go online"
+        ) from error
+    return builder
+
+
+def _check_tfds_host() -> None:
+    """Fail at once when offline: TFDS itself would retry for minutes."""
+    try:
+        urllib.request.urlopen(_TFDS_HOST, timeout=20).close()
+    except urllib.error.HTTPError as answer:  # any answer will do
+        answer.close()
+
+
+def _tfds_photos(builder: Any) -> _Photos:
+    tf, tfds = _tensorflow(), _tensorflow_datasets()
+    columns = tfds.decode.PartialDecoding({"label": True, "image/filename": True})
+    try:
+        records = list(_tfds_records(builder, columns).batch(1024).as_numpy_iterator())
+    except tf.errors.OpError as error:
+        raise InputError(
+            f"cats_vs_dogs in {builder.data_dir} is damaged ({_reason(error)}): "
+            "delete that folder to download it again"
+        ) from error
+    labels = np.concatenate([record["label"] for record in records]).astype(np.int32)
+    names = np.concatenate([record["image/filename"] for record in records])
+    return _Photos(
+        class_names=tuple(builder.info.features["label"].names),
+        names=tuple(name.decode() for name in names),
+        labels=labels,
+        pools={"all": np.arange(len(labels))},
+        fill=functools.partial(_decode_all, functools.partial(_read_tfds, builder)),
+    )
+
+
+def _tfds_records(builder: Any, decoders: Any) -> Any:
+    """Return the examples as a `tf.data.Dataset`, always in the same order."""
+    tfds = _tensorflow_datasets()
+    # Autocaching would keep what is read once in memory.
+    config = tfds.ReadConfig(try_autocache=False)
+    return builder.as_dataset(
+        split="train", decoders=decoders, read_config=config, shuffle_files=False
+    )
+
+
+def _download_filtered(folder: Path) -> Path:
+    # Its only message at this level is a hash to copy into the program.
+    pooch.get_logger().setLevel(logging.WARNING)
+    name = _FILTERED_URL.rpartition("/")[2]
+    try:
+        return Path(
+            pooch.retrieve(
+                _FILTERED_URL,
+                known_hash=None,  # none was published
+                fname=name,
+                path=folder,
+                progressbar=sys.stderr.isatty(),
+            )
+        )
+    except OSError as error:
+        raise InputError(
+            f"{_FILTERED_URL} could not be downloaded to {folder} ({_first_line(error)}): "
+            f"download it by other means and give the path of the zip as the source"
+        ) from error
+
+
+@contextlib.contextmanager
+def _open_tree(path: Path) -> Iterator[_Tree]:
+    if path.is_dir():
+        yield path
+        return
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path} is neither a folder nor a zip that can be opened ({_first_line(error)}): "
+            "if it was downloaded, delete it and download it again"
+        ) from error
+    with archive:
+        yield zipfile.Path(archive)
+
+
+def _tree_source(root: _Tree) -> _Source:
+    try:
+        pools = _find_pools(root)
+        stamps = {
+            pool: [
+                (name, picture.name, *_stamp(picture))
+                for name, pictures in classes.items()
+                for picture in pictures
+            ]
+            for pool, classes in pools.items()
+        }
+    except OSError as error:
+        raise InputError(f"{root} cannot be listed: {error}") from error
+    return _Source(stamps, functools.partial(_tree_photos, pools))
+
+
+def _find_pools(root: _Tree) -> dict[str, dict[str, list[_Tree]]]:
+    """Return the pictures of each class, under "all" or under the names of given splits."""
+    folders = _folders(root)
+    named = [name for name in _SPLIT_NAMES if name in folders]
+    if named:
+        for name in ("train", "validation"):
+            if name not in folders:
+                raise InputError(
+                    f"{root} holds {named[0]}/ but no {name}/: add it, or give a folder "
+                    "with one sub-folder per class, to be split by seed"
+                )
+        pools = {name: _classes(folders[name]) for name in named}
+        for name, classes in pools.items():
+            if classes.keys() != pools["train"].keys():
+                raise InputError(
+                    f"{root}: train/ and {name}/ must hold the same classes, but they hold "
+                    f"{', '.join(pools['train'])} and {', '.join(classes)}"
+                )
+        return pools
+    if len(folders) == 1:
+        (only,) = folders.values()
+        if _folders(only):  # the one folder that an archive wraps everything in
+            return _find_pools(only)
+    return {"all": _classes(root)}
+
+
+def _classes(folder: _Tree) -> dict[str, list[_Tree]]:
+    classes = {name: _pictures(child) for name, child in _folders(folder).items()}
+    if len(classes) < 2:
+        found = f"only one, {next(iter(classes))!r}" if classes else "none"
+        raise InputError(
+            f"{folder} must hold a sub-folder for each of two or more classes "
+            f"(or train/ and validation/ of those), but holds {found}"
+        )
+    for name, pictures in classes.items():
+        if not pictures:
+            raise InputError(
+                f"class folder {name!r} in {folder} holds no pictures "
+                f"({' '.join(_SUFFIXES)}): add some, or remove it"
+            )
+    return classes
+
+
+def _folders(folder: _Tree) -> dict[str, _Tree]:
+    return {child.name: child for child in _visible(folder) if child.is_dir()}
+
+
+def _pictures(folder: _Tree) -> list[_Tree]:
+    return [
+        child
+        for child in _visible(folder)
+        if child.suffix.lower() in _SUFFIXES and not child.is_dir()
+    ]
+
+
+def _visible(folder: _Tree) -> list[_Tree]:
+    """Return what a folder holds, by name, less hidden files and those macOS adds to zips."""
+    children = [
+        child
+        for child in folder.iterdir()
+        if not child.name.startswith(".") and child.name != "__MACOSX"
+    ]
+    return sorted(children, key=lambda child: child.name)
+
+
+def _stamp(picture: _Tree) -> tuple[int, int]:
+    """Return two numbers that change when the file does."""
+    if isinstance(picture, Path):
+        try:
+            status = picture.stat()
+        except OSError:  # a link to nowhere, which decoding will report
+            status = picture.lstat()
+        return status.st_size, status.st_mtime_ns
+    entry = picture.root.getinfo(picture.at)
+    return entry.file_size, entry.CRC
+
+
+def _tree_photos(pools: Mapping[str, Mapping[str, list[_Tree]]]) -> _Photos:
+    class_names = tuple(next(iter(pools.values())))
+    files: list[_Tree] = []
+    names: list[str] = []
+    labels: list[int] = []
+    indices: dict[str, _Indices] = {}
+    for pool, classes in pools.items():
+        start = len(files)
+        prefix = "" if pool == "all" else f"{pool}/"
+        for label, class_name in enumerate(class_names):
+            pictures = classes[class_name]
+            files += pictures
+            names += [f"{prefix}{class_name}/{picture.name}" for picture in pictures]
+            labels += [label] * len(pictures)
+        indices[pool] = np.arange(start, len(files))
+    return _Photos(
+        class_names=class_names,
+        names=tuple(names),
+        labels=np.array(labels, np.int32),
+        pools=indices,
+        fill=functools.partial(_decode_all, functools.partial(_read_files, files)),
+    )
+
+
+# The split: once, by seed, no overlap.
+
+
+def _cut(photos: _Photos, source: _Source, request: _Request) -> dict[str, _Indices]:
+    """Return which photos go into which split, in what order."""
+    ordered = {
+        name: pool[_balanced_order(photos.labels[pool], request.seed)]
+        for name, pool in photos.pools.items()
+    }
+    if "all" in ordered:
+        pools, sizes = _cut_one_pool(ordered["all"], request.sizes or source.sizes)
+    else:
+        pools, sizes = _cut_given_pools(ordered, request.sizes)
+    for name, size in zip(_SPLIT_NAMES, sizes, strict=True):
+        if size > len(pools[name]):
+            raise InputError(
+                f"the {name} split was to hold {size} photos, but {request.source} has only "
+                f"{len(pools[name])} left for it: give smaller sizes"
+            )
+        if size == 0 and name != "test":
+            raise InputError(
+                f"{request.source} holds {len(photos.names)} photos, too few to leave any "
+                f"for the {name} split: add photos, or give sizes"
+            )
+    return {name: pools[name][:size] for name, size in zip(_SPLIT_NAMES, sizes, strict=True)}
+
+
+def _balanced_order(labels: _Labels, seed: int) -> _Indices:
+    """Return a random order, every beginning of which has the proportions of the whole."""
+    rng = np.random.default_rng(seed)
+    rank = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        rank[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.argsort(rank, kind="stable")
+
+
+def _cut_one_pool(pool: _Indices, sizes: _Sizes | None) -> tuple[dict[str, _Indices], _Sizes]:
+    if sizes is None:
+        validation, test = len(pool) // 5, len(pool) // 10
+        sizes = (len(pool) - validation - test, validation, test)
+    train, validation, _ = sizes
+    parts = np.split(pool, [train, train + validation])
+    return dict(zip(_SPLIT_NAMES, parts, strict=True)), sizes
+
+
+def _cut_given_pools(
+    pools: Mapping[str, _Indices], sizes: _Sizes | None
+) -> tuple[dict[str, _Indices], _Sizes]:
+    train, validation, test = pools["train"], pools["validation"], pools.get("test")
+    if test is None:
+        batches = -(-len(validation) // _BLOG_BATCH)
+        size = sizes[2] if sizes else batches // _BLOG_TEST_SHARE * _BLOG_BATCH
+        test, validation = validation[:size], validation[size:]
+    parts = {"train": train, "validation": validation, "test": test}
+    return parts, sizes or (len(train), len(validation), len(test))
+
+
+# Decoding.
+
+
+def _decode_all(
+    read: Callable[[Collection[int], dict[int, str]], Iterator[tuple[int, bytes]]],
+    chosen: _Indices,
+    images: _Images,
+) -> dict[int, str]:
+    """Decode the chosen photos into `images`; return why some could not be, by index.
+
+    Args:
+      read: yields the encoded photos with the given indices, each with its index, in any order,
+        and notes in the given dict why some cannot be read.
+      chosen: indices of photos, one for each row of `images`.
+      images: written to.
+
+    """
+    tf = _tensorflow()
+    image_size = images.shape[1]
+    row_of = {index: row for row, index in enumerate(chosen.tolist())}
+    missing = set(row_of)
+    failed: dict[int, str] = {}
+    encoded = tf.data.Dataset.from_generator(
+        lambda: read(row_of.keys(), failed),
+        output_signature=(tf.TensorSpec((), tf.int64), tf.TensorSpec((), tf.string)),
+    )
+    # The index travels with its photo, so neither order nor gaps matter.
+    decoded = encoded.map(
+        lambda index, photo: (index, _decode(photo, image_size)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=False,
+    )
+    decoded = decoded.ignore_errors().prefetch(tf.data.AUTOTUNE)
+    # disable=None: no progress unless on a terminal.
+    with tqdm(total=len(row_of), desc="decoding", unit="photo", disable=None) as progress:
+        for index, image in decoded.as_numpy_iterator():
+            images[row_of[int(index)]] = image
+            missing.remove(int(index))
+            progress.update()
+    # ignore_errors does not tell what it ignored: decode those few again, one by one.
+    for index, photo in read(missing - failed.keys(), failed):
+        try:
+            images[row_of[index]] = _decode(photo, image_size).numpy()
+        except tf.errors.OpError as error:
+            failed[index] = _reason(error)
+    return failed
+
+
+def _decode(encoded: Any, image_size: int) -> Any:
+    """Decode and resize one photo as the blog does, but rounded to uint8."""
+    tf = _tensorflow()
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    image = tf.ensure_shape(image, (None, None, 3))  # which resize must know
+    size = (image_size, image_size)
+    resized = tf.image.resize(image, size, method="bilinear", antialias=False)
+    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+
+
+def _read_files(
+    files: list[_Tree], wanted: Collection[int], failed: dict[int, str]
+) -> Iterator[tuple[int, bytes]]:
+    for index in sorted(wanted):  # in the order they lie on the disk
+        try:
+            encoded = files[index].read_bytes()
+        except _READ_ERRORS as error:
+            failed[index] = f"cannot be read: {_first_line(error)}"
+        else:
+            yield index, encoded
+
+
+def _read_tfds(
+    builder: Any, wanted: Collection[int], failed: dict[int, str]
+) -> Iterator[tuple[int, bytes]]:
+    del failed  # listing the photos has read every record
+    if not wanted:
+        return
+    tf, tfds = _tensorflow(), _tensorflow_datasets()
+    is_wanted = np.zeros(max(wanted) + 1, np.bool_)
+    is_wanted[list(wanted)] = True
+    is_wanted = tf.constant(is_wanted)
+    records = _tfds_records(builder, {"image": tfds.decode.SkipDecoding()})
+    numbered = records.take(len(is_wanted)).enumerate()
+    for index, record in numbered.filter(lambda index, _: is_wanted[index]).as_numpy_iterator():
+        yield int(index), record["image"]
+
+
+def _reason(error: Any) -> str:
+    """Return what a TensorFlow error says, less where in TensorFlow it was said."""
+    return re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\]", "", error.message).strip().split("\n")[0]
+
+
+def _first_line(error: BaseException) -> str:
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return said.strip().split("\n")[0] or type(error).__name__
+
+
+@functools.cache
+def _tensorflow() -> Any:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        with _native_stderr_hidden():  # it greets before it reads its log level
+            import tensorflow as tf
+    except ImportError as error:
+        raise InputError(
+            "decoding photos needs TensorFlow, which cannot be imported: install it, or give a "
+            "folder that load_data prepared on another machine"
+        ) from error
+    # Too late when the caller has already used TensorFlow: then its devices are the caller's.
+    with contextlib.suppress(RuntimeError):
+        tf.config.set_visible_devices([], "GPU")
+    return tf
+
+
+@functools.cache
+def _tensorflow_datasets() -> Any:
+    _tensorflow()  # first, so that it is quiet and off the GPU
+    import tensorflow_datasets as tfds
+
+    # The logger of TFDS, which warns of folders that are not there yet.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    return tfds
+
+
+@contextlib.contextmanager
+def _native_stderr_hidden() -> Iterator[None]:
+    """Hide what C++ code writes to file descriptor 2, which Python's sys.stderr cannot."""
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (no path to speak of)
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+# The cache: <cache>/data/<key>/ with meta.json and two arrays for each split.
+
+
+def _load_cached(source: _Source, request: _Request) -> Splits:
+    """Open the prepared data in the cache, where they are put first if they are not there."""
+    asked = [_FORMAT, source.identity, request.image_size, request.seed, request.sizes]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    folder = request.cache / "data" / key
+    if not folder.is_dir():
+        photos = source.photos()
+        cut = _cut(photos, source, request)
+        try:
+            _prepare(folder, photos, cut, request)
+        except OSError as error:
+            raise InputError(
+                f"the cache folder {request.cache} cannot be written ({_first_line(error)}): "
+                "set cache_dir or CATDOG_CACHE to another"
+            ) from error
+    # The same photos may have been prepared under another name.
+    return dataclasses.replace(_open_prepared(folder, _read_meta(folder)), source=request.source)
+
+
+def _prepare(folder: Path, photos: _Photos, cut: Mapping[str, _Indices], request: _Request) -> None:
+    """Decode the photos and write their arrays, all of them or nothing."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _check_space(folder.parent, sum(map(len, cut.values())), request.image_size)
+    with tempfile.TemporaryDirectory(prefix=".preparing-", dir=folder.parent) as temporary:
+        unfinished = Path(temporary) / folder.name
+        unfinished.mkdir()
+        _write_prepared(unfinished, photos, cut, request)
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+            # Another process was faster, and its arrays are the same.
+
+
+def _check_space(folder: Path, count: int, image_size: int) -> None:
+    # Arrays are written through memory maps, and a full disk kills such a process without a word.
+    needed = 2 * count * image_size**2 * 3  # decoded, then sorted into splits
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"preparing {count} photos takes {needed / 1e6:.0f} MB, but {folder} has "
+            f"{free / 1e6:.0f} MB left: make room, or set cache_dir or CATDOG_CACHE to another"
+        )
+
+
+def _write_prepared(
+    folder: Path, photos: _Photos, cut: Mapping[str, _Indices], request: _Request
+) -> None:
+    chosen = np.concatenate(list(cut.values()))
+    shape = (request.image_size, request.image_size, 3)
+    decoded = open_memmap(folder.parent / "decoded.npy", "w+", np.uint8, (len(chosen), *shape))
+    failed = photos.fill(chosen, decoded)
+    is_kept = ~np.isin(chosen, list(failed))
+    names: dict[str, list[str]] = {}
+    start = 0
+    for split, indices in cut.items():
+        rows = start + np.flatnonzero(is_kept[start : start + len(indices)])
+        start += len(indices)
+        kept = chosen[rows]
+        _check_no_class_lost(split, photos, indices, kept, failed)
+        images = open_memmap(folder / f"{split}_images.npy", "w+", np.uint8, (len(rows), *shape))
+        np.take(decoded, rows, axis=0, out=images, mode="clip")  # "raise" would copy all first
+        np.save(folder / f"{split}_labels.npy", photos.labels[kept])
+        names[split] = [photos.names[index] for index in kept]
+    meta = {
+        "format": _FORMAT,
+        "source": request.source,
+        "image_size": request.image_size,
+        "seed": request.seed,
+        "sizes": request.sizes,
+        "fingerprint": folder.name,
+        "class_names": photos.class_names,
+        "skipped": [[photos.names[index], failed[index]] for index in sorted(failed)],
+        "names": names,
+    }
+    (folder / _META).write_text(json.dumps(meta), encoding="utf-8")
+
+
+def _check_no_class_lost(
+    split: str, photos: _Photos, indices: _Indices, kept: _Indices, failed: Mapping[int, str]
+) -> None:
+    lost = np.setdiff1d(photos.labels[indices], photos.labels[kept])
+    if len(lost):
+        members = indices[photos.labels[indices] == lost[0]]
+        raise InputError(
+            f"none of the {len(members)} photos of class {photos.class_names[lost[0]]!r} for "
+            f"the {split} split could be read (the first, {photos.names[members[0]]}: "
+            f"{failed[members[0]]}): replace them"
+        )
+
+
+def _load_prepared(folder: Path, request: _Request) -> Splits:
+    """Open a prepared folder that was given as the source, if it is what was asked for."""
+    meta = _read_meta(folder)
+    splits = _open_prepared(folder, meta)
+    if meta["image_size"] != request.image_size:
+        raise InputError(
+            f"{folder} was prepared with image_size {meta['image_size']}, "
+            f"not {request.image_size}: ask for that, or give the photos as the source"
+        )
+    if request.sizes is not None and meta["sizes"] != list(request.sizes):
+        raise InputError(
+            f"{folder} was split when it was prepared, with sizes {meta['sizes'] or 'by default'}, "
+            f"not {list(request.sizes)}: leave sizes out, or give the photos as the source"
+        )
+    return splits
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads((folder / _META).read_text(encoding="utf-8"))
+        version = meta["format"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{folder}: {_META} {_DAMAGED}") from error
+    if version != _FORMAT:
+        raise InputError(
+            f"{folder} was prepared in format {version}, this version of catdog_jax reads "
+            f"format {_FORMAT}: prepare the data again"
+        )
+    return meta
+
+
+def _open_prepared(folder: Path, meta: Mapping[str, Any]) -> Splits:
+    try:
+        class_names = tuple(meta["class_names"])
+        parts = {name: _open_split(folder, name, meta, class_names) for name in _SPLIT_NAMES}
+        return Splits(
+            **parts,
+            class_names=class_names,
+            source=meta["source"],
+            fingerprint=meta["fingerprint"],
+            skipped=tuple(Skipped(*entry) for entry in meta["skipped"]),
+        )
+    except (LookupError, TypeError) as error:
+        raise InputError(f"{folder}: {_META} {_DAMAGED}") from error
+
+
+def _open_split(
+    folder: Path, name: str, meta: Mapping[str, Any], class_names: tuple[str, ...]
+) -> Split:
+    names = tuple(meta["names"][name])
+    side = meta["image_size"]
+    images = _open_array(folder / f"{name}_images.npy", np.uint8, (len(names), side, side, 3))
+    labels = _open_array(folder / f"{name}_labels.npy", np.int32, (len(names),))
+    if np.any((labels < 0) | (labels >= len(class_names))):
+        raise InputError(f"{folder}: {name}_labels.npy {_DAMAGED}")
+    return Split(images, labels, class_names, names)
+
+
+def _open_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> Any:
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(f"{path.parent}: {path.name} {_DAMAGED}") from error
+    if array.dtype != dtype or array.shape != shape:
+        raise InputError(
+            f"{path} holds {array.dtype}{list(array.shape)}, not {np.dtype(dtype)}{list(shape)}: "
+            "delete the folder and prepare the data again"
+        )
+    return array

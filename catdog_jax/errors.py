@@ -1,0 +1,9 @@
+"""The two errors that a user can cause; the command line ends each in one line."""
+
+
+class InputError(ValueError):
+    """Something given is wrong: a path, a name, a file's contents. Exit code 2."""
+
+
+class RunError(RuntimeError):
+    """A run that began could not be finished: a loss that is not finite, say. Exit code 1."""

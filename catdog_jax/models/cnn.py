@@ -1,0 +1,187 @@
+"""Models 1 to 3 of the post: convolutional networks trained from scratch.
+
+All three take pixels 0…255 and keep the post's quirks. `blog_logits=False` switches the largest
+one off: the post gives its last hidden layer, 64 outputs behind a relu, straight to the softmax,
+though only the first two outputs ever are a label. A network whose 64 outputs are all zero then
+has no gradient left and stays at a loss of ln 64 for good.
+"""
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float, Key, Num
+
+from .. import ops
+from ..augment import rescale
+
+Pixels = Num[Array, "batch height width 3"]
+Logits = Float[Array, "batch outputs"]
+Keys = Key[Array, " batch"]
+
+# Keras's default; Flax's is LeCun normal.
+_glorot = nnx.initializers.glorot_uniform()
+
+_BLOG_OUTPUTS = 64
+
+
+class ConvPool(nnx.Conv):
+    """A 3×3 convolution, optionally 2×2 max pooling, a bias and a relu, in this order.
+
+    Pooling first is the post's network all the same, since bias and relu keep the order of
+    values, and leaves a quarter of them to add, clip and differentiate.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        padding: ops.Padding,
+        pool: bool = True,
+        rngs: nnx.Rngs,
+    ) -> None:
+        super().__init__(in_features, out_features, (3, 3), kernel_init=_glorot, rngs=rngs)
+        self.same_or_valid = padding
+        self.pool = pool
+
+    def __call__(self, images: ops.Images) -> ops.Images:
+        x = ops.conv2d(images, self.kernel[...], padding=self.same_or_valid)
+        if self.pool:
+            x = ops.max_pool(x)
+        return nnx.relu(x + self.bias[...])
+
+
+class Model1(nnx.Module):
+    """Model 1: convolutions of 32, 32 and 64 filters without padding; pixels not rescaled.
+
+    Args:
+        image_size: height and width of the images; at least 18.
+        num_classes: number of classes, at most 64 with `blog_logits`.
+        blog_logits: whether the 64 outputs of the last hidden layer are the logits, as in the
+            post; otherwise one logit a class follows.
+        rngs: source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 160,
+        num_classes: int = 2,
+        blog_logits: bool = True,
+        rngs: nnx.Rngs,
+    ) -> None:
+        _check_outputs(num_classes, blog_logits)
+        self.conv1 = ConvPool(3, 32, padding="VALID", rngs=rngs)
+        self.conv2 = ConvPool(32, 32, padding="VALID", rngs=rngs)
+        self.conv3 = ConvPool(32, 64, padding="VALID", pool=False, rngs=rngs)
+        size = ((image_size - 2) // 2 - 2) // 2 - 2
+        self.dense = _dense(64 * size**2, _BLOG_OUTPUTS, rngs)
+        self.dropout = nnx.Dropout(0.1)
+        self.classifier = _classifier(num_classes, blog_logits, rngs)
+
+    def __call__(self, images: Pixels, keys: Keys | None = None) -> Logits:
+        """Logits of `images`; `keys`, one an image, switch dropout on."""
+        x = self.conv3(self.conv2(self.conv1(_as_float(images))))
+        x = nnx.relu(self.dense(x.reshape(x.shape[0], -1)))
+        return self.classifier(dropout(self.dropout, x, keys))
+
+
+class Model2(nnx.Module):
+    """Model 2: convolutions of 16, 32 and 64 filters with padding; pixels not rescaled.
+
+    The post trains it on randomly flipped and rotated images (`catdog_jax.augment`).
+    Arguments as `Model1`; images of at least 8×8.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 160,
+        num_classes: int = 2,
+        blog_logits: bool = True,
+        rngs: nnx.Rngs,
+    ) -> None:
+        _check_outputs(num_classes, blog_logits)
+        self.convs = _three_convs(rngs)
+        self.dense1 = _dense(64 * (image_size // 8) ** 2, 128, rngs)
+        self.dense2 = _dense(128, _BLOG_OUTPUTS, rngs)
+        self.dropout = nnx.Dropout(0.1)
+        self.classifier = _classifier(num_classes, blog_logits, rngs)
+
+    def __call__(self, images: Pixels, keys: Keys | None = None) -> Logits:
+        """Logits of `images`; `keys`, one an image, switch dropout on."""
+        x = self.convs(_as_float(images))
+        x = nnx.relu(self.dense1(x.reshape(x.shape[0], -1)))
+        x = nnx.relu(self.dense2(x))
+        return self.classifier(dropout(self.dropout, x, keys))
+
+
+class Model3(nnx.Module):
+    """Model 3: model 2 on pixels rescaled to [-1, 1], with a dropout of 0.2 before the dense layers.
+
+    The post rescales before it flips and rotates; here the model does it after. The order does
+    not matter: both only move and average pixels.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 160,
+        num_classes: int = 2,
+        blog_logits: bool = True,
+        rngs: nnx.Rngs,
+    ) -> None:
+        _check_outputs(num_classes, blog_logits)
+        self.convs = _three_convs(rngs)
+        self.dropout = nnx.Dropout(0.2)
+        self.dense1 = _dense(64 * (image_size // 8) ** 2, 128, rngs)
+        self.dense2 = _dense(128, _BLOG_OUTPUTS, rngs)
+        self.classifier = _classifier(num_classes, blog_logits, rngs)
+
+    def __call__(self, images: Pixels, keys: Keys | None = None) -> Logits:
+        """Logits of `images`; `keys`, one an image, switch dropout on."""
+        x = self.convs(rescale(_as_float(images)))
+        x = dropout(self.dropout, x.reshape(x.shape[0], -1), keys)
+        x = nnx.relu(self.dense1(x))
+        x = nnx.relu(self.dense2(x))
+        return self.classifier(x)
+
+
+def dropout(
+    layer: nnx.Dropout, x: Float[Array, "batch features"], keys: Keys | None
+) -> Float[Array, "batch features"]:
+    """Drop features of each image by its own key, or none without keys.
+
+    A key an image, not one a batch: the same image then loses the same features however the batch
+    is cut over devices.
+    """
+    if keys is None:
+        return x
+    return jax.vmap(lambda features, key: layer(features, rngs=key))(x, keys)
+
+
+def _three_convs(rngs: nnx.Rngs) -> nnx.Sequential:
+    return nnx.Sequential(
+        ConvPool(3, 16, padding="SAME", rngs=rngs),
+        ConvPool(16, 32, padding="SAME", rngs=rngs),
+        ConvPool(32, 64, padding="SAME", rngs=rngs),
+    )
+
+
+def _dense(in_features: int, out_features: int, rngs: nnx.Rngs) -> nnx.Linear:
+    return nnx.Linear(in_features, out_features, kernel_init=_glorot, rngs=rngs)
+
+
+def _classifier(num_classes: int, blog_logits: bool, rngs: nnx.Rngs) -> nnx.Sequential:
+    return nnx.Sequential() if blog_logits else nnx.Sequential(_dense(64, num_classes, rngs))
+
+
+def _check_outputs(num_classes: int, blog_logits: bool) -> None:
+    if blog_logits and num_classes > _BLOG_OUTPUTS:
+        raise ValueError(
+            f"the post's networks have {_BLOG_OUTPUTS} outputs, too few for {num_classes} classes; "
+            "use blog_logits=False"
+        )
+
+
+def _as_float(images: Pixels) -> ops.Images:
+    return images.astype("float32")

@@ -1,0 +1,183 @@
+"""MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381), layer for layer as Keras builds it.
+
+Keras's particulars, which its published weights need: batch norm with epsilon 1e-3 and momentum
+0.999, no biases in convolutions, padding at stride 2 as TensorFlow's SAME (not symmetric, as in
+torch), and channel counts rounded to multiples of eight.
+"""
+
+from dataclasses import dataclass
+
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+from .. import ops
+
+_BATCH_NORM_EPSILON = 1e-3
+_BATCH_NORM_MOMENTUM = 0.999
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the paper's table 2: `repeats` blocks, the first at `stride`, the others at 1."""
+
+    expansion: int
+    channels: int
+    repeats: int
+    stride: int
+
+
+STAGES = (
+    Stage(expansion=1, channels=16, repeats=1, stride=1),
+    Stage(expansion=6, channels=24, repeats=2, stride=2),
+    Stage(expansion=6, channels=32, repeats=3, stride=2),
+    Stage(expansion=6, channels=64, repeats=4, stride=2),
+    Stage(expansion=6, channels=96, repeats=3, stride=1),
+    Stage(expansion=6, channels=160, repeats=3, stride=2),
+    Stage(expansion=6, channels=320, repeats=1, stride=1),
+)
+STEM_CHANNELS = 32
+LAST_CHANNELS = 1280
+
+
+class ConvNorm(nnx.Module):
+    """A convolution without bias, batch norm, and relu6 unless `activate` is False."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        depthwise: bool = False,
+        activate: bool = True,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.conv = nnx.Conv(
+            in_features,
+            out_features,
+            (kernel_size, kernel_size),
+            strides=stride,
+            feature_group_count=in_features if depthwise else 1,
+            use_bias=False,
+            kernel_init=nnx.initializers.glorot_uniform(),
+            rngs=rngs,
+        )
+        self.norm = nnx.BatchNorm(
+            out_features,
+            momentum=_BATCH_NORM_MOMENTUM,
+            epsilon=_BATCH_NORM_EPSILON,
+            use_fast_variance=False,
+            rngs=rngs,
+        )
+        self.stride = stride
+        self.depthwise = depthwise
+        self.activate = activate
+
+    def __call__(self, x: ops.Images, *, use_running_average: bool = True) -> ops.Images:
+        convolve = ops.depthwise_conv2d if self.depthwise else ops.conv2d
+        kernel = self.conv.kernel[...]
+        if use_running_average:
+            # Normalizing with fixed statistics is linear: folded into the kernel, it costs
+            # nothing per pixel.
+            norm = self.norm
+            scale = norm.scale[...] * lax.rsqrt(norm.var[...] + _BATCH_NORM_EPSILON)
+            bias = norm.bias[...] - norm.mean[...] * scale
+            x = convolve(x, kernel * scale, stride=self.stride) + bias
+        else:
+            x = self.norm(convolve(x, kernel, stride=self.stride), use_running_average=False)
+        return nnx.relu6(x) if self.activate else x
+
+
+class InvertedResidual(nnx.Module):
+    """Expand 1×1, filter 3×3 depthwise, project 1×1; the input is added where shapes agree."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        expansion: int,
+        stride: int,
+        rngs: nnx.Rngs,
+    ) -> None:
+        hidden = in_features * expansion
+        self.expand = None if expansion == 1 else ConvNorm(in_features, hidden, 1, rngs=rngs)
+        self.depthwise = ConvNorm(hidden, hidden, 3, stride=stride, depthwise=True, rngs=rngs)
+        self.project = ConvNorm(hidden, out_features, 1, activate=False, rngs=rngs)
+        self.residual = stride == 1 and in_features == out_features
+
+    def __call__(self, x: ops.Images, *, use_running_average: bool = True) -> ops.Images:
+        y = x
+        if self.expand is not None:
+            y = self.expand(y, use_running_average=use_running_average)
+        y = self.depthwise(y, use_running_average=use_running_average)
+        y = self.project(y, use_running_average=use_running_average)
+        return x + y if self.residual else y
+
+
+class MobileNetV2(nnx.Module):
+    """MobileNetV2 for images in [-1, 1] of any size from 32 pixels.
+
+    Args:
+        alpha: factor on every layer's channels; Keras has weights for 0.35, 0.5, 0.75, 1.0, 1.3
+            and 1.4.
+        include_top: whether global average pooling and a linear classifier follow.
+        classes: the classifier's outputs.
+        rngs: source of the initial weights; see `catdog_jax.load_keras_weights` for trained ones.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        *,
+        include_top: bool = False,
+        classes: int = 1000,
+        rngs: nnx.Rngs,
+    ) -> None:
+        channels = _round_to_eight(STEM_CHANNELS * alpha)
+        self.stem = ConvNorm(3, channels, 3, stride=2, rngs=rngs)
+        blocks = []
+        for stage in STAGES:
+            out_features = _round_to_eight(stage.channels * alpha)
+            for repeat in range(stage.repeats):
+                stride = stage.stride if repeat == 0 else 1
+                blocks.append(
+                    InvertedResidual(
+                        channels,
+                        out_features,
+                        expansion=stage.expansion,
+                        stride=stride,
+                        rngs=rngs,
+                    )
+                )
+                channels = out_features
+        self.blocks = nnx.List(blocks)
+        # Narrow networks keep the full width here, as in the paper.
+        self.out_features = _round_to_eight(LAST_CHANNELS * max(alpha, 1.0))
+        self.last = ConvNorm(channels, self.out_features, 1, rngs=rngs)
+        self.classifier = nnx.Linear(self.out_features, classes, rngs=rngs) if include_top else None
+        self.alpha = alpha
+
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], *, use_running_average: bool = True
+    ) -> Float[Array, "batch height_out width_out features"] | Float[Array, "batch classes"]:
+        """Features `[batch, ⌈height/32⌉, ⌈width/32⌉, out_features]`, or logits with the top.
+
+        Args:
+            images: rescaled to [-1, 1].
+            use_running_average: False normalizes with the batch's own statistics and updates the
+                running ones, as in training from scratch.
+        """
+        x = self.stem(images, use_running_average=use_running_average)
+        for block in self.blocks:
+            x = block(x, use_running_average=use_running_average)
+        x = self.last(x, use_running_average=use_running_average)
+        return x if self.classifier is None else self.classifier(x.mean(axis=(1, 2)))
+
+
+def _round_to_eight(channels: float) -> int:
+    """The multiple of eight nearest to `channels`, at least eight, at most a tenth below it."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded

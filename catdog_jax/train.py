@@ -1,0 +1,208 @@
+"""Training: a state, a pure step, and a generator of epoch records."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Int, Key, PyTree
+
+from .augment import Augmentation
+from .errors import RunError
+from .evaluate import (
+    BLOG_THRESHOLD,
+    Batch,
+    FrozenBackbone,
+    Metrics,
+    Sums,
+    evaluate,
+    losses,
+    metric_sums,
+    with_features,
+)
+from .parallel import sum_batch
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """All that a step reads and changes."""
+
+    step: Int[Array, ""]
+    key: Key[Array, ""]
+    params: nnx.State
+    """The trained part of the model."""
+    frozen: nnx.State
+    """The rest of it: a backbone's weights, batch statistics."""
+    opt_state: optax.OptState
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a step needs beside arrays; static under `jax.jit`."""
+
+    graphdef: nnx.GraphDef
+    optimizer: optax.GradientTransformation
+    augmentations: tuple[Augmentation, ...] = ()
+    threshold: float = BLOG_THRESHOLD
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of a history. Losses in nats, accuracies as shares, `seconds` with validation."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    val_loss: float
+    val_accuracy: float
+    seconds: float
+    state: TrainState = field(repr=False, compare=False)
+    """The state after this epoch: a copy, safe to keep."""
+
+
+def keras_adam(learning_rate: float = 1e-3) -> optax.GradientTransformation:
+    """Adam with Keras's epsilon of 1e-7 (optax has 1e-8)."""
+    return optax.adam(learning_rate, eps=1e-7)
+
+
+def create_state(
+    model: nnx.Module, optimizer: optax.GradientTransformation, *, seed: int = 0
+) -> tuple[nnx.GraphDef, TrainState]:
+    """Split `model` into its structure and the state that training starts from.
+
+    Everything that is a parameter is trained, save a frozen backbone.
+    """
+    trained: Any = nnx.Param
+    if isinstance(model, FrozenBackbone):
+        trained = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("backbone")))
+    graphdef, params, frozen = nnx.split(model, trained, ...)
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        key=jax.random.key(seed),
+        params=params,
+        frozen=frozen,
+        opt_state=optimizer.init(params),
+    )
+    return graphdef, jax.tree.map(jnp.copy, state)  # a step donates its state, not the model
+
+
+@partial(jax.jit, static_argnames="task", donate_argnames="state")
+def train_step(task: Task, state: TrainState, batch: PyTree) -> tuple[TrainState, Sums]:
+    """One step of gradient descent on one batch.
+
+    Args:
+        task: model structure, optimizer, augmentations.
+        state: given up: its buffers are reused for the new one.
+        batch: `image` `[batch, height, width, 3]` of pixels 0…255, `label` `[batch]` and `mask`
+            `[batch]`, False for padding.
+
+    Returns:
+        The next state, and the batch's metric sums as they were during the step (with dropout).
+    """
+    step_key = jax.random.fold_in(state.key, state.step)
+    examples = {**batch, "key": jax.random.split(step_key, batch["label"].shape[0])}
+
+    def gradient_sums(states: tuple[PyTree, PyTree], part: PyTree) -> tuple[PyTree, Sums]:
+        params, frozen = states
+        return jax.grad(partial(_loss_sum, task), has_aux=True)(params, frozen, part)
+
+    gradients, sums = sum_batch(gradient_sums, (state.params, state.frozen), examples)
+    gradients = jax.tree.map(lambda gradient: gradient / sums["count"], gradients)
+    updates, opt_state = task.optimizer.update(gradients, state.opt_state, state.params)
+    new_state = TrainState(
+        step=state.step + 1,
+        key=state.key,
+        params=optax.apply_updates(state.params, updates),
+        frozen=state.frozen,
+        opt_state=opt_state,
+    )
+    return new_state, sums
+
+
+def _loss_sum(
+    task: Task, params: PyTree, frozen: PyTree, examples: PyTree
+) -> tuple[Array, Sums]:
+    model: Any = nnx.merge(task.graphdef, params, frozen)
+    dropout_key, *augment_keys = jnp.unstack(
+        jax.vmap(lambda key: jax.random.split(key, 1 + len(task.augmentations)))(examples["key"]),
+        axis=1,
+    )
+    images = examples["image"].astype(jnp.float32)
+    for augmentation, keys in zip(task.augmentations, augment_keys, strict=True):
+        images = augmentation(keys, images)
+    logits = model(images, dropout_key)
+    labels, mask = examples["label"], examples["mask"]
+    sums = metric_sums(logits, labels, mask, task.threshold)
+    return jnp.sum(losses(logits, labels) * mask), sums
+
+
+def fit(
+    model: nnx.Module,
+    train: Callable[[int], Iterable[Batch]],
+    validation: Iterable[Batch],
+    *,
+    epochs: int = 20,
+    optimizer: optax.GradientTransformation | None = None,
+    augmentations: tuple[Augmentation, ...] = (),
+    threshold: float = BLOG_THRESHOLD,
+    seed: int = 0,
+    on_step: Callable[[Sums], None] | None = None,
+) -> Iterator[EpochRecord]:
+    """Train `model` and yield a record after each epoch.
+
+    After each record `model` holds the weights of that epoch.
+
+    Args:
+        model: takes pixels 0…255 and, in training, a key an image; gives logits.
+        train: the batches of an epoch, by its number from 0: `splits.train.shuffled(seed=0)`.
+        validation: batches that can be gone through many times: `splits.validation.batches()`.
+        epochs: how many.
+        optimizer: by default Keras's Adam at 1e-3.
+        augmentations: applied in turn to the training images, each with a key an image.
+        threshold: for models with one logit, see `BLOG_THRESHOLD`.
+        seed: of dropout and augmentation.
+        on_step: called after each step with the sums of the epoch so far, still on the device.
+
+    Raises:
+        RunError: the loss is no longer a finite number.
+    """
+    optimizer = keras_adam() if optimizer is None else optimizer
+    graphdef, state = create_state(model, optimizer, seed=seed)
+    task = Task(graphdef, optimizer, augmentations, threshold)
+    # Nothing random touches validation images, so a frozen backbone sees them once.
+    validation = with_features(model, validation)
+    for epoch in range(epochs):
+        start = time.perf_counter()
+        totals: Sums | None = None
+        for batch in train(epoch):
+            state, sums = train_step(task, state, dict(batch))
+            totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
+            if on_step is not None:
+                on_step(totals)
+        if totals is None:
+            raise RunError(f"epoch {epoch + 1} had no batches to train on")
+        trained = Metrics.from_sums(totals)
+        if not np.isfinite(trained.loss):
+            raise RunError(
+                f"the loss became {trained.loss} in epoch {epoch + 1}; "
+                "try a smaller learning rate or rescaled images"
+            )
+        snapshot = jax.tree.map(jnp.copy, state)
+        nnx.update(model, snapshot.params)
+        validated = evaluate(model, validation, threshold=threshold)
+        yield EpochRecord(
+            epoch=epoch + 1,
+            loss=trained.loss,
+            accuracy=trained.accuracy,
+            val_loss=validated.loss,
+            val_accuracy=validated.accuracy,
+            seconds=time.perf_counter() - start,
+            state=snapshot,
+        )
