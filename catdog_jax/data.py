@@ -169,7 +169,8 @@ class Splits:
       test: what the final model is judged by; may be empty where there are few photos.
       class_names: the classes in the order of their labels.
       source: what was asked of `load_data`.
-      fingerprint: the name of the prepared folder in the cache.
+      fingerprint: changes with what was read and how.
+      folder: where the prepared arrays are; itself a source for `load_data`.
       skipped: photos that could not be read.
 
     """
@@ -180,6 +181,7 @@ class Splits:
     class_names: tuple[str, ...]
     source: str
     fingerprint: str
+    folder: Path
     skipped: tuple[Skipped, ...]
 
 
@@ -218,6 +220,24 @@ def decode_file(path: str | Path, image_size: int) -> UInt8[np.ndarray, "height 
         return _decode(encoded, image_size).numpy()
     except tf.errors.OpError as error:
         raise InputError(f"{path} cannot be decoded as a photo: {_reason(error)}") from error
+
+
+def list_photos(path: str | Path) -> list[Path]:
+    """Return the photo at `path`, or those in the folder `path` and below it, by name.
+
+    Raises:
+      InputError: nothing is there, or the folder holds no pictures.
+
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        return [path]
+    photos = sorted(
+        found for folder in [path, *path.rglob("*/")] for found in _pictures(folder)
+    )
+    if not photos:
+        raise InputError(f"{path} holds no pictures ({' '.join(_SUFFIXES)})")
+    return photos
 
 
 def load_data(
@@ -271,7 +291,7 @@ def load_data(
         path = _download_filtered(Path(data_dir or request.cache / "downloads").expanduser())
     else:
         path = _existing_path(source)
-    if (path / _META).is_file():
+    if _is_prepared(path):
         return _load_prepared(path, request)
     with _open_tree(path) as root:
         return _load_cached(_tree_source(root), request)
@@ -317,6 +337,13 @@ def _existing_path(source: str | Path) -> Path:
             "nor an existing folder or zip: check the spelling"
         )
     return path
+
+
+def _is_prepared(path: Path) -> bool:
+    try:
+        return (path / _META).is_file()
+    except OSError:  # a folder closed to this user, which listing it will report
+        return False
 
 
 # Sources: which photos there are, before any is decoded.
@@ -427,7 +454,8 @@ def _tfds_photos(builder: Any) -> _Photos:
     labels = np.concatenate([record["label"] for record in records]).astype(np.int32)
     names = np.concatenate([record["image/filename"] for record in records])
     return _Photos(
-        class_names=tuple(builder.info.features["label"].names),
+        # TFDS says cat and dog; they are the classes of the other sources, in the same order.
+        class_names=sketches.CLASS_NAMES,
         names=tuple(name.decode() for name in names),
         labels=labels,
         pools={"all": np.arange(len(labels))},
@@ -930,6 +958,7 @@ def _open_prepared(folder: Path, meta: Mapping[str, Any]) -> Splits:
             class_names=class_names,
             source=meta["source"],
             fingerprint=meta["fingerprint"],
+            folder=folder,
             skipped=tuple(Skipped(*entry) for entry in meta["skipped"]),
         )
     except (LookupError, TypeError) as error:

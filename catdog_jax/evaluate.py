@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .parallel import map_batch
+from .parallel import map_batch, replicate, shard
 
 Batch = Mapping[str, Any]
 Logits = Float[Array, "batch outputs"]
@@ -101,17 +101,22 @@ def probabilities(
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
+def metrics_of(logits: Any, labels: Any, threshold: float) -> Metrics:
+    """Loss and accuracy of logits `[images, outputs]` that are already there."""
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    return Metrics.from_sums(metric_sums(logits, labels, jnp.ones(len(labels), bool), threshold))
+
+
 def predict_logits(
     model: nnx.Module, batches: Iterable[Batch]
 ) -> Float[np.ndarray, "images outputs"]:
-    """Logits of all images that the batches' masks let through, in order."""
+    """Logits of all images that the batches' masks let through, in order; no dropout."""
     graphdef, state = nnx.split(model)
-    return np.concatenate(
-        [
-            np.asarray(_logits(graphdef, state, _inputs(batch)))[np.asarray(batch["mask"])]
-            for batch in batches
-        ]
-    )
+    logits = [
+        np.asarray(_logits(graphdef, replicate(state, inputs), shard(inputs)))[mask]
+        for inputs, mask in ((_inputs(batch), np.asarray(batch["mask"])) for batch in batches)
+    ]
+    return np.concatenate(logits)
 
 
 def evaluate(
@@ -121,15 +126,12 @@ def evaluate(
 
     Args:
         model: takes images and gives logits.
-        batches: dicts of `image` (or `feature`, for a model with a frozen backbone), `label` and
-            `mask`.
+        batches: dicts of `image` (or `feature`, see `with_features`), `label` and `mask`, which can
+            be gone through twice.
         threshold: for models with one logit, see `BLOG_THRESHOLD`.
     """
-    graphdef, state = nnx.split(model)
-    sums = [
-        eval_step(graphdef, state, dict(batch), threshold) for batch in batches
-    ]
-    return Metrics.from_sums(jax.tree.map(lambda *x: sum(x), *sums))
+    labels = [np.asarray(batch["label"])[np.asarray(batch["mask"])] for batch in batches]
+    return metrics_of(predict_logits(model, batches), np.concatenate(labels), threshold)
 
 
 def with_features(model: nnx.Module, batches: Iterable[Batch]) -> Iterable[Batch]:
@@ -139,11 +141,11 @@ def with_features(model: nnx.Module, batches: Iterable[Batch]) -> Iterable[Batch
     graphdef, state = nnx.split(model)
     return [
         {
-            "feature": np.asarray(_features(graphdef, state, batch["image"])),
-            "label": batch["label"],
-            "mask": batch["mask"],
+            "feature": _features(graphdef, replicate(state, image), shard(image)),
+            "label": label,
+            "mask": mask,
         }
-        for batch in batches
+        for image, label, mask in ((b["image"], b["label"], b["mask"]) for b in batches)
     ]
 
 
@@ -177,10 +179,3 @@ def _features(graphdef: nnx.GraphDef, state: PyTree, images: PyTree) -> PyTree:
         return model.features(images)
 
     return map_batch(features, state, images)
-
-
-@partial(jax.jit, static_argnums=(0, 3))
-def eval_step(graphdef: nnx.GraphDef, state: PyTree, batch: PyTree, threshold: float) -> Sums:
-    """Metric sums of one batch, without dropout."""
-    logits = map_batch(partial(_apply, graphdef), state, _inputs(batch))
-    return metric_sums(logits, batch["label"], batch["mask"], threshold)

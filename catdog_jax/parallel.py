@@ -1,7 +1,8 @@
 """How a batch is spread: over the devices, and on a CPU over microbatches.
 
 One mesh axis, `data`: the cores of a laptop (as JAX CPU devices) and the GPUs or TPU cores of a
-host are the same path. Functions here run inside `jax.jit`.
+host are the same path. Arrays are placed before a jitted step (`replicate`, `shard`), so that it
+is compiled once; inside it `map_batch` and `sum_batch` cut the batch.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 # On a CPU a whole batch's activations overflow the caches; those of two images do not.
@@ -30,6 +31,16 @@ def use_cpu_cores() -> None:
     # Once it has devices JAX refuses to change their number; a caller's own choice then stands.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", min(cores or 1, _MAX_CPU_DEVICES))
+
+
+def replicate(tree: PyTree, batch: PyTree) -> PyTree:
+    """`tree` on every device that `batch` will be cut over; nothing moves if it is there."""
+    return jax.device_put(tree, NamedSharding(_mesh(batch), PartitionSpec()))
+
+
+def shard(batch: PyTree) -> PyTree:
+    """`batch` cut over the devices along its first axis."""
+    return jax.device_put(batch, NamedSharding(_mesh(batch), PartitionSpec("data")))
 
 
 def map_batch(
@@ -85,11 +96,15 @@ def _on_all_devices(
 ) -> Callable[[PyTree, PyTree], PyTree]:
     return jax.shard_map(
         function,
-        mesh=Mesh(np.array(jax.devices()[: _device_count(batch)]), ("data",)),
+        mesh=_mesh(batch),
         in_specs=(PartitionSpec(), PartitionSpec("data")),
         out_specs=out,
         check_vma=False,
     )
+
+
+def _mesh(batch: PyTree) -> Mesh:
+    return Mesh(np.array(jax.devices()[: _device_count(batch)]), ("data",))
 
 
 def _device_count(batch: PyTree) -> int:

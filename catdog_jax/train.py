@@ -26,7 +26,7 @@ from .evaluate import (
     metric_sums,
     with_features,
 )
-from .parallel import sum_batch
+from .parallel import replicate, shard, sum_batch
 
 
 @jax.tree_util.register_dataclass
@@ -181,8 +181,8 @@ def fit(
     for epoch in range(epochs):
         start = time.perf_counter()
         totals: Sums | None = None
-        for batch in train(epoch):
-            state, sums = train_step(task, state, dict(batch))
+        for batch in map(dict, train(epoch)):
+            state, sums = train_step(task, replicate(state, batch), shard(batch))
             totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
             if on_step is not None:
                 on_step(totals)

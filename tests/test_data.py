@@ -535,8 +535,14 @@ def test_decode_file_errors(tmp_path):
         data.decode_file(tmp_path, SIZE)
 
 
-def test_tensorflow_sees_no_gpu():
-    assert data._tensorflow().config.get_visible_devices("GPU") == []
+def test_tensorflow_sees_no_gpu(monkeypatch):
+    # Most machines that run tests have none to hide, so what is asked for is what is checked.
+    tf = data._tensorflow()
+    assert tf.config.get_visible_devices("GPU") == []
+    asked = []
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *args: asked.append(args))
+    data._tensorflow.__wrapped__()
+    assert asked == [([], "GPU")]
 
 
 def test_tensorflow_missing(monkeypatch):

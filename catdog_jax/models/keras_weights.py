@@ -6,6 +6,7 @@ that holds a MobileNetV2 as one of its layers. Files are only read as arrays, ne
 """
 
 import io
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -167,22 +168,36 @@ def _variables(backbone: MobileNetV2) -> dict[str, nnx.Variable]:
     return variables
 
 
+def cached_official_weights(alpha: float = 1.0, image_size: int = 160) -> Path | None:
+    """The official no-top file, if it has been downloaded."""
+    path = _cache_folder() / _official_name(alpha, image_size, include_top=False)
+    return path if path.is_file() else None
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("CATDOG_CACHE") or pooch.os_cache("catdog_jax")) / "weights"
+
+
+def _official_name(alpha: float, image_size: int, *, include_top: bool) -> str:
+    top = "" if include_top else "_no_top"
+    return (
+        f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{float(alpha)}_{image_size}{top}.h5"
+    )
+
+
 def _official_file(backbone: MobileNetV2, image_size: int) -> Path:
     if backbone.alpha not in OFFICIAL_ALPHAS or image_size not in OFFICIAL_SIZES:
         raise InputError(
             f"no official weights for alpha {backbone.alpha} at {image_size} pixels; "
             f"alphas are {OFFICIAL_ALPHAS}, sizes {OFFICIAL_SIZES}"
         )
-    top = "" if backbone.classifier is not None else "_no_top"
-    name = (
-        "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_"
-        f"{float(backbone.alpha)}_{image_size}{top}.h5"
-    )
+    name = _official_name(backbone.alpha, image_size, include_top=backbone.classifier is not None)
     try:
-        folder = pooch.os_cache("catdog_jax") / "weights"
-        return Path(pooch.retrieve(OFFICIAL_URL + name, known_hash=None, fname=name, path=folder))
+        # Keras gives no hashes for these files either.
+        path = pooch.retrieve(OFFICIAL_URL + name, known_hash=None, fname=name, path=_cache_folder())
     except OSError as error:
         raise InputError(
             f"could not download {OFFICIAL_URL}{name} ({type(error).__name__}); "
             "download it elsewhere and give the file's path"
         ) from error
+    return Path(path)

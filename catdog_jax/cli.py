@@ -1,0 +1,286 @@
+"""The command line: `catdog-jax train model3 --data PATH` and its siblings."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from . import data as data_module
+from .errors import InputError, RunError
+from .experiment import accuracy_line, describe, evaluate_run, load_model, load_splits, predict, run
+from .models.keras_weights import cached_official_weights
+from .recipes import RECIPES, Experiment
+from .report import published
+from .reproduce import reproduce as reproduce_series
+from .sections import draw_data
+
+Positional = tyro.conf.Positional
+
+
+@dataclass(frozen=True)
+class Options:
+    """What can be changed of a recipe. None leaves the recipe's own value."""
+
+    data: str | None = None
+    """cats_vs_dogs (TFDS), cats_and_dogs_filtered (downloads the post's zip), sketches (drawn by a
+    program), or the path of a zip or folder of photos, one sub-folder a class."""
+    data_dir: str | None = None
+    """Folder of TFDS's prepared data, or for the downloaded zip."""
+    weights: str | None = None
+    """Model 4's backbone: imagenet (downloaded once), a Keras .h5 or .keras file, or none."""
+    epochs: int | None = None
+    """How many epochs (20)."""
+    batch_size: int | None = None
+    """Images a step (32)."""
+    learning_rate: float | None = None
+    """Adam's learning rate (1e-3; model 4: 1e-4)."""
+    image_size: int | None = None
+    """Height and width the photos are resized to (160)."""
+    sizes: tuple[int, int, int] | None = None
+    """Images to train, validate and test on (the source's own)."""
+    split_seed: int | None = None
+    """Which photos are set apart (0)."""
+    flip: bool | None = None
+    """Flip training images at random (models 2 to 4 do)."""
+    rotation: float | None = None
+    """Rotate training images at random within ± this share of a turn (0.2 in models 2 to 4)."""
+    blog_logits: bool | None = None
+    """Models 1 to 3: the post's 64 outputs (True), or one logit a class."""
+    threshold: float | None = None
+    """Model 4: the logit above which a photo counts as a dog (0.5, as Keras; 0 is unbiased)."""
+    stop_when_dead: bool | None = None
+    """End a run whose outputs are all zero (True)."""
+
+    def adapt(self, experiment: Experiment) -> Experiment:
+        """The experiment with these changes."""
+        chosen = {field.name: getattr(self, field.name) for field in fields(Options)}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        if experiment.model != "model4":
+            chosen.pop("weights", None)
+        for name in ("epochs", "batch_size", "learning_rate"):
+            if name in chosen and chosen[name] <= 0:
+                raise InputError(f"--{name.replace('_', '-')} must be above 0, not {chosen[name]}")
+        return replace(experiment, **chosen)
+
+
+@dataclass(frozen=True)
+class TrainOptions(Options):
+    """Options of one run."""
+
+    seed: int = 0
+    """Of initial weights, order, dropout and augmentation."""
+    out: Path | None = None
+    """The run folder (runs/MODEL-seedN)."""
+
+
+@dataclass(frozen=True)
+class ReproduceOptions(Options):
+    """Options of a series of runs."""
+
+    models: tuple[str, ...] = tuple(RECIPES)
+    """Which models."""
+    seeds: int = 1
+    """How many seeds, from 0."""
+    out: Path = Path("runs/reproduce")
+    """The series' folder; runs that are in it already are not repeated."""
+
+
+def train_model(model: str, options: TrainOptions) -> None:
+    """Train one model by the post's recipe and the options' changes to it."""
+    if model not in RECIPES:
+        raise InputError(f"unknown model '{model}'; choose one of: {', '.join(RECIPES)}")
+    experiment = replace(options.adapt(RECIPES[model]), seed=options.seed)
+    out = options.out or Path("runs") / f"{model}-seed{options.seed}"
+    splits = load_splits(experiment)
+    for line in describe(splits):
+        print(line)
+    finished = run(experiment, out, splits=splits)
+    print(f"history.csv, history.png, metrics.json and the checkpoint are in {finished.folder}")
+
+
+def reproduce_post(options: ReproduceOptions) -> None:
+    """Train the post's models over seeds and set the results beside the published ones."""
+    if options.seeds < 1:
+        raise InputError(f"--seeds must be 1 or more, not {options.seeds}")
+    reproduce_series(options.models, range(options.seeds), options.out, adapt=options.adapt)
+    print(f"summary.md, curves.png and a folder a run are in {options.out}")
+
+
+def _train(
+    model: Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]],
+    options: Annotated[TrainOptions, tyro.conf.arg(name="")],
+) -> None:
+    """Train one model: model1, model2, model3 or model4.
+
+    Args:
+        model: model1 (plain CNN), model2 (augmented), model3 (rescaled), model4 (transfer).
+        options: what to change of the recipe.
+    """
+    train_model(model, options)
+
+
+def _reproduce(options: Annotated[ReproduceOptions, tyro.conf.arg(name="")]) -> None:
+    """Train all four models and compare with the published numbers."""
+    reproduce_post(options)
+
+
+def _demo(weights: str | None = None, epochs: int = 6, out: Path = Path("runs/demo")) -> None:
+    """See it work in minutes, offline: the models on drawings of cats and dogs.
+
+    Args:
+        weights: a Keras MobileNetV2 file; with it (or once downloaded) model 4 takes part.
+        epochs: how many epochs a model.
+        out: folder of the runs.
+    """
+    cached = cached_official_weights()
+    weights = weights or (str(cached) if cached else None)
+    models = ["model1", "model2", "model3"] + (["model4"] if weights else [])
+    print("These are drawings made by a program, not photos: see that it runs, not how well.")
+    if not weights:
+        print("Model 4 needs pretrained weights and is left out; give a file with --weights.")
+    options = Options(data="sketches", weights=weights, epochs=epochs)
+    reproduce_series(models, [0], out, adapt=options.adapt)
+    print(
+        "These were drawings. The real thing, on 3,000 photos (downloads them and the weights):\n"
+        "  catdog-jax reproduce"
+    )
+
+
+def _data(
+    source: Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]],
+    data_dir: str | None = None,
+    image_size: int = 160,
+    sizes: tuple[int, int, int] | None = None,
+    split_seed: int = 0,
+    out: Path = Path("runs/data"),
+) -> None:
+    """Prepare a data set, count its classes and draw some of it.
+
+    Args:
+        source: as --data of train.
+        data_dir: folder of TFDS's prepared data, or for the downloaded zip.
+        image_size: height and width the photos are resized to.
+        sizes: images to train, validate and test on.
+        split_seed: which photos are set apart.
+        out: folder of the figures.
+    """
+    splits = data_module.load_data(source, image_size, data_dir, split_seed, sizes=sizes)
+    for line in describe(splits):
+        print(line)
+    print(f"  prepared: {splits.folder}")
+    out.mkdir(parents=True, exist_ok=True)
+    draw_data(splits, out)
+    print(f"labels.png and photos.png are in {out}")
+
+
+def _evaluate(
+    run_folder: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]],
+    data: str | None = None,
+    data_dir: str | None = None,
+    split: str = "test",
+    checkpoint: str = "best",
+) -> None:
+    """Evaluate a run's model.
+
+    Args:
+        run_folder: a folder that train made.
+        data: another source than the run's own.
+        data_dir: folder of TFDS's prepared data.
+        split: train, validation or test.
+        checkpoint: best (of the best validation accuracy) or last.
+    """
+    if checkpoint not in ("best", "last"):
+        raise InputError(f"unknown checkpoint '{checkpoint}'; choose best or last")
+    result = evaluate_run(run_folder, data=data, data_dir=data_dir, split=split, which=checkpoint)
+    print(f"{split} accuracy: {accuracy_line(result)}")
+
+
+def _predict(
+    run_folder: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]],
+    images: Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGE_OR_FOLDER...")]],
+    json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
+) -> int:
+    """Classify photos with a run's model.
+
+    Args:
+        run_folder: a folder that train made.
+        images: photos, or folders of photos.
+        json_: print one JSON object a photo and line.
+    """
+    model, experiment, _ = load_model(run_folder)
+    del model
+    paths = [path for given in images for path in data_module.list_photos(given)]
+    decoded, errors = {}, {}
+    for path in paths:
+        try:
+            decoded[path] = data_module.decode_file(path, experiment.image_size)
+        except InputError as error:
+            errors[path] = str(error)
+    chances: dict[Path, Any] = {}
+    names: tuple[str, ...] = ()
+    if decoded:
+        probabilities, names = predict(run_folder, np.stack(list(decoded.values())))
+        chances = dict(zip(decoded, probabilities, strict=True))
+    for path in paths:
+        if path in errors:
+            row: dict[str, Any] = {"file": str(path), "error": errors[path]}
+            text = f"{path}  error: {errors[path]}"
+        else:
+            best = int(chances[path].argmax())
+            by_class = dict(zip(names, map(float, chances[path]), strict=True))
+            row = {"file": str(path), "class": names[best], "probabilities": by_class}
+            text = f"{path}  {names[best]}  {100 * chances[path][best]:.1f} %"
+        print(json.dumps(row) if json_ else text)
+    return 1 if errors else 0
+
+
+_COMMANDS: dict[str, Callable[..., int | None]] = {
+    "demo": _demo,
+    "data": _data,
+    "train": _train,
+    "reproduce": _reproduce,
+    "evaluate": _evaluate,
+    "predict": _predict,
+}
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line; gives the exit code: 0, 1 a failed run, 2 wrong input."""
+    return guarded(
+        lambda: tyro.extras.subcommand_cli_from_dict(
+            _COMMANDS,
+            prog="catdog-jax",
+            description="Cats and dogs in JAX and Flax: from a plain CNN to transfer learning.",
+            args=args,
+            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+        )
+    )
+
+
+def guarded(command: Callable[[], int | None]) -> int:
+    """Run `command`; an error that the user can mend ends in one line, without a traceback."""
+    try:
+        return command() or 0
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has left, as `| head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

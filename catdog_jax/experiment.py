@@ -1,0 +1,393 @@
+"""Runs: the one place that composes data, augmentation, model, training, evaluation and report."""
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, UInt8
+from tqdm import tqdm
+
+from . import checkpoint, report
+from .augment import Augmentation, random_flip, random_rotation
+from .data import Split, Splits, class_counts, load_data, majority_baseline
+from .errors import InputError
+from .evaluate import Sums, metrics_of, predict_logits, probabilities, wilson_interval
+from .models import create_model, load_keras_weights
+from .parallel import use_cpu_cores
+from .recipes import Experiment
+from .train import EpochRecord, fit, keras_adam
+
+Log = Callable[[str], None]
+
+CONFIG, HISTORY, METRICS = "config.json", "history.csv", "metrics.json"
+_PACKAGES = ("catdog_jax", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, its history and what `metrics.json` holds."""
+
+    folder: Path
+    history: list[dict[str, float]]
+    metrics: dict[str, Any]
+
+
+def run(experiment: Experiment, out: Path, *, splits: Splits | None = None, log: Log = print) -> Run:
+    """Train, evaluate and report one experiment into the folder `out`.
+
+    A folder that already holds this very experiment, finished, is read instead of run again.
+
+    Args:
+        experiment: what to run.
+        out: the run folder; made if absent.
+        splits: the data, if loaded already; must be what `experiment` names.
+        log: takes one line at a time.
+
+    Raises:
+        InputError: a model, source or weights file is wrong, or `out` holds something else.
+            Nothing has been written then.
+        RunError: the training failed; what was written until then stays.
+    """
+    if (out / METRICS).is_file() and _read_json(out / CONFIG).get("experiment") == _plain(experiment):
+        log(f"{out} holds this run already; reading it")
+        return load_run(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} already exists and is not this run; choose another --out")
+    use_cpu_cores()
+    splits = load_splits(experiment) if splits is None else splits
+    model = build_model(experiment, len(splits.class_names))
+    if experiment.weights != "none":
+        load_keras_weights(model, experiment.weights, image_size=experiment.image_size)
+
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(out / CONFIG, _config(experiment, splits))
+    log(f"{experiment.model}, seed {experiment.seed}: {device()}, into {out}")
+    history: list[dict[str, float]] = []
+    best = 0
+    for record in _train(experiment, model, splits):
+        row = {name: getattr(record, name) for name in report.COLUMNS}
+        history.append(row)
+        report.write_history(out / HISTORY, history)
+        log(_line(row, experiment.epochs, len(splits.train)))
+        if not best or row["val_accuracy"] > history[best - 1]["val_accuracy"]:
+            best = record.epoch
+            checkpoint.save(out / "checkpoint" / "best", model)
+        if experiment.stop_when_dead and report.is_dead(row):
+            log("died: all outputs are zero (loss ln 64), so no gradient is left; stopping here")
+            break
+    checkpoint.save(out / "checkpoint" / "last", model)
+
+    test_last = _test(model, splits.test, experiment)
+    checkpoint.restore(out / "checkpoint" / "best", model)
+    metrics = {
+        "model": experiment.model,
+        "seed": experiment.seed,
+        "dead": report.is_dead(history[-1]),
+        "best": _best(history, best, len(splits.validation)),
+        "validation": _test(model, splits.validation, experiment),
+        "test": _test(model, splits.test, experiment),
+        "test_last": test_last,
+        "baseline": {
+            "validation": majority_baseline(splits.validation),
+            "test": majority_baseline(splits.test) if len(splits.test) else None,
+        },
+        "seconds": sum(row["seconds"] for row in history),
+        "images_per_second": _images_per_second(history, len(splits.train)),
+        "device": device(),
+        "versions": {name: version(name) for name in _PACKAGES} | {"python": sys.version.split()[0]},
+    }
+    report.plot_history(out / "history.png", history, f"{experiment.model}, seed {experiment.seed}")
+    # Written last: a folder with this file is a finished run.
+    _write_json(out / METRICS, metrics)
+    for line in result_lines(metrics):
+        log(line)
+    return Run(out, history, metrics)
+
+
+def load_run(folder: Path) -> Run:
+    """Read a finished run's folder.
+
+    Raises:
+        InputError: it is none.
+    """
+    for name in (CONFIG, HISTORY, METRICS):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} is not a finished run: it has no {name}")
+    return Run(folder, report.read_history(folder / HISTORY), _read_json(folder / METRICS))
+
+
+def load_model(folder: Path, which: str = "best") -> tuple[nnx.Module, Experiment, tuple[str, ...]]:
+    """The model of a run with its trained weights, its experiment and its class names.
+
+    Args:
+        folder: a run folder.
+        which: `"best"`, the epoch of the best validation accuracy, or `"last"`.
+
+    Raises:
+        InputError: `folder` is no run, or its checkpoint is not this model's.
+    """
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder} is not a run: it has no {CONFIG}")
+    use_cpu_cores()
+    config = _read_json(folder / CONFIG)
+    try:
+        experiment = _experiment(config["experiment"])
+        class_names = tuple(config["data"]["class_names"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder / CONFIG} is not a run's configuration: {error}") from error
+    model = build_model(experiment, len(class_names))
+    checkpoint.restore(folder / "checkpoint" / which, model)
+    return model, experiment, class_names
+
+
+def evaluate_run(
+    folder: Path,
+    *,
+    data: str | None = None,
+    data_dir: str | None = None,
+    split: str = "test",
+    which: str = "best",
+    log: Log = print,
+) -> dict[str, Any]:
+    """Loss and accuracy of a run's model on a split of its data, or of another source.
+
+    Raises:
+        InputError: no such run, split or source; an empty split; other classes.
+    """
+    model, experiment, class_names = load_model(folder, which)
+    if data is not None:
+        experiment = replace(experiment, data=data, data_dir=data_dir, sizes=None)
+    splits = load_splits(experiment)
+    if splits.class_names != class_names:
+        raise InputError(
+            f"{folder} was trained on the classes {', '.join(class_names)}, "
+            f"but {experiment.data} has {', '.join(splits.class_names)}"
+        )
+    if split not in ("train", "validation", "test"):
+        raise InputError(f"unknown split '{split}'; choose train, validation or test")
+    if data is None and splits.fingerprint != _read_json(folder / CONFIG)["data"]["fingerprint"]:
+        log(f"note: {experiment.data} has changed since this run was trained")
+    result = _test(model, getattr(splits, split), experiment)
+    if result is None:
+        raise InputError(f"{experiment.data} has no {split} images")
+    return result
+
+
+def predict(
+    folder: Path, images: UInt8[np.ndarray, "count height width 3"]
+) -> tuple[Float[np.ndarray, "count classes"], tuple[str, ...]]:
+    """Probabilities of each class for images of the run's size, and the classes' names."""
+    model, experiment, class_names = load_model(folder)
+    unknown = np.zeros(len(images), np.int32)
+    split = Split(images, unknown, class_names, names=("",) * len(images))
+    logits = predict_logits(model, split.batches(experiment.batch_size))
+    return probabilities(logits, len(class_names)), class_names
+
+
+def load_splits(experiment: Experiment) -> Splits:
+    """The data that `experiment` names."""
+    return load_data(
+        experiment.data,
+        experiment.image_size,
+        experiment.data_dir,
+        experiment.split_seed,
+        sizes=experiment.sizes,
+    )
+
+
+def build_model(experiment: Experiment, num_classes: int) -> nnx.Module:
+    """The model that `experiment` names, with random weights.
+
+    Raises:
+        InputError: no such model, or not one of the four that classify photos.
+    """
+    options: dict[str, Any] = {"image_size": experiment.image_size, "num_classes": num_classes}
+    if experiment.model in ("model1", "model2", "model3"):
+        options["blog_logits"] = experiment.blog_logits
+    elif experiment.model == "mobilenet_v2":
+        raise InputError("mobilenet_v2 is a backbone, not an experiment; train model4 instead")
+    return create_model(experiment.model, rngs=nnx.Rngs(experiment.seed), **options)
+
+
+def augmentations(experiment: Experiment) -> tuple[Augmentation, ...]:
+    """What `experiment` does to training images, in order."""
+    chosen: list[Augmentation] = []
+    if experiment.flip:
+        chosen.append(random_flip)
+    if experiment.rotation:
+        chosen.append(partial(random_rotation, factor=experiment.rotation))
+    return tuple(chosen)
+
+
+def device() -> str:
+    """What JAX computes on, as `2 × cpu` or `1 × NVIDIA H200`."""
+    devices = jax.devices()
+    name = platform.machine() + " cpu" if devices[0].platform == "cpu" else devices[0].device_kind
+    return f"{len(devices)} × {name}"
+
+
+def describe(splits: Splits) -> list[str]:
+    """What a data set holds, in lines: class counts, majority baseline, unreadable photos."""
+    lines = []
+    for name in ("train", "validation", "test"):
+        split: Split = getattr(splits, name)
+        counts = ", ".join(f"{count} {label}" for label, count in class_counts(split).items())
+        baseline = (
+            f"; always guessing the commonest: {report.percent(majority_baseline(split))}"
+            if len(split)
+            else ""
+        )
+        lines.append(f"{name:>10}: {len(split):>6,} images ({counts}{baseline})")
+    if splits.skipped:
+        lines.append(f"   skipped: {len(splits.skipped)} unreadable photos")
+        lines += [f"            {photo.name}: {photo.reason}" for photo in splits.skipped]
+    return lines
+
+
+def result_lines(metrics: dict[str, Any]) -> list[str]:
+    """A run's results in a few lines."""
+    best = metrics["best"]
+    lines = [
+        f"best validation accuracy {report.percent(best['val_accuracy'], best['interval'])} "
+        f"in epoch {best['epoch']} (always guessing the commonest class: "
+        f"{report.percent(metrics['baseline']['validation'])})"
+    ]
+    if metrics["test"]:
+        lines.append(f"test accuracy of that epoch: {accuracy_line(metrics['test'])}")
+        lines.append(f"test accuracy of the last epoch: {accuracy_line(metrics['test_last'])}")
+    if metrics["dead"]:
+        lines.append("this run died: its loss is ln 64, its outputs all zero; try another seed")
+    return lines
+
+
+def accuracy_line(result: dict[str, Any]) -> str:
+    """`96.5 % [94.2, 98.1] of 192 images, loss 0.1234`, with the right threshold's beside it."""
+    text = (
+        f"{report.percent(result['accuracy'], result['interval'])} of {result['count']} images, "
+        f"loss {result['loss']:.4f}"
+    )
+    if "accuracy_at_half" in result:
+        text += f" ({report.percent(result['accuracy_at_half'])} at probability 0.5)"
+    return text
+
+
+def _train(experiment: Experiment, model: nnx.Module, splits: Splits) -> Iterator[EpochRecord]:
+    with _progress(experiment, len(splits.train)) as on_step:
+        yield from fit(
+            model,
+            splits.train.shuffled(experiment.batch_size, seed=experiment.seed),
+            splits.validation.batches(experiment.batch_size),
+            epochs=experiment.epochs,
+            optimizer=keras_adam(experiment.learning_rate),
+            augmentations=augmentations(experiment),
+            threshold=experiment.threshold,
+            seed=experiment.seed,
+            on_step=on_step,
+        )
+
+
+@contextmanager
+def _progress(experiment: Experiment, images: int) -> Iterator[Callable[[Sums], None] | None]:
+    """A bar over the whole run with loss, accuracy, images a second and time left."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with tqdm(total=experiment.epochs * images, unit=" images", leave=False) as bar:
+        seen, shown = 0, 0.0
+
+        def on_step(sums: Sums) -> None:
+            nonlocal seen, shown
+            # Reading the sums waits for the device, so not at every step.
+            if time.monotonic() - shown < 0.5:
+                return
+            shown = time.monotonic()
+            count = int(sums["count"])
+            epoch_start = seen // images * images
+            if epoch_start + count < seen:
+                epoch_start += images
+            bar.set_postfix(
+                loss=f"{float(sums['loss']) / count:.4f}",
+                accuracy=f"{int(sums['correct']) / count:.3f}",
+                refresh=False,
+            )
+            bar.update(epoch_start + count - seen)
+            seen = epoch_start + count
+
+        yield on_step
+
+
+def _line(row: dict[str, float], epochs: int, images: int) -> str:
+    return (
+        f"epoch {row['epoch']:>2}/{epochs}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}"
+        f"  val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}"
+        f"  {row['seconds']:.1f} s  {images / row['seconds']:.0f} images/s"
+    )
+
+
+def _best(history: Sequence[dict[str, float]], epoch: int, count: int) -> dict[str, Any]:
+    accuracy = history[epoch - 1]["val_accuracy"]
+    interval = wilson_interval(round(accuracy * count), count)
+    return {"epoch": epoch, "val_accuracy": accuracy, "interval": interval}
+
+
+def _test(model: nnx.Module, split: Split, experiment: Experiment) -> dict[str, Any] | None:
+    if not len(split):
+        return None
+    logits = predict_logits(model, split.batches(experiment.batch_size))
+    metrics = metrics_of(logits, split.labels, experiment.threshold)
+    result = asdict(metrics) | {"interval": wilson_interval(metrics.correct, metrics.count)}
+    if logits.shape[-1] == 1 and experiment.threshold != 0.0:
+        result["accuracy_at_half"] = metrics_of(logits, split.labels, 0.0).accuracy
+    return result
+
+
+def _images_per_second(history: Sequence[dict[str, float]], images: int) -> float:
+    """Of the median epoch, the first, which compiles, left out where there are others."""
+    seconds = [row["seconds"] for row in history]
+    return images / float(np.median(seconds[1:] or seconds))
+
+
+def _config(experiment: Experiment, splits: Splits) -> dict[str, Any]:
+    return {
+        "experiment": _plain(experiment),
+        "data": {
+            "class_names": splits.class_names,
+            "fingerprint": splits.fingerprint,
+            "train": class_counts(splits.train),
+            "validation": class_counts(splits.validation),
+            "test": class_counts(splits.test),
+            "skipped": [asdict(photo) for photo in splits.skipped],
+        },
+    }
+
+
+def _plain(experiment: Experiment) -> dict[str, Any]:
+    """As JSON gives it back: lists for tuples."""
+    return json.loads(json.dumps(asdict(experiment)))
+
+
+def _experiment(plain: dict[str, Any]) -> Experiment:
+    sizes = plain["sizes"]
+    return Experiment(**{**plain, "sizes": None if sizes is None else tuple(sizes)})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")

@@ -1,0 +1,82 @@
+"""The post from end to end: its models over several seeds, and the summary beside its numbers."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from . import report
+from .errors import InputError
+from .experiment import Log, Run, describe, load_splits, run
+from .parallel import use_cpu_cores
+from .recipes import RECIPES, Experiment
+from .sections import draw_augmentations, draw_data
+
+
+def reproduce(
+    models: Sequence[str],
+    seeds: Sequence[int],
+    out: Path,
+    *,
+    adapt: Callable[[Experiment], Experiment] = lambda experiment: experiment,
+    log: Log = print,
+) -> list[Run]:
+    """Run each model with each seed into a folder of its own, then draw and tabulate them all.
+
+    Runs that are finished already are read, so that an interrupted series goes on where it was.
+
+    Args:
+        models: names of `catdog_jax.recipes.RECIPES`.
+        seeds: a run each.
+        out: the folder of the series.
+        adapt: changes each recipe: another source, fewer epochs. Data settings must agree.
+        log: takes one line at a time.
+
+    Returns:
+        The runs. `out` then also holds `summary.md`, `summary.json`, `curves.png` and the figures
+        of the data and of augmentation.
+
+    Raises:
+        InputError: a wrong model, source or weights file.
+    """
+    for model in models:
+        if model not in RECIPES:
+            raise InputError(f"unknown model '{model}'; choose from: {', '.join(RECIPES)}")
+    use_cpu_cores()
+    recipes = [adapt(RECIPES[model]) for model in models]
+    splits = load_splits(recipes[0])
+    for line in describe(splits):
+        log(line)
+    out.mkdir(parents=True, exist_ok=True)
+    draw_data(splits, out)
+    draw_augmentations(splits, out)
+    runs = []
+    # Seeds outermost: a series cut short still has every model.
+    for seed in seeds:
+        for recipe in recipes:
+            experiment = replace(recipe, seed=seed)
+            folder = out / f"{experiment.model}-seed{seed}"
+            runs.append(run(experiment, folder, splits=splits, log=log))
+            summarize(runs, out)
+    log("")
+    log((out / "summary.md").read_text("utf-8"))
+    return runs
+
+
+def summarize(runs: Sequence[Run], out: Path) -> None:
+    """Write `summary.md`, `summary.json` and `curves.png` for the runs so far."""
+    runs = sorted(runs, key=lambda run: (run.metrics["model"], run.metrics["seed"]))
+    metrics = [run.metrics for run in runs]
+    tables = (
+        f"{report.summary_table(metrics)}\n\n"
+        "Mean ± standard deviation (lowest … highest) over the seeds that lived.\n\n"
+        f"{report.runs_table(metrics)}\n\n"
+        f"95 % Wilson intervals in brackets. {metrics[0]['device']}.\n"
+    )
+    (out / "summary.md").write_text(tables, "utf-8")
+    (out / "summary.json").write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
+    histories = {
+        model: [run.history for run in runs if run.metrics["model"] == model]
+        for model in dict.fromkeys(run.metrics["model"] for run in runs)
+    }
+    report.plot_over_published(out / "curves.png", histories)
