@@ -16,20 +16,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .data import load_data as load_data
-    from .errors import InputError as InputError
-    from .errors import RunError as RunError
-    from .evaluate import evaluate as evaluate
-    from .models import create_model as create_model
-    from .models import load_keras_weights as load_keras_weights
-    from .recipes import RECIPES as RECIPES
-    from .recipes import Experiment as Experiment
-    from .train import fit as fit
+    from .data import load_data
+    from .errors import InputError, RunError
+    from .evaluate import evaluate
+    from .models import create_model, load_keras_weights
+    from .recipes import RECIPES, Experiment
+    from .train import fit
 
-_HOME = {
+__all__ = [
+    "RECIPES",
+    "Experiment",
+    "InputError",
+    "RunError",
+    "create_model",
+    "evaluate",
+    "fit",
+    "load_data",
+    "load_keras_weights",
+]
+
+_MODULES = {
+    "RECIPES": "recipes",
     "Experiment": "recipes",
     "InputError": "errors",
-    "RECIPES": "recipes",
     "RunError": "errors",
     "create_model": "models",
     "evaluate": "evaluate",
@@ -38,10 +47,8 @@ _HOME = {
     "load_keras_weights": "models",
 }
 
-__all__ = list(_HOME)
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -11,12 +11,20 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from . import data as data_module
+from .data import Splits, decode_file, list_photos, load_data
 from .errors import InputError, RunError
-from .experiment import accuracy_line, describe, evaluate_run, load_model, load_splits, predict, run
+from .experiment import (
+    Run,
+    accuracy_line,
+    describe,
+    evaluate_run,
+    load_model,
+    load_splits,
+    predict,
+    run,
+)
 from .models.keras_weights import cached_official_weights
 from .recipes import RECIPES, Experiment
-from .report import published
 from .reproduce import reproduce as reproduce_series
 from .sections import draw_data
 
@@ -91,7 +99,7 @@ class ReproduceOptions(Options):
     """The series' folder; runs that are in it already are not repeated."""
 
 
-def train_model(model: str, options: TrainOptions) -> None:
+def train_model(model: str, options: TrainOptions) -> tuple[Run, Splits]:
     """Train one model by the post's recipe and the options' changes to it."""
     if model not in RECIPES:
         raise InputError(f"unknown model '{model}'; choose one of: {', '.join(RECIPES)}")
@@ -102,14 +110,16 @@ def train_model(model: str, options: TrainOptions) -> None:
         print(line)
     finished = run(experiment, out, splits=splits)
     print(f"history.csv, history.png, metrics.json and the checkpoint are in {finished.folder}")
+    return finished, splits
 
 
-def reproduce_post(options: ReproduceOptions) -> None:
+def reproduce_post(options: ReproduceOptions) -> list[Run]:
     """Train the post's models over seeds and set the results beside the published ones."""
     if options.seeds < 1:
         raise InputError(f"--seeds must be 1 or more, not {options.seeds}")
-    reproduce_series(options.models, range(options.seeds), options.out, adapt=options.adapt)
+    runs = reproduce_series(options.models, range(options.seeds), options.out, adapt=options.adapt)
     print(f"summary.md, curves.png and a folder a run are in {options.out}")
+    return runs
 
 
 def _train(
@@ -130,12 +140,20 @@ def _reproduce(options: Annotated[ReproduceOptions, tyro.conf.arg(name="")]) -> 
     reproduce_post(options)
 
 
-def _demo(weights: str | None = None, epochs: int = 6, out: Path = Path("runs/demo")) -> None:
+def _demo(
+    weights: str | None = None,
+    epochs: int = 6,
+    image_size: int = 160,
+    sizes: tuple[int, int, int] = (600, 168, 32),
+    out: Path = Path("runs/demo"),
+) -> None:
     """See it work in minutes, offline: the models on drawings of cats and dogs.
 
     Args:
         weights: a Keras MobileNetV2 file; with it (or once downloaded) model 4 takes part.
         epochs: how many epochs a model.
+        image_size: height and width of the drawings.
+        sizes: drawings to train, validate and test on.
         out: folder of the runs.
     """
     cached = cached_official_weights()
@@ -144,11 +162,13 @@ def _demo(weights: str | None = None, epochs: int = 6, out: Path = Path("runs/de
     print("These are drawings made by a program, not photos: see that it runs, not how well.")
     if not weights:
         print("Model 4 needs pretrained weights and is left out; give a file with --weights.")
-    options = Options(data="sketches", weights=weights, epochs=epochs)
+    options = Options(
+        data="sketches", weights=weights, epochs=epochs, image_size=image_size, sizes=sizes
+    )
     reproduce_series(models, [0], out, adapt=options.adapt)
     print(
-        "These were drawings. The real thing, on 3,000 photos (downloads them and the weights):\n"
-        "  catdog-jax reproduce"
+        f"Histories, figures and a summary are in {out}. These were drawings; the real thing, on\n"
+        "3,000 photos, which it downloads with the weights of model 4:  catdog-jax reproduce"
     )
 
 
@@ -170,7 +190,7 @@ def _data(
         split_seed: which photos are set apart.
         out: folder of the figures.
     """
-    splits = data_module.load_data(source, image_size, data_dir, split_seed, sizes=sizes)
+    splits = load_data(source, image_size, data_dir, split_seed, sizes=sizes)
     for line in describe(splits):
         print(line)
     print(f"  prepared: {splits.folder}")
@@ -215,11 +235,11 @@ def _predict(
     """
     model, experiment, _ = load_model(run_folder)
     del model
-    paths = [path for given in images for path in data_module.list_photos(given)]
+    paths = [path for given in images for path in list_photos(given)]
     decoded, errors = {}, {}
     for path in paths:
         try:
-            decoded[path] = data_module.decode_file(path, experiment.image_size)
+            decoded[path] = decode_file(path, experiment.image_size)
         except InputError as error:
             errors[path] = str(error)
     chances: dict[Path, Any] = {}
@@ -261,6 +281,15 @@ def main(args: list[str] | None = None) -> int:
             config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
         )
     )
+
+
+def script(command: Callable[[Any], object], options: type[Options]) -> None:
+    """Run an experiment script: its `options` from the command line, its errors in one line."""
+
+    def parse_and_run() -> None:
+        command(tyro.cli(options, description=command.__doc__))
+
+    sys.exit(guarded(parse_and_run))
 
 
 def guarded(command: Callable[[], int | None]) -> int:

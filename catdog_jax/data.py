@@ -32,8 +32,8 @@ from jaxtyping import Bool, Int32, Int64, UInt8
 from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
-from catdog_jax import sketches
-from catdog_jax.errors import InputError
+from . import sketches
+from .errors import InputError
 
 SOURCES = ("cats_vs_dogs", "cats_and_dogs_filtered", "sketches")
 
@@ -233,7 +233,9 @@ def list_photos(path: str | Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     photos = sorted(
-        found for folder in [path, *path.rglob("*/")] for found in _pictures(folder)
+        child
+        for child in path.rglob("*")
+        if child.suffix.lower() in _SUFFIXES and not child.name.startswith(".")
     )
     if not photos:
         raise InputError(f"{path} holds no pictures ({' '.join(_SUFFIXES)})")

@@ -1,7 +1,7 @@
 """Logits, losses and masked metrics."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypedDict, runtime_checkable
@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .errors import InputError
 from .parallel import map_batch, replicate, shard
 
 Batch = Mapping[str, Any]
@@ -42,9 +43,9 @@ class FrozenBackbone(Protocol):
 class Sums(TypedDict):
     """Sums over the images that the mask lets through."""
 
-    loss: Float[Array, ""]
-    correct: Int[Array, ""]
-    count: Int[Array, ""]
+    loss: Float[Array | np.ndarray | np.number, ""]
+    correct: Int[Array | np.ndarray | np.number, ""]
+    count: Int[Array | np.ndarray | np.number, ""]
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,14 @@ class Metrics:
 
     @classmethod
     def from_sums(cls, sums: Sums) -> "Metrics":
-        """Divide the sums by the number of images."""
+        """Divide the sums by the number of images.
+
+        Raises:
+            InputError: there are none.
+        """
         count = int(sums["count"])
+        if count == 0:
+            raise InputError("there are no images to train or evaluate on")
         correct = int(sums["correct"])
         return cls(float(sums["loss"]) / count, correct / count, correct, count)
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,9 @@ class Run:
     metrics: dict[str, Any]
 
 
-def run(experiment: Experiment, out: Path, *, splits: Splits | None = None, log: Log = print) -> Run:
+def run(
+    experiment: Experiment, out: Path, *, splits: Splits | None = None, log: Log = print
+) -> Run:
     """Train, evaluate and report one experiment into the folder `out`.
 
     A folder that already holds this very experiment, finished, is read instead of run again.
@@ -59,7 +61,9 @@ def run(experiment: Experiment, out: Path, *, splits: Splits | None = None, log:
             Nothing has been written then.
         RunError: the training failed; what was written until then stays.
     """
-    if (out / METRICS).is_file() and _read_json(out / CONFIG).get("experiment") == _plain(experiment):
+    if (out / METRICS).is_file() and _read_json(out / CONFIG).get("experiment") == _plain(
+        experiment
+    ):
         log(f"{out} holds this run already; reading it")
         return load_run(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -105,7 +109,8 @@ def run(experiment: Experiment, out: Path, *, splits: Splits | None = None, log:
         "seconds": sum(row["seconds"] for row in history),
         "images_per_second": _images_per_second(history, len(splits.train)),
         "device": device(),
-        "versions": {name: version(name) for name in _PACKAGES} | {"python": sys.version.split()[0]},
+        "versions": {name: version(name) for name in _PACKAGES}
+        | {"python": sys.version.split()[0]},
     }
     report.plot_history(out / "history.png", history, f"{experiment.model}, seed {experiment.seed}")
     # Written last: a folder with this file is a finished run.
@@ -220,13 +225,14 @@ def build_model(experiment: Experiment, num_classes: int) -> nnx.Module:
     return create_model(experiment.model, rngs=nnx.Rngs(experiment.seed), **options)
 
 
-def augmentations(experiment: Experiment) -> tuple[Augmentation, ...]:
-    """What `experiment` does to training images, in order."""
+@cache  # the same function objects, so that a second run of a model is not compiled again
+def augmentations(*, flip: bool, rotation: float) -> tuple[Augmentation, ...]:
+    """What is done to training images, in order; `rotation` as a share of a full turn."""
     chosen: list[Augmentation] = []
-    if experiment.flip:
+    if flip:
         chosen.append(random_flip)
-    if experiment.rotation:
-        chosen.append(partial(random_rotation, factor=experiment.rotation))
+    if rotation:
+        chosen.append(partial(random_rotation, factor=rotation))
     return tuple(chosen)
 
 
@@ -290,7 +296,7 @@ def _train(experiment: Experiment, model: nnx.Module, splits: Splits) -> Iterato
             splits.validation.batches(experiment.batch_size),
             epochs=experiment.epochs,
             optimizer=keras_adam(experiment.learning_rate),
-            augmentations=augmentations(experiment),
+            augmentations=augmentations(flip=experiment.flip, rotation=experiment.rotation),
             threshold=experiment.threshold,
             seed=experiment.seed,
             on_step=on_step,

@@ -1,11 +1,10 @@
 """Convolution, depthwise convolution and max pooling, each lowered to what is fast on the platform.
 
-On GPU and TPU these are the plain `lax` operations. On a CPU, XLA runs a convolution inside a
-loop, a depthwise convolution and the gradients of both 5 to 25 times slower than the processor
-can (flax issue-free facts, measured: see `experiments/results/README.md`), so there a convolution
-is a matrix product over columns of shifted images, a depthwise convolution nine shifted
-multiply-adds, and 2×2 max pooling three pairwise maxima. Values and gradients are the same up to
-rounding; `tests/test_ops.py` compares them.
+On GPU and TPU these are the plain `lax` operations. On a CPU, XLA (0.10) runs convolutions inside
+a loop, depthwise convolutions and the gradients of both 5 to 25 times slower than the processor
+can. There a convolution is a matrix product over columns of shifted images, a depthwise
+convolution nine shifted multiply-adds, and 2×2 max pooling pairwise maxima. Values and gradients
+are the same up to rounding; `tests/test_ops.py` compares them.
 
 Layout throughout: images `[batch, height, width, channels]`, kernels
 `[kernel_height, kernel_width, in_channels, out_channels]`.

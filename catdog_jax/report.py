@@ -116,7 +116,9 @@ def plot_over_published(path: Path, histories: Mapping[str, Sequence[History]]) 
             axes.plot(range(1, len(values) + 1), values, color=colour, alpha=0.35, linewidth=1)
         if living:
             shortest = min(map(len, living))
-            means = [mean(run[epoch]["val_accuracy"] for run in living) for epoch in range(shortest)]
+            means = [
+                mean(run[epoch]["val_accuracy"] for run in living) for epoch in range(shortest)
+            ]
             label = f"this package, mean of {len(living)}"
             axes.plot(range(1, shortest + 1), means, color=VALIDATION_COLOUR, label=label)
         if len(living) < len(runs):
@@ -174,7 +176,9 @@ def runs_table(metrics: Sequence[Metrics]) -> str:
 def percent(share: float, interval: Sequence[float] | None = None) -> str:
     """`96.5 %`, or `96.5 % [95.0, 97.6]` with its interval."""
     text = f"{100 * share:.1f} %"
-    return text if interval is None else f"{text} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+    return (
+        text if interval is None else f"{text} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+    )
 
 
 def _cell(result: Metrics | None) -> str:

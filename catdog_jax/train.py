@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -36,9 +36,9 @@ class TrainState:
 
     step: Int[Array, ""]
     key: Key[Array, ""]
-    params: nnx.State
+    params: PyTree
     """The trained part of the model."""
-    frozen: nnx.State
+    frozen: PyTree
     """The rest of it: a backbone's weights, batch statistics."""
     opt_state: optax.OptState
 
@@ -67,6 +67,7 @@ class EpochRecord:
     """The state after this epoch: a copy, safe to keep."""
 
 
+@cache  # the same optimizer object, so that a second run of a model is not compiled again
 def keras_adam(learning_rate: float = 1e-3) -> optax.GradientTransformation:
     """Adam with Keras's epsilon of 1e-7 (optax has 1e-8)."""
     return optax.adam(learning_rate, eps=1e-7)
@@ -126,9 +127,7 @@ def train_step(task: Task, state: TrainState, batch: PyTree) -> tuple[TrainState
     return new_state, sums
 
 
-def _loss_sum(
-    task: Task, params: PyTree, frozen: PyTree, examples: PyTree
-) -> tuple[Array, Sums]:
+def _loss_sum(task: Task, params: PyTree, frozen: PyTree, examples: PyTree) -> tuple[Array, Sums]:
     model: Any = nnx.merge(task.graphdef, params, frozen)
     dropout_key, *augment_keys = jnp.unstack(
         jax.vmap(lambda key: jax.random.split(key, 1 + len(task.augmentations)))(examples["key"]),
@@ -180,14 +179,12 @@ def fit(
     validation = with_features(model, validation)
     for epoch in range(epochs):
         start = time.perf_counter()
-        totals: Sums | None = None
+        totals: Sums = {"loss": np.float32(0), "correct": np.int32(0), "count": np.int32(0)}
         for batch in map(dict, train(epoch)):
             state, sums = train_step(task, replicate(state, batch), shard(batch))
-            totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
+            totals = jax.tree.map(jnp.add, totals, sums)
             if on_step is not None:
                 on_step(totals)
-        if totals is None:
-            raise RunError(f"epoch {epoch + 1} had no batches to train on")
         trained = Metrics.from_sums(totals)
         if not np.isfinite(trained.loss):
             raise RunError(

@@ -7,6 +7,7 @@ has no gradient left and stays at a loss of ln 64 for good.
 """
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key, Num
 
@@ -23,7 +24,7 @@ _glorot = nnx.initializers.glorot_uniform()
 _BLOG_OUTPUTS = 64
 
 
-class ConvPool(nnx.Conv):
+class ConvPool(nnx.Module):
     """A 3×3 convolution, optionally 2×2 max pooling, a bias and a relu, in this order.
 
     Pooling first is the post's network all the same, since bias and relu keep the order of
@@ -39,12 +40,13 @@ class ConvPool(nnx.Conv):
         pool: bool = True,
         rngs: nnx.Rngs,
     ) -> None:
-        super().__init__(in_features, out_features, (3, 3), kernel_init=_glorot, rngs=rngs)
-        self.same_or_valid = padding
+        self.kernel = nnx.Param(_glorot(rngs.params(), (3, 3, in_features, out_features)))
+        self.bias = nnx.Param(jnp.zeros(out_features))
+        self.padding: ops.Padding = padding
         self.pool = pool
 
     def __call__(self, images: ops.Images) -> ops.Images:
-        x = ops.conv2d(images, self.kernel[...], padding=self.same_or_valid)
+        x = ops.conv2d(images, self.kernel[...], padding=self.padding)
         if self.pool:
             x = ops.max_pool(x)
         return nnx.relu(x + self.bias[...])
@@ -116,7 +118,7 @@ class Model2(nnx.Module):
 
 
 class Model3(nnx.Module):
-    """Model 3: model 2 on pixels rescaled to [-1, 1], with a dropout of 0.2 before the dense layers.
+    """Model 3: model 2 on pixels rescaled to [-1, 1], with dropout 0.2 before the dense layers.
 
     The post rescales before it flips and rotates; here the model does it after. The order does
     not matter: both only move and average pixels.

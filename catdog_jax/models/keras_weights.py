@@ -99,7 +99,9 @@ def _find_mobilenets(file: h5py.File) -> list[dict[str, h5py.Dataset]]:
 def _named_datasets(file: h5py.File) -> Iterator[tuple[str, str, str, h5py.Dataset]]:
     """Every dataset with the group that holds its layer, its layer's and its variable's name."""
     datasets: list[h5py.Dataset] = []
-    file.visititems(lambda _, node: datasets.append(node) if isinstance(node, h5py.Dataset) else None)
+    file.visititems(
+        lambda _, node: datasets.append(node) if isinstance(node, h5py.Dataset) else None
+    )
     for dataset in datasets:
         path = PurePosixPath(str(dataset.name))
         parent = dataset.parent
@@ -180,9 +182,7 @@ def _cache_folder() -> Path:
 
 def _official_name(alpha: float, image_size: int, *, include_top: bool) -> str:
     top = "" if include_top else "_no_top"
-    return (
-        f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{float(alpha)}_{image_size}{top}.h5"
-    )
+    return f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{float(alpha)}_{image_size}{top}.h5"
 
 
 def _official_file(backbone: MobileNetV2, image_size: int) -> Path:
@@ -194,7 +194,9 @@ def _official_file(backbone: MobileNetV2, image_size: int) -> Path:
     name = _official_name(backbone.alpha, image_size, include_top=backbone.classifier is not None)
     try:
         # Keras gives no hashes for these files either.
-        path = pooch.retrieve(OFFICIAL_URL + name, known_hash=None, fname=name, path=_cache_folder())
+        path = pooch.retrieve(
+            OFFICIAL_URL + name, known_hash=None, fname=name, path=_cache_folder()
+        )
     except OSError as error:
         raise InputError(
             f"could not download {OFFICIAL_URL}{name} ({type(error).__name__}); "

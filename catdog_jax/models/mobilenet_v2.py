@@ -81,13 +81,19 @@ class ConvNorm(nnx.Module):
         if use_running_average:
             # Normalizing with fixed statistics is linear: folded into the kernel, it costs
             # nothing per pixel.
-            norm = self.norm
-            scale = norm.scale[...] * lax.rsqrt(norm.var[...] + _BATCH_NORM_EPSILON)
-            bias = norm.bias[...] - norm.mean[...] * scale
+            scale, bias = self._scale_and_bias()
             x = convolve(x, kernel * scale, stride=self.stride) + bias
         else:
             x = self.norm(convolve(x, kernel, stride=self.stride), use_running_average=False)
         return nnx.relu6(x) if self.activate else x
+
+    def _scale_and_bias(self) -> tuple[Float[Array, " features"], Float[Array, " features"]]:
+        """What inference-mode batch norm multiplies by and adds."""
+        norm = self.norm
+        assert norm.scale is not None
+        assert norm.bias is not None
+        scale = norm.scale[...] * lax.rsqrt(norm.var[...] + _BATCH_NORM_EPSILON)
+        return scale, norm.bias[...] - norm.mean[...] * scale
 
 
 class InvertedResidual(nnx.Module):

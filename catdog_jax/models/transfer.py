@@ -40,7 +40,9 @@ class Model4(nnx.Module):
             rngs=rngs,
         )
 
-    def features(self, images: Num[Array, "batch height width 3"]) -> Float[Array, "batch features"]:
+    def features(
+        self, images: Num[Array, "batch height width 3"]
+    ) -> Float[Array, "batch features"]:
         """What the frozen part makes of `images`: nothing random, nothing trained."""
         return jnp.max(self.backbone(rescale(images.astype("float32"))), axis=(1, 2))
 

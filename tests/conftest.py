@@ -1,0 +1,36 @@
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from catdog_jax import sketches
+from catdog_jax.data import Split
+
+# Before JAX starts: several devices, as on the machines the package is for.
+jax.config.update("jax_num_cpu_devices", 4)
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real photos and weights; tests that need it are skipped without it."""
+    folder = Path(os.environ.get("CATDOG_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no real photos or weights: {folder} is absent (set CATDOG_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Prepared data go to a folder of the test run's own."""
+    os.environ["CATDOG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def drawings() -> Split:
+    """Forty-two drawings of 32×32 pixels: a batch of 32 and a short one."""
+    images, labels = sketches.draw(42, 32, seed=3)
+    return Split(images, labels, sketches.CLASS_NAMES, tuple(map(str, np.arange(42))))

@@ -1,0 +1,146 @@
+"""Keras, the oracle of the tests: the post's networks and MobileNetV2, every tensor random."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from catdog_jax.models import MobileNetV2, Model1, load_keras_weights
+
+# Keras's own, when it turns a variable into an array under NumPy 2.
+ignore_keras_warnings = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
+
+def import_keras() -> Any:
+    pytest.importorskip("tensorflow", reason="the oracle, Keras, needs TensorFlow")
+    return pytest.importorskip("keras", reason="Keras is the oracle")
+
+
+def network(name: str, image_size: int, extra_outputs: int = 0) -> Any:
+    """Model 1, 2 or 3 as the post defines it, save flips and rotations, which are not layers here.
+
+    `extra_outputs` adds the linear layer that `blog_logits=False` stands for.
+    """
+    keras = import_keras()
+    layers = keras.layers
+
+    def dense(units: int) -> Any:
+        return layers.Dense(units, activation="relu")
+
+    def convs(padding: str, *filters: int) -> list[Any]:
+        made = []
+        for count in filters:
+            made.append(layers.Conv2D(count, 3, padding=padding, activation="relu"))
+            made.append(layers.MaxPooling2D())
+        return made
+
+    flat = layers.Flatten()
+    parts = {
+        "model1": [*convs("valid", 32, 32, 64)[:-1], flat, dense(64), layers.Dropout(0.1)],
+        "model2": [*convs("same", 16, 32, 64), flat, dense(128), dense(64), layers.Dropout(0.1)],
+        "model3": [
+            layers.Rescaling(1 / 127.5, offset=-1),
+            *convs("same", 16, 32, 64),
+            flat,
+            layers.Dropout(0.2),
+            dense(128),
+            dense(64),
+        ],
+    }[name]
+    head = [layers.Dense(extra_outputs)] if extra_outputs else []
+    model = keras.Sequential([keras.Input((image_size, image_size, 3)), *parts, *head])
+    randomize(model)
+    return model
+
+
+def mobilenet(alpha: float, **options: Any) -> Any:
+    """Keras's MobileNetV2 for any image size, or with `classes` for one size and with logits."""
+    keras = import_keras()
+    if "classes" in options:
+        options |= {"include_top": True, "classifier_activation": None}
+    else:
+        options |= {"include_top": False, "input_shape": (None, None, 3)}
+    model = keras.applications.MobileNetV2(alpha=alpha, weights=None, **options)
+    randomize(model)
+    return model
+
+
+def randomize(model: Any, seed: int = 0) -> None:
+    """Draw every tensor anew: zeros and ones would hide two that changed places."""
+    rng = np.random.default_rng(seed)
+    for variable in model.weights:
+        name, shape = variable.path.split("/")[-1], variable.shape
+        if name == "kernel":
+            fan_in = 9 if "depthwise" in variable.path else np.prod(shape[:-1])
+            value = rng.normal(size=shape) * np.sqrt(2 / fan_in)
+        elif name in ("gamma", "moving_variance"):
+            value = rng.uniform(0.5, 1.5, shape)
+        else:
+            value = rng.normal(size=shape) * 0.3
+        variable.assign(value.astype("float32"))
+
+
+def trained_layers(model: Any) -> list[Any]:
+    """The layers of our model 1, 2 or 3 that have weights, in the order of Keras's."""
+    if isinstance(model, Model1):
+        layers = [model.conv1, model.conv2, model.conv3, model.dense]
+    else:
+        layers = [*model.convs.layers, model.dense1, model.dense2]
+    return [*layers, *model.classifier.layers]
+
+
+def copy_network(keras_model: Any, model: Any) -> None:
+    arrays = iter(keras_model.get_weights())
+    for layer in trained_layers(model):
+        for variable in (layer.kernel, layer.bias):
+            array = next(arrays)
+            assert array.shape == variable.shape
+            variable[...] = jnp.asarray(array)
+    assert next(arrays, None) is None
+
+
+def blank(make: Any, *args: Any, **options: Any) -> Any:
+    """The model `make(*args, rngs=…, **options)` with NaN for weights: what stays NaN, shows."""
+    graphdef, state = nnx.split(
+        nnx.eval_shape(lambda: make(*args, rngs=nnx.Rngs(0), **options)),
+    )
+    nan = jax.tree.map(lambda leaf: jnp.asarray(np.full(leaf.shape, np.nan, leaf.dtype)), state)
+    return nnx.merge(graphdef, nan)
+
+
+def moved(keras_model: Any, folder: Path, alpha: float, **options: Any) -> MobileNetV2:
+    """Our MobileNetV2 with the weights of `keras_model`, by way of a file."""
+    keras_model.save_weights(folder / "moved.weights.h5")
+    model = blank(partial(MobileNetV2, alpha), **options)
+    load_keras_weights(model, folder / "moved.weights.h5")
+    return model
+
+
+def random_images(*shape: int, seed: int = 0) -> np.ndarray:
+    """Images in [-1, 1] of `shape` `(batch, height, width)`."""
+    return np.random.default_rng(seed).uniform(-1, 1, (*shape, 3)).astype("float32")
+
+
+@nnx.jit
+def _infer(model: Any, images: Any) -> Any:
+    return model(images)
+
+
+def infer(model: Any, images: Any) -> Any:
+    """Ours, jitted, at full precision on every platform."""
+    with jax.default_matmul_precision("highest"):
+        return _infer(model, images)
+
+
+def largest_error(actual: Any, expected: Any) -> float:
+    """The largest difference, as a share of the largest expected value."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())

@@ -1,0 +1,134 @@
+"""The house's rule of what may import what, read off the source."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "catdog_jax"
+
+# numpy, jaxtyping and the standard library are everyone's.
+COMMON = {"numpy", "jaxtyping"} | sys.stdlib_module_names
+ALLOWED = {
+    "__init__": {".data", ".errors", ".evaluate", ".models", ".recipes", ".train"},
+    "augment": {"jax"},
+    "checkpoint": {"flax", "orbax", ".errors"},
+    "cli": {
+        "tyro",
+        ".data",
+        ".errors",
+        ".experiment",
+        ".models.keras_weights",
+        ".recipes",
+        ".reproduce",
+        ".sections",
+    },
+    "data": {"pooch", "tensorflow", "tensorflow_datasets", "tqdm", ".errors", ".sketches"},
+    "errors": set(),
+    "evaluate": {"flax", "jax", "optax", ".errors", ".parallel"},
+    "experiment": {
+        "flax",
+        "jax",
+        "tqdm",
+        ".augment",
+        ".checkpoint",
+        ".data",
+        ".errors",
+        ".evaluate",
+        ".models",
+        ".parallel",
+        ".recipes",
+        ".report",
+        ".train",
+    },
+    "models": {
+        "flax",
+        ".errors",
+        ".models.cnn",
+        ".models.keras_weights",
+        ".models.mobilenet_v2",
+        ".models.transfer",
+    },
+    "models.cnn": {"flax", "jax", ".augment", ".ops"},
+    "models.keras_weights": {
+        "flax",
+        "h5py",
+        "jax",
+        "pooch",
+        ".errors",
+        ".models.mobilenet_v2",
+    },
+    "models.mobilenet_v2": {"flax", "jax", ".ops"},
+    "models.transfer": {"flax", "jax", ".augment", ".models.cnn", ".models.mobilenet_v2"},
+    "ops": {"jax"},
+    "parallel": {"jax"},
+    "recipes": set(),
+    "report": {"matplotlib"},
+    "reproduce": {".errors", ".experiment", ".parallel", ".recipes", ".report", ".sections"},
+    "sections": {"jax", ".augment", ".data", ".report"},
+    "sketches": {"PIL"},
+    "train": {"flax", "jax", "optax", ".augment", ".errors", ".evaluate", ".parallel"},
+}
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+
+
+def imports(name: str, path: Path) -> set[str]:
+    """What a module imports: outside packages by name, the package's own with a leading dot."""
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    package = [] if name == "__init__" else package
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(str(node.module).split(".")[0])
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1]
+            start = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inside = f"{start}.{alias.name}".strip(".")
+                found.add("." + (inside if inside in MODULES else start))
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_module_imports_only_what_the_layout_allows(name: str) -> None:
+    assert imports(name, MODULES[name]) - COMMON <= ALLOWED[name]
+
+
+def test_the_table_names_no_module_that_is_gone() -> None:
+    assert set(ALLOWED) == set(MODULES)
+
+
+@pytest.mark.parametrize("module", ["catdog_jax", "catdog_jax.train", "catdog_jax.experiment"])
+def test_tensorflow_is_not_imported_before_it_is_needed(module: str) -> None:
+    code = f"import sys, {module}; assert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, catdog_jax; assert not {'jax', 'flax', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_training_from_prepared_arrays_needs_no_tensorflow() -> None:
+    code = (
+        "import sys; sys.modules['tensorflow'] = None\n"
+        "import catdog_jax as cd\n"
+        "splits = cd.load_data('sketches', 32, sizes=(4, 2, 2))\n"
+        "assert len(cd.load_data(splits.folder, 32).train) == 4"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_can_be_had() -> None:
+    import catdog_jax
+
+    assert all(getattr(catdog_jax, name) is not None for name in catdog_jax.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        catdog_jax.no_such_name  # noqa: B018

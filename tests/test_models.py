@@ -1,0 +1,264 @@
+"""Models 1 to 4: Keras's outputs and gradients with Keras's weights, and what the post gives them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras_reference as reference
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from keras_reference import blank, infer, largest_error
+
+from catdog_jax.errors import InputError
+from catdog_jax.models import (
+    MODELS,
+    Model1,
+    Model2,
+    Model3,
+    Model4,
+    create_model,
+    load_keras_weights,
+)
+from catdog_jax.models.cnn import dropout
+
+pytestmark = reference.ignore_keras_warnings
+
+NETWORKS = {"model1": Model1, "model2": Model2, "model3": Model3}
+SMALLEST = {"model1": 18, "model2": 8, "model3": 8}
+by_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+def pixels(count, size):
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, size, size, 3)).astype("uint8")
+
+
+def pair(name, size, **options) -> tuple[Any, Any]:
+    """Keras's network and ours with its weights."""
+    keras_model = reference.network(name, size, options.get("num_classes", 0))
+    model = blank(NETWORKS[name], image_size=size, **options)
+    reference.copy_network(keras_model, model)
+    return keras_model, model
+
+
+@by_network
+@pytest.mark.parametrize("size", [45, 160])
+def test_logits_equal_keras(name, size):
+    keras_model, model = pair(name, size)
+    images = pixels(2, size)
+    expected = keras_model(images.astype("float32"), training=False).numpy()
+    assert expected.shape == (2, 64)
+    assert (expected > 0).mean() > 0.2  # a dead network would agree with anything
+    assert largest_error(infer(model, images), expected) <= 1e-4
+
+
+@by_network
+def test_logits_without_the_quirk_equal_keras_with_one_layer_more(name):
+    keras_model, model = pair(name, 24, blog_logits=False, num_classes=5)
+    images = pixels(3, 24)
+    expected = keras_model(images.astype("float32"), training=False).numpy()
+    assert expected.shape == (3, 5)
+    assert largest_error(infer(model, images), expected) <= 1e-4
+
+
+@by_network
+def test_gradients_equal_keras(name):
+    keras_model, model = pair(name, 24)
+    images, labels = pixels(4, 24).astype("float32"), np.array([0, 1, 1, 0])
+    tf = pytest.importorskip("tensorflow")
+    with tf.GradientTape() as tape:
+        logits = keras_model(images, training=False)
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    expected = tape.gradient(loss, keras_model.trainable_variables)
+
+    @nnx.jit
+    def gradients(model):
+        def loss(model):
+            logits = model(images)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
+
+        return nnx.grad(loss)(model)
+
+    with jax.default_matmul_precision("highest"):
+        nnx.update(model, gradients(model))  # the gradients in the weights' places
+    layers = reference.trained_layers(model)
+    actual = [variable[...] for layer in layers for variable in (layer.kernel, layer.bias)]
+    assert len(actual) == len(expected)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert largest_error(ours, theirs) <= 1e-4
+
+
+@by_network
+@pytest.mark.parametrize("options", [{}, {"blog_logits": False, "num_classes": 3}], ids=str)
+def test_as_many_parameters_as_keras(name, options):
+    model = nnx.eval_shape(lambda: NETWORKS[name](rngs=nnx.Rngs(0), **options))
+    count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    assert count == reference.network(name, 160, options.get("num_classes", 0)).count_params()
+
+
+@by_network
+def test_kernels_are_glorot_uniform_and_biases_zero(name):
+    model = NETWORKS[name](image_size=SMALLEST[name], blog_logits=False, rngs=nnx.Rngs(0))
+    for layer in reference.trained_layers(model):
+        kernel = np.asarray(layer.kernel[...])
+        limit = np.sqrt(6 / (kernel[..., 0].size + kernel[..., 0, :].size))
+        assert np.abs(kernel).max() <= limit
+        # Five standard errors of a uniform sample's variance.
+        assert kernel.var() / (limit**2 / 3) == pytest.approx(1, abs=5 * np.sqrt(0.8 / kernel.size))
+        np.testing.assert_array_equal(layer.bias[...], 0)
+
+
+@by_network
+def test_initial_weights_depend_on_the_seed_alone(name):
+    first, again, other = (
+        jax.tree.leaves(nnx.state(create_model(name, image_size=18, rngs=nnx.Rngs(seed))))
+        for seed in (0, 0, 1)
+    )
+    assert all(map(np.array_equal, first, again))
+    assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True) if np.any(a))
+
+
+@by_network
+def test_too_many_classes_for_the_quirk_are_refused(name):
+    with pytest.raises(ValueError, match="too few for 65 classes; use blog_logits=False"):
+        NETWORKS[name](num_classes=65, rngs=nnx.Rngs(0))
+
+
+def keys(count, seed=0):
+    return jax.random.split(jax.random.key(seed), count)
+
+
+class TestDropout:
+    layer = nnx.Dropout(0.3)
+
+    def test_drops_its_rate_and_scales_the_rest(self):
+        dropped = np.asarray(dropout(self.layer, jnp.ones((4, 5000)), keys(4)))
+        assert set(np.unique(dropped)) == {0, np.float32(1 / 0.7)}
+        assert (dropped == 0).mean(axis=1) == pytest.approx(0.3, abs=5 * np.sqrt(0.21 / 5000))
+
+    def test_without_keys_changes_nothing(self):
+        x = jnp.arange(6.0).reshape(2, 3)
+        assert dropout(self.layer, x, None) is x
+
+    def test_of_an_image_depends_on_its_own_key_alone(self):
+        x = jnp.ones((6, 100))
+        whole = dropout(self.layer, x, keys(6))
+        order = np.array([4, 1, 0, 5, 3, 2])
+        np.testing.assert_array_equal(dropout(self.layer, x, keys(6)[order]), whole[order])
+        np.testing.assert_array_equal(dropout(self.layer, x[:2], keys(6)[:2]), whole[:2])
+        assert len(np.unique(whole, axis=0)) == 6
+
+
+def see_through(name):
+    """A network whose logits are its convolutions' features plus one for each dense layer."""
+    model: Any = NETWORKS[name](image_size=SMALLEST[name], rngs=nnx.Rngs(0))
+    *convs, first, last = reference.trained_layers(model)
+    for layer in (first, last) if name != "model1" else (last,):
+        layer.kernel[...] = jnp.eye(*layer.kernel.shape)
+        layer.bias[...] = jnp.ones(layer.bias.shape)
+    del convs
+    return model
+
+
+@by_network
+def test_dropout_has_the_posts_rate_and_place(name):
+    rate, dense_layers_before, dense_layers_after = {
+        "model1": (0.1, 1, 0),
+        "model2": (0.1, 2, 0),
+        "model3": (0.2, 0, 2),
+    }[name]
+    model, images = see_through(name), pixels(100, SMALLEST[name])
+    features = np.asarray(model(images)) - dense_layers_before - dense_layers_after
+    kept = (features + dense_layers_before) / (1 - rate) + dense_layers_after
+    logits = np.asarray(model(images, keys(100)))
+    is_kept = np.isclose(logits, kept, rtol=1e-5)
+    np.testing.assert_allclose(logits[~is_kept], dense_layers_after)
+    # Where a feature is 0 anyway, model 3's dropout does not show.
+    visible = kept > dense_layers_after + 1e-3
+    tolerance = 5 * np.sqrt(rate * (1 - rate) / visible.sum())
+    assert is_kept[visible].mean() == pytest.approx(1 - rate, abs=tolerance)
+
+
+@by_network
+def test_logits_without_keys_are_deterministic(name):
+    model, images = see_through(name), pixels(3, SMALLEST[name])
+    np.testing.assert_array_equal(model(images), model(images))
+    assert not np.array_equal(model(images), model(images, keys(3)))
+
+
+# Model 4.
+
+
+@pytest.fixture(scope="module")
+def keras_model4() -> Any:
+    keras = reference.import_keras()
+    backbone = reference.mobilenet(0.35)
+    inputs = keras.Input((None, None, 3))
+    x = backbone(keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs))
+    x = keras.layers.Dropout(0.1)(keras.layers.GlobalMaxPooling2D()(x))
+    model = keras.Model(inputs, keras.layers.Dense(1, name="head")(x))
+    reference.randomize(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model4(keras_model4, tmp_path_factory) -> Any:
+    path = tmp_path_factory.mktemp("model4") / "model4.keras"
+    keras_model4.save(path)
+    model = blank(Model4, alpha=0.35)
+    load_keras_weights(model, path)
+    kernel, bias = keras_model4.get_layer("head").get_weights()
+    model.head.kernel[...], model.head.bias[...] = jnp.asarray(kernel), jnp.asarray(bias)
+    return model
+
+
+def test_model4_equals_keras(keras_model4, model4):
+    images = pixels(4, 64)
+    expected = keras_model4(images.astype("float32"), training=False)
+    assert expected.shape == (4, 1)
+    assert largest_error(infer(model4, images), expected) <= 1e-4
+
+
+@nnx.jit
+def features_of(model, images):
+    return model.features(images)
+
+
+def test_model4_classifies_its_features(model4):
+    images = pixels(4, 64)
+    features = features_of(model4, images)
+    assert features.shape == (4, 1280)
+    np.testing.assert_allclose(model4.classify(features), infer(model4, images), rtol=1e-4)
+
+
+def test_model4_drops_a_tenth_of_its_features(model4):
+    model, features = nnx.clone(model4), jnp.ones((50, 1280))
+    model.head.kernel[...] = jnp.full((1280, 1), 1 / 1280)
+    model.head.bias[...] = jnp.zeros(1)
+    means = np.asarray(model.classify(features, keys(50)))
+    assert means.mean() == pytest.approx(1, abs=5 / np.sqrt(9 * 50 * 1280))
+    # A mean of 1280 features, a tenth dropped and the others scaled by 1 / 0.9.
+    assert means.std() == pytest.approx(1 / np.sqrt(9 * 1280), rel=0.5)
+    np.testing.assert_allclose(model.classify(features), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("num_classes", "outputs"), [(2, 1), (3, 3), (100, 100)])
+def test_model4_has_one_logit_for_two_classes_and_else_one_a_class(num_classes, outputs):
+    model: Any = nnx.eval_shape(
+        lambda: Model4(num_classes=num_classes, alpha=0.35, rngs=nnx.Rngs(0))
+    )
+    assert model.head.kernel.shape == (1280, outputs)
+    assert model.head.bias.shape == (outputs,)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_create_model_knows(name):
+    model = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0)))
+    assert type(model) is MODELS[name]
+
+
+def test_create_model_names_the_known_models():
+    with pytest.raises(InputError, match="'model5'.* model1, model2, model3, model4, mobilenet_v2"):
+        create_model("model5", rngs=nnx.Rngs(0))

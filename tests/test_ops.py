@@ -1,0 +1,133 @@
+"""What is fast on the CPU gives the values and gradients of the plain `lax` operation."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from catdog_jax import ops
+
+SIZES = [(8, 8), (7, 7), (6, 9)]
+FORMS = {
+    "conv2d": (ops._conv2d_cpu, ops._conv2d_lax),
+    "depthwise_conv2d": (ops._depthwise_conv2d_cpu, ops._depthwise_conv2d_lax),
+}
+
+
+@pytest.fixture(autouse=True)
+def _full_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def random(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype("float32"))
+
+
+def images_and_kernel(operation, size, kernel_size):
+    shape = (5, 7) if operation == "conv2d" else (1, 5)
+    return random(2, *size, 5), random(kernel_size, kernel_size, *shape, seed=1)
+
+
+def value_and_gradients(function, *args):
+    """Value, and gradients of its product with fixed random numbers."""
+    value, transpose = jax.vjp(function, *args)
+    return value, transpose(random(*value.shape, seed=2))
+
+
+def assert_equal(function, reference, *args):
+    """The same values and gradients, jitted."""
+    results = jax.jit(
+        lambda *args: (value_and_gradients(function, *args), value_and_gradients(reference, *args))
+    )(*args)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), *results)
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "size"), [*((3, size) for size in SIZES), (1, (6, 9))], ids=str
+)
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("operation", FORMS)
+def test_cpu_convolution_equals_lax(operation, kernel_size, stride, padding, size):
+    cpu, lax = (partial(form, stride, padding) for form in FORMS[operation])
+    args = images_and_kernel(operation, size, kernel_size)
+    assert_equal(cpu, lax, *args)
+
+
+@pytest.mark.parametrize("size", [*SIZES, (9, 6)], ids=str)
+def test_cpu_max_pool_equals_lax(size):
+    assert_equal(ops._max_pool_cpu, ops._max_pool_lax, random(2, *size, 5))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("operation", FORMS)
+def test_convolution_on_this_platform_equals_lax(operation, stride):
+    public = partial(getattr(ops, operation), stride=stride, padding="SAME")
+    lax = partial(FORMS[operation][1], stride, "SAME")
+    assert_equal(public, lax, *images_and_kernel(operation, (7, 8), 3))
+
+
+def test_max_pool_on_this_platform_equals_lax():
+    assert_equal(ops.max_pool, ops._max_pool_lax, random(2, 7, 8, 5))
+
+
+@pytest.mark.parametrize(("platform", "plain"), [("cpu", False), ("cuda", True), ("tpu", True)])
+@pytest.mark.parametrize("operation", [*FORMS, "max_pool"])
+def test_lowering_is_plain_lax_on_accelerators_only(operation, platform, plain):
+    args = images_and_kernel(operation, (8, 8), 3)
+    if operation == "max_pool":
+        args = args[:1]
+    step = jax.jit(partial(value_and_gradients, getattr(ops, operation)))
+    program = step.trace(*args).lower(lowering_platforms=(platform,)).as_text()
+    slow_on_cpu = ("stablehlo.convolution", "stablehlo.reduce_window", "select_and_scatter")
+    assert any(name in program for name in slow_on_cpu) == plain
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_hand_written_gradient_agrees_with_finite_differences(stride, padding):
+    args = images_and_kernel("conv2d", (5, 4), 3)
+    check_grads(jax.jit(partial(ops._conv2d_cpu, stride, padding)), args, order=1, modes=["rev"])
+
+
+def plane(*rows):
+    return jnp.asarray(rows, jnp.float32)[None, :, :, None]
+
+
+@pytest.mark.parametrize("operation", [ops.conv2d, ops.depthwise_conv2d])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # Each output is 100 times its pixel's upper left neighbour, plus its right neighbour.
+        ({"padding": "VALID"}, [[106]]),
+        ({"padding": "SAME"}, [[2, 3, 0], [5, 106, 200], [8, 409, 500]]),
+        ({"padding": "SAME", "stride": 2}, [[2, 0], [8, 500]]),
+    ],
+    ids=["valid", "same", "same, stride 2"],
+)
+def test_convolution_by_hand(operation, options, expected):
+    kernel = jnp.zeros((3, 3, 1, 1)).at[0, 0].set(100).at[1, 2].set(1)
+    images = plane([1, 2, 3], [4, 5, 6], [7, 8, 9])
+    np.testing.assert_array_equal(operation(images, kernel, **options), plane(*expected))
+
+
+def test_same_padding_at_stride_2_puts_the_odd_zero_behind():
+    images = plane([1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16])
+    kernel = jnp.zeros((3, 3, 1, 1)).at[0, 0].set(1)
+    np.testing.assert_array_equal(ops.conv2d(images, kernel, stride=2), plane([1, 3], [9, 11]))
+
+
+def test_max_pool_by_hand_drops_the_odd_row_and_column():
+    images = plane([1, 2, 5, 9], [3, 4, 8, 6], [-4, -3, 0, 0], [-2, -1, -7, 0], [99, 99, 99, 99])
+    np.testing.assert_array_equal(ops.max_pool(images), plane([4, 9], [-1, 0]))
+    np.testing.assert_array_equal(ops.max_pool(images[:, :, :3]), plane([4], [-1]))
+
+
+def test_max_pool_sends_the_gradient_to_the_largest_pixel_alone():
+    images = plane([1, 2, 5, 9], [3, 4, 8, 6])
+    gradient = jax.grad(lambda x: jnp.sum(ops.max_pool(x) * plane([10, 20])))(images)
+    np.testing.assert_array_equal(gradient, plane([0, 0, 0, 20], [0, 10, 0, 0]))
