@@ -233,31 +233,36 @@ def _predict(
         images: photos, or folders of photos.
         json_: print one JSON object a photo and line.
     """
-    model, experiment, _ = load_model(run_folder)
-    del model
+    model, experiment, class_names = load_model(run_folder)
     paths = [path for given in images for path in list_photos(given)]
-    decoded, errors = {}, {}
-    for path in paths:
-        try:
-            decoded[path] = decode_file(path, experiment.image_size)
-        except InputError as error:
-            errors[path] = str(error)
-    chances: dict[Path, Any] = {}
-    names: tuple[str, ...] = ()
-    if decoded:
-        probabilities, names = predict(run_folder, np.stack(list(decoded.values())))
-        chances = dict(zip(decoded, probabilities, strict=True))
-    for path in paths:
-        if path in errors:
-            row: dict[str, Any] = {"file": str(path), "error": errors[path]}
-            text = f"{path}  error: {errors[path]}"
-        else:
-            best = int(chances[path].argmax())
-            by_class = dict(zip(names, map(float, chances[path]), strict=True))
-            row = {"file": str(path), "class": names[best], "probabilities": by_class}
-            text = f"{path}  {names[best]}  {100 * chances[path][best]:.1f} %"
-        print(json.dumps(row) if json_ else text)
-    return 1 if errors else 0
+    failed = False
+    for start in range(0, len(paths), experiment.batch_size):
+        decoded: dict[Path, Any] = {}
+        rows: dict[Path, dict[str, Any]] = {}
+        for path in paths[start : start + experiment.batch_size]:
+            try:
+                decoded[path] = decode_file(path, experiment.image_size)
+            except InputError as error:
+                rows[path] = {"error": str(error)}
+                failed = True
+        if decoded:
+            pixels = np.stack(list(decoded.values()))
+            chances = predict(model, pixels, class_names, batch_size=experiment.batch_size)
+            for path, chance in zip(decoded, chances.tolist(), strict=True):
+                by_class = dict(zip(class_names, chance, strict=True))
+                best = class_names[int(np.argmax(chance))]
+                rows[path] = {"class": best, "probabilities": by_class}
+        for path in paths[start : start + experiment.batch_size]:
+            print(
+                json.dumps({"file": str(path), **rows[path]}) if json_ else _row(path, rows[path])
+            )
+    return 1 if failed else 0
+
+
+def _row(path: Path, row: dict[str, Any]) -> str:
+    if "error" in row:
+        return f"{path}  error: {row['error']}"
+    return f"{path}  {row['class']}  {100 * row['probabilities'][row['class']]:.1f} %"
 
 
 _COMMANDS: dict[str, Callable[..., int | None]] = {
@@ -302,13 +307,17 @@ def guarded(command: Callable[[], int | None]) -> int:
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # The reader of our output has left, as `| head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -70,10 +70,7 @@ def run(
         raise InputError(f"{out} already exists and is not this run; choose another --out")
     use_cpu_cores()
     splits = load_splits(experiment) if splits is None else splits
-    model = build_model(experiment, len(splits.class_names))
-    if experiment.weights != "none":
-        load_keras_weights(model, experiment.weights, image_size=experiment.image_size)
-
+    model = initial_model(experiment, len(splits.class_names))
     out.mkdir(parents=True, exist_ok=True)
     _write_json(out / CONFIG, _config(experiment, splits))
     log(f"{experiment.model}, seed {experiment.seed}: {device()}, into {out}")
@@ -190,14 +187,16 @@ def evaluate_run(
 
 
 def predict(
-    folder: Path, images: UInt8[np.ndarray, "count height width 3"]
-) -> tuple[Float[np.ndarray, "count classes"], tuple[str, ...]]:
-    """Probabilities of each class for images of the run's size, and the classes' names."""
-    model, experiment, class_names = load_model(folder)
+    model: nnx.Module,
+    images: UInt8[np.ndarray, "count height width 3"],
+    class_names: Sequence[str],
+    *,
+    batch_size: int = 32,
+) -> Float[np.ndarray, "count classes"]:
+    """Probabilities of each class for images of the size the model was trained on."""
     unknown = np.zeros(len(images), np.int32)
-    split = Split(images, unknown, class_names, names=("",) * len(images))
-    logits = predict_logits(model, split.batches(experiment.batch_size))
-    return probabilities(logits, len(class_names)), class_names
+    split = Split(images, unknown, tuple(class_names), names=("",) * len(images))
+    return probabilities(predict_logits(model, split.batches(batch_size)), len(class_names))
 
 
 def load_splits(experiment: Experiment) -> Splits:
@@ -223,6 +222,18 @@ def build_model(experiment: Experiment, num_classes: int) -> nnx.Module:
     elif experiment.model == "mobilenet_v2":
         raise InputError("mobilenet_v2 is a backbone, not an experiment; train model4 instead")
     return create_model(experiment.model, rngs=nnx.Rngs(experiment.seed), **options)
+
+
+def initial_model(experiment: Experiment, num_classes: int) -> nnx.Module:
+    """The model that training starts from: random weights, and a backbone's pretrained ones.
+
+    Raises:
+        InputError: a wrong model name or weights file.
+    """
+    model = build_model(experiment, num_classes)
+    if experiment.weights != "none":
+        load_keras_weights(model, experiment.weights, image_size=experiment.image_size)
+    return model
 
 
 @cache  # the same function objects, so that a second run of a model is not compiled again

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from . import report
 from .errors import InputError
-from .experiment import Log, Run, describe, load_splits, run
+from .experiment import METRICS, Log, Run, describe, initial_model, load_run, load_splits, run
 from .parallel import use_cpu_cores
 from .recipes import RECIPES, Experiment
 from .sections import draw_augmentations, draw_data
@@ -47,6 +47,9 @@ def reproduce(
     splits = load_splits(recipes[0])
     for line in describe(splits):
         log(line)
+    for recipe in recipes:
+        # A wrong weights file should show now, not after the models before it are trained.
+        initial_model(recipe, len(splits.class_names))
     out.mkdir(parents=True, exist_ok=True)
     draw_data(splits, out)
     draw_augmentations(splits, out)
@@ -57,15 +60,18 @@ def reproduce(
             experiment = replace(recipe, seed=seed)
             folder = out / f"{experiment.model}-seed{seed}"
             runs.append(run(experiment, folder, splits=splits, log=log))
-            summarize(runs, out)
+            summarize(out)
     log("")
     log((out / "summary.md").read_text("utf-8"))
     return runs
 
 
-def summarize(runs: Sequence[Run], out: Path) -> None:
-    """Write `summary.md`, `summary.json` and `curves.png` for the runs so far."""
-    runs = sorted(runs, key=lambda run: (run.metrics["model"], run.metrics["seed"]))
+def summarize(out: Path) -> None:
+    """Write `summary.md`, `summary.json` and `curves.png` for all finished runs in `out`."""
+    folders = [path.parent for path in out.glob(f"*/{METRICS}")]
+    runs = sorted(
+        map(load_run, folders), key=lambda run: (run.metrics["model"], run.metrics["seed"])
+    )
     metrics = [run.metrics for run in runs]
     tables = (
         f"{report.summary_table(metrics)}\n\n"

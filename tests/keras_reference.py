@@ -1,6 +1,5 @@
 """Keras, the oracle of the tests: the post's networks and MobileNetV2, every tensor random."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +59,19 @@ def network(name: str, image_size: int, extra_outputs: int = 0) -> Any:
     return model
 
 
-def mobilenet(alpha: float, **options: Any) -> Any:
-    """Keras's MobileNetV2 for any image size, or with `classes` for one size and with logits."""
-    keras = import_keras()
-    if "classes" in options:
-        options |= {"include_top": True, "classifier_activation": None}
-    else:
-        options |= {"include_top": False, "input_shape": (None, None, 3)}
-    model = keras.applications.MobileNetV2(alpha=alpha, weights=None, **options)
+def mobilenet(alpha: float, size: tuple[int, int], classes: int | None = None) -> Any:
+    """Keras's MobileNetV2, with logits if `classes`; the same weights for every `size`.
+
+    The size must be given: without one Keras pads as for even sizes, whatever then comes.
+    """
+    model = import_keras().applications.MobileNetV2(
+        (*size, 3),
+        alpha,
+        include_top=classes is not None,
+        weights=None,
+        classes=classes or 1000,
+        classifier_activation=None,
+    )
     randomize(model)
     return model
 
@@ -79,7 +83,7 @@ def randomize(model: Any, seed: int = 0) -> None:
         name, shape = variable.path.split("/")[-1], variable.shape
         if name == "kernel":
             fan_in = 9 if "depthwise" in variable.path else np.prod(shape[:-1])
-            value = rng.normal(size=shape) * np.sqrt(2 / fan_in)
+            value = rng.normal(size=shape) * np.sqrt(1 / fan_in)
         elif name in ("gamma", "moving_variance"):
             value = rng.uniform(0.5, 1.5, shape)
         else:
@@ -108,9 +112,8 @@ def copy_network(keras_model: Any, model: Any) -> None:
 
 def blank(make: Any, *args: Any, **options: Any) -> Any:
     """The model `make(*args, rngs=…, **options)` with NaN for weights: what stays NaN, shows."""
-    graphdef, state = nnx.split(
-        nnx.eval_shape(lambda: make(*args, rngs=nnx.Rngs(0), **options)),
-    )
+    abstract = nnx.eval_shape(lambda: make(*args, rngs=nnx.Rngs(0), **options))
+    graphdef, state = nnx.split(abstract)
     nan = jax.tree.map(lambda leaf: jnp.asarray(np.full(leaf.shape, np.nan, leaf.dtype)), state)
     return nnx.merge(graphdef, nan)
 
@@ -118,7 +121,7 @@ def blank(make: Any, *args: Any, **options: Any) -> Any:
 def moved(keras_model: Any, folder: Path, alpha: float, **options: Any) -> MobileNetV2:
     """Our MobileNetV2 with the weights of `keras_model`, by way of a file."""
     keras_model.save_weights(folder / "moved.weights.h5")
-    model = blank(partial(MobileNetV2, alpha), **options)
+    model = blank(MobileNetV2, alpha, **options)
     load_keras_weights(model, folder / "moved.weights.h5")
     return model
 
@@ -129,14 +132,14 @@ def random_images(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 @nnx.jit
-def _infer(model: Any, images: Any) -> Any:
-    return model(images)
+def _infer(model: Any, *args: Any) -> Any:
+    return model(*args)
 
 
-def infer(model: Any, images: Any) -> Any:
-    """Ours, jitted, at full precision on every platform."""
+def infer(model: Any, *args: Any) -> Any:
+    """`model(*args)`, jitted, at full precision on every platform."""
     with jax.default_matmul_precision("highest"):
-        return _infer(model, images)
+        return _infer(model, *args)
 
 
 def largest_error(actual: Any, expected: Any) -> float:

@@ -15,7 +15,7 @@ pytestmark = keras_reference.ignore_keras_warnings
 
 SIZES = [(24, 24), (17, 30), (31, 16)]
 AUGMENTATIONS = [jax.jit(augment.random_flip), jax.jit(augment.random_rotation)]
-rotate = jax.jit(augment.rotate)
+flip, rotate = jax.jit(augment.flip), jax.jit(augment.rotate)
 
 
 def random_pixels(count, height, width):
@@ -50,13 +50,13 @@ def test_flip_equals_keras(mode, axes):
     layer = keras.layers.RandomFlip("horizontal_and_vertical" if mode == "both" else mode)
     transformation = {"flips": coins[:, None, None, None], "input_shape": images.shape}
     expected = layer.transform_images(images, transformation, training=True)
-    actual = augment.flip(images, *(coins & axis for axis in axes))
+    actual = flip(images, *(coins & axis for axis in axes))
     np.testing.assert_array_equal(actual, expected)
 
 
 def test_flip_takes_one_coin_an_axis_and_image():
     images = random_pixels(4, 5, 6)
-    flipped = augment.flip(
+    flipped = flip(
         images, np.array([False, True, False, True]), np.array([False, False, True, True])
     )
     expected = [images[0], images[1, :, ::-1], images[2, ::-1], images[3, ::-1, ::-1]]
@@ -65,7 +65,7 @@ def test_flip_takes_one_coin_an_axis_and_image():
 
 def test_flip_twice_is_the_identity():
     images, yes = random_pixels(3, 5, 6), np.ones(3, bool)
-    np.testing.assert_array_equal(augment.flip(augment.flip(images, yes, yes), yes, yes), images)
+    np.testing.assert_array_equal(flip(flip(images, yes, yes), yes, yes), images)
 
 
 def test_rotate_by_nothing_is_the_identity():

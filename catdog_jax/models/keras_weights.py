@@ -8,6 +8,7 @@ that holds a MobileNetV2 as one of its layers. Files are only read as arrays, ne
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -81,7 +82,15 @@ def read_keras_tensors(path: Path) -> Tensors:
                     "keras.applications); give a file with exactly one"
                 )
             return {name: _as_array(name, dataset) for name, dataset in found[0].items()}
-    except (OSError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        EOFError,
+        KeyError,
+        RuntimeError,
+        UnicodeDecodeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise InputError(f"{path} is not a readable Keras weights file: {error}") from error
 
 
@@ -135,6 +144,8 @@ def _check(path: Path, tensors: Tensors, shapes: dict[str, tuple[int, ...]]) -> 
     for name in shapes.keys() & tensors.keys():
         if tensors[name].shape != shapes[name]:
             problems.append(f"{name} has shape {tensors[name].shape}, expected {shapes[name]}")
+        elif tensors[name].dtype.kind not in "fiu":
+            problems.append(f"{name} holds no numbers")
         elif not np.isfinite(tensors[name]).all():
             problems.append(f"{name} holds NaN or infinity")
     if problems:

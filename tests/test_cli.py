@@ -1,0 +1,168 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from catdog_jax import sketches
+from catdog_jax.cli import main
+
+SMALL = ["--data", "sketches", "--image-size", "32", "--batch-size", "16"]
+SIZES = ["--sizes", "48", "20", "12"]
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    arguments = ["train", "model3", *SMALL, *SIZES, "--epochs", "1", "--out", str(folder)]
+    assert main(arguments) == 0
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index, image in enumerate(sketches.draw(3, 40)[0]):
+        Image.fromarray(image).save(folder / f"{index}.png")
+    return folder
+
+
+def test_evaluate_prints_what_training_found(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run_folder)]) == 0
+    test = json.loads((run_folder / "metrics.json").read_text())["test"]
+    printed = capsys.readouterr().out
+    assert f"{100 * test['accuracy']:.1f} %" in printed
+    assert "of 12 images" in printed
+
+
+def test_predict_takes_files_and_folders(
+    run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(run_folder), str(photos), str(photos / "1.png"), "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [Path(row["file"]).name for row in rows] == ["0.png", "1.png", "2.png", "1.png"]
+    assert rows[1] == rows[3]
+    for row in rows:
+        assert sum(row["probabilities"].values()) == pytest.approx(1)
+        assert row["class"] == max(row["probabilities"], key=row["probabilities"].get)
+
+
+def test_predict_answers_the_rest_when_a_photo_is_broken(
+    run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "1.png").write_text("not a picture")
+    assert main(["predict", str(run_folder), str(photos), str(photos / "absent.jpg")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert ["error:" in line for line in lines] == [False, True, False, True]
+
+
+def test_data_counts_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["data", "sketches", "--image-size", "32", *SIZES, "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "48 images (24 cats, 24 dogs; always guessing the commonest: 50.0 %)" in printed
+    assert {path.name for path in tmp_path.iterdir()} == {"labels.png", "photos.png"}
+
+
+def test_the_demo_says_that_these_are_drawings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["demo", "--epochs", "1", "--image-size", "32", *SIZES, "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "drawings made by a program, not photos" in printed
+    assert "catdog-jax reproduce" in printed
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"model1-seed0", "model2-seed0", "model3-seed0", "summary.md", "curves.png"} <= names
+    assert "model4-seed0" not in names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "model9"], "unknown model 'model9'; choose one of: model1"),
+        (["train", "model1", "--data", "nowhere"], "'nowhere' is neither a known data set"),
+        (["train", "model4", *SMALL, *SIZES, "--weights", "no.h5"], "no weights file at no.h5"),
+        (["train", "model1", *SMALL, "--epochs", "0"], "--epochs must be above 0, not 0"),
+        (["train", "model1", *SMALL, "--batch-size", "-1"], "--batch-size must be above 0"),
+        (["reproduce", "--seeds", "0"], "--seeds must be 1 or more"),
+        (["reproduce", "--models", "model9"], "unknown model 'model9'"),
+        (["evaluate", "nowhere"], "nowhere is not a run: it has no config.json"),
+        (["predict", "nowhere", "x.jpg"], "nowhere is not a run: it has no config.json"),
+        (["data", "nowhere"], "'nowhere' is neither a known data set"),
+    ],
+)
+def test_wrong_input_ends_in_one_line_and_code_2(
+    arguments: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert says in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_splits_and_checkpoints_are_named(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run_folder), "--split", "exam"]) == 2
+    assert "unknown split 'exam'; choose train, validation or test" in capsys.readouterr().err
+    assert main(["evaluate", str(run_folder), "--checkpoint", "first"]) == 2
+    assert "unknown checkpoint 'first'; choose best or last" in capsys.readouterr().err
+
+
+def test_a_failed_run_ends_in_one_line_and_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    arguments = ["train", "model3", *SMALL, *SIZES, "--learning-rate", "1e38", "--out", str(out)]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "error: the loss became" in error
+    assert "try a smaller learning rate" in error
+
+
+def test_the_installed_command_has_help_and_code_2_for_bad_flags() -> None:
+    command = shutil.which("catdog-jax", path=str(Path(sys.executable).parent))
+    assert command is not None, "the package is not installed; run: pip install -e ."
+    done = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)
+    for name in ("demo", "data", "train", "reproduce", "evaluate", "predict"):
+        assert name in done.stdout
+    assert subprocess.run([command, "train", "--no-such-flag"], capture_output=True).returncode == 2
+
+
+@pytest.mark.parametrize("script", sorted(EXPERIMENTS.glob("*.py")), ids=lambda path: path.stem)
+def test_an_experiment_script_explains_itself(script: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(script), "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--weights" in done.stdout
+    assert "--data" in done.stdout
+    source = script.read_text("utf-8")
+    assert f"python experiments/{script.name}" in source
+    assert len(source.splitlines()) < 50
+
+
+def test_an_experiment_script_runs(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    script = EXPERIMENTS / "model2_augmentation.py"
+    arguments = [*SMALL, *SIZES, "--epochs", "1", "--out", str(out)]
+    subprocess.run([sys.executable, str(script), *arguments], check=True, capture_output=True)
+    assert {"flips.png", "rotations.png", "history.png"} <= {path.name for path in out.iterdir()}
+    with Image.open(out / "rotations.png") as picture:
+        assert np.asarray(picture).std() > 10

@@ -1,0 +1,186 @@
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from catdog_jax import parallel
+from catdog_jax.augment import random_flip, random_rotation
+from catdog_jax.data import Split
+from catdog_jax.errors import RunError
+from catdog_jax.evaluate import losses
+from catdog_jax.models import Model4, create_model
+from catdog_jax.train import EpochRecord, Task, create_state, fit, keras_adam, train_step
+
+AUGMENTATIONS = (random_flip, random_rotation)
+
+
+class Linear(nnx.Module):
+    """The smallest network that takes photos: mean colour, dropout, one linear layer."""
+
+    def __init__(self, *, outputs: int = 2, rngs: nnx.Rngs) -> None:
+        self.linear = nnx.Linear(3, outputs, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5)
+
+    def __call__(self, images: Any, keys: Any = None) -> Any:
+        from catdog_jax.models.cnn import dropout
+
+        return self.linear(dropout(self.dropout, images.mean(axis=(1, 2)) / 255, keys))
+
+
+def coloured(count: int) -> Split:
+    """Reddish photos of class 0 and bluish ones of class 1."""
+    rng = np.random.default_rng(0)
+    labels = (np.arange(count) % 2).astype(np.int32)
+    images = rng.integers(0, 100, (count, 8, 8, 3)).astype(np.uint8)
+    images[labels == 0, ..., 0] += 100
+    images[labels == 1, ..., 2] += 100
+    return Split(images, labels, ("red", "blue"), tuple(map(str, range(count))))
+
+
+def train(split: Split, *, seed: int = 0, epochs: int = 2, **options: Any) -> list[EpochRecord]:
+    model = options.pop("model", None) or Linear(rngs=nnx.Rngs(seed))
+    return list(
+        fit(
+            model,
+            split.shuffled(8, seed=seed),
+            split.batches(8),
+            epochs=epochs,
+            seed=seed,
+            **options,
+        )
+    )
+
+
+def history(records: list[EpochRecord]) -> list[tuple[float, ...]]:
+    return [(r.epoch, r.loss, r.accuracy, r.val_loss, r.val_accuracy) for r in records]
+
+
+def test_it_learns_what_can_be_learnt() -> None:
+    records = train(coloured(40), epochs=30, optimizer=keras_adam(0.1))
+    assert records[-1].val_accuracy == 1.0
+    assert records[-1].val_loss < records[0].val_loss / 2
+    assert [record.epoch for record in records] == list(range(1, 31))
+    assert all(record.seconds > 0 for record in records)
+
+
+def test_the_same_seed_gives_the_same_history_and_another_does_not() -> None:
+    split = coloured(20)
+    first = history(train(split, augmentations=AUGMENTATIONS))
+    assert history(train(split, augmentations=AUGMENTATIONS)) == first
+    assert history(train(split, augmentations=AUGMENTATIONS, seed=1)) != first
+
+
+@pytest.mark.parametrize("microbatch", [1, 2, 8])
+def test_a_run_does_not_depend_on_how_batches_are_cut(
+    microbatch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = coloured(20)
+    expected = history(train(split, augmentations=AUGMENTATIONS))
+    jax.clear_caches()
+    monkeypatch.setattr(parallel, "CPU_MICROBATCH", microbatch)
+    one_device = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: one_device)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    np.testing.assert_allclose(
+        history(train(split, augmentations=AUGMENTATIONS)), expected, rtol=1e-5
+    )
+    jax.clear_caches()
+
+
+def test_a_step_is_plain_gradient_descent_on_the_mean_loss_of_unmasked_images() -> None:
+    split = coloured(16)
+    batch: dict[str, Any] = dict(next(iter(split.batches(16))))
+    batch["mask"] = np.arange(16) < 11
+    model = create_model("model3", image_size=8, rngs=nnx.Rngs(0))
+    model.dropout.rate = 0.0  # pyright: ignore[reportAttributeAccessIssue]
+    optimizer = optax.sgd(0.1)
+
+    graphdef, params = nnx.split(model, nnx.Param)
+
+    def mean_loss(params: Any) -> Any:
+        network: Any = nnx.merge(graphdef, params)
+        return losses(network(batch["image"][:11]), batch["label"][:11]).mean()
+
+    expected_loss, gradients = jax.value_and_grad(mean_loss)(params)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients)
+
+    graphdef, state = create_state(model, optimizer)
+    task = Task(graphdef, optimizer)
+    new, sums = train_step(task, parallel.replicate(state, batch), parallel.shard(batch))
+    assert int(sums["count"]) == 11
+    assert float(sums["loss"]) / 11 == pytest.approx(float(expected_loss), rel=1e-5)
+    for got, want in zip(jax.tree.leaves(new.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_padding_changes_nothing() -> None:
+    split = coloured(12)  # batches of 8 and, padded, of 4
+    model = Linear(rngs=nnx.Rngs(0))
+    batches = [dict(batch) for batch in split.batches(8)]
+    noisy = [dict(batch) for batch in batches]
+    noisy[1]["image"] = np.where(
+        noisy[1]["mask"][:, None, None, None], noisy[1]["image"], np.uint8(255)
+    )
+    noisy[1]["label"] = np.where(noisy[1]["mask"], noisy[1]["label"], 1)
+    runs = [
+        list(fit(nnx.clone(model), lambda _, b=b: b, split.batches(8), epochs=2))
+        for b in (batches, noisy)
+    ]
+    assert history(runs[0]) == history(runs[1])
+
+
+def test_a_frozen_backbone_stays_and_the_head_moves() -> None:
+    split = coloured(8)
+    split = Split(
+        np.asarray(split.images).repeat(4, axis=1).repeat(4, axis=2),
+        split.labels,
+        *(("a", "b"), ()),
+    )
+    model = Model4(alpha=0.35, rngs=nnx.Rngs(0))
+    before = nnx.to_pure_dict(jax.tree.map(jnp.copy, nnx.state(model)))
+    train(split, model=model, epochs=1)
+    after = nnx.to_pure_dict(nnx.state(model))
+    jax.tree.map(np.testing.assert_array_equal, after["backbone"], before["backbone"])
+    assert not np.array_equal(after["head"]["kernel"], before["head"]["kernel"])
+
+
+def test_the_optimizer_sees_nothing_of_a_frozen_backbone() -> None:
+    _, state = create_state(Model4(alpha=0.35, rngs=nnx.Rngs(0)), keras_adam())
+    assert set(nnx.to_pure_dict(state.params)) == {"head"}
+    assert "backbone" in nnx.to_pure_dict(state.frozen)
+
+
+def test_the_model_and_the_record_hold_the_weights_of_their_epoch() -> None:
+    model = Linear(rngs=nnx.Rngs(0))
+    split = coloured(16)
+    kernels, states = [], []
+    for record in fit(model, split.shuffled(8, seed=0), split.batches(8), epochs=3):
+        kernels.append(np.asarray(model.linear.kernel[...]))
+        states.append(record.state)
+    for kernel, state in zip(kernels, states, strict=True):
+        np.testing.assert_array_equal(state.params["linear"]["kernel"][...], kernel)
+    assert not np.array_equal(kernels[0], kernels[1])
+    assert [int(state.step) for state in states] == [2, 4, 6]
+
+
+def test_adam_is_kerass() -> None:
+    # One step from zero: lr * g / (|g| + eps) after bias correction; eps shows where g is small.
+    optimizer = keras_adam(1e-3)
+    gradient = jnp.array([1e-7])
+    updates, _ = optimizer.update(gradient, optimizer.init(jnp.zeros(1)))
+    np.testing.assert_allclose(np.asarray(updates), [-1e-3 * 0.5], rtol=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run() -> None:
+    with pytest.raises(RunError, match=r"the loss became (nan|inf) in epoch"):
+        train(coloured(16), optimizer=optax.sgd(1e38), epochs=5)
+
+
+def test_the_running_sums_of_an_epoch_are_reported() -> None:
+    counts: list[int] = []
+    train(coloured(20), epochs=1, on_step=lambda sums: counts.append(int(sums["count"])))
+    assert counts == [8, 16, 20]
