@@ -48,7 +48,7 @@ def run(
 ) -> Run:
     """Train, evaluate and report one experiment into the folder `out`.
 
-    A folder that already holds this very experiment, finished, is read instead of run again.
+    A folder that already holds this very experiment is read if it is finished, else run anew.
 
     Args:
         experiment: what to run.
@@ -61,12 +61,14 @@ def run(
             Nothing has been written then.
         RunError: the training failed; what was written until then stays.
     """
-    if (out / METRICS).is_file() and _read_json(out / CONFIG).get("experiment") == _plain(
+    if (out / CONFIG).is_file() and _read_json(out / CONFIG).get("experiment") == _plain(
         experiment
     ):
-        log(f"{out} holds this run already; reading it")
-        return load_run(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if (out / METRICS).is_file():
+            log(f"{out} holds this run already; reading it")
+            return load_run(out)
+        log(f"{out} holds this run unfinished; starting it again")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} already exists and is not this run; choose another --out")
     use_cpu_cores()
     splits = load_splits(experiment) if splits is None else splits

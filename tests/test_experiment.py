@@ -99,6 +99,17 @@ def test_a_finished_run_is_read_not_repeated(finished: tuple[Run, list[str]]) ->
     assert again.metrics == json.loads(json.dumps(finished[0].metrics))
 
 
+def test_an_unfinished_run_is_started_again(tmp_path: Path) -> None:
+    short = replace(SMALL, epochs=1)
+    first = run(short, tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").unlink()
+    lines: list[str] = []
+    again = run(short, tmp_path / "run", log=lines.append)
+    assert lines[0] == f"{tmp_path / 'run'} holds this run unfinished; starting it again"
+    without_time = [{**row, "seconds": 0} for row in first.history]
+    assert [{**row, "seconds": 0} for row in again.history] == without_time
+
+
 def test_a_folder_with_something_else_is_not_written_to(
     finished: tuple[Run, list[str]], tmp_path: Path
 ) -> None:

@@ -119,7 +119,7 @@ def test_a_step_is_plain_gradient_descent_on_the_mean_loss_of_unmasked_images() 
 def test_padding_changes_nothing() -> None:
     split = coloured(12)  # batches of 8 and, padded, of 4
     model = Linear(rngs=nnx.Rngs(0))
-    batches = [dict(batch) for batch in split.batches(8)]
+    batches: list[dict[str, Any]] = [dict(batch) for batch in split.batches(8)]
     noisy = [dict(batch) for batch in batches]
     noisy[1]["image"] = np.where(
         noisy[1]["mask"][:, None, None, None], noisy[1]["image"], np.uint8(255)
