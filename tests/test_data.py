@@ -292,7 +292,7 @@ def tfds_folder(tmp_path):
 
 def test_tfds(tfds_folder):
     loaded = load("cats_vs_dogs", data_dir=tfds_folder, sizes=(6, 4, 2))
-    assert loaded.class_names == ("cat", "dog")
+    assert loaded.class_names == ("cats", "dogs")
     assert sum(sizes_of(loaded)) == 11
     assert [skipped.name for skipped in loaded.skipped] == ["dog/dog.5.png"]
     assert loaded.skipped[0].reason.startswith("Invalid PNG")
@@ -857,7 +857,7 @@ def test_the_blogs_zip():
 def test_the_photos_of_tfds():
     folder = shared("tensorflow_datasets")
     loaded = load("cats_vs_dogs", data_dir=folder)
-    assert loaded.class_names == ("cat", "dog")
+    assert loaded.class_names == ("cats", "dogs")
     assert counts_of(loaded) == [(1000, 1000), (404, 404), (96, 96)]
     assert len(set(names_of(loaded))) == 3000
     for split in splits_of(loaded):
