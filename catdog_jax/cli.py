@@ -159,7 +159,10 @@ def _demo(
     cached = cached_official_weights()
     weights = weights or (str(cached) if cached else None)
     models = ["model1", "model2", "model3"] + (["model4"] if weights else [])
-    print("These are drawings made by a program, not photos: see that it runs, not how well.")
+    print(
+        "These are drawings made by a program, not photos, and a few epochs on 600 of them hardly\n"
+        "leave chance: see that everything runs, not how well."
+    )
     if not weights:
         print("Model 4 needs pretrained weights and is left out; give a file with --weights.")
     options = Options(
