@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .errors import InputError, RunError
     from .evaluate import evaluate
     from .models import create_model, load_keras_weights
+    from .parallel import use_cpu_cores
     from .recipes import RECIPES, Experiment
     from .train import fit
 
@@ -33,6 +34,7 @@ __all__ = [
     "fit",
     "load_data",
     "load_keras_weights",
+    "use_cpu_cores",
 ]
 
 _MODULES = {
@@ -45,6 +47,7 @@ _MODULES = {
     "fit": "train",
     "load_data": "data",
     "load_keras_weights": "models",
+    "use_cpu_cores": "parallel",
 }
 
 

@@ -103,6 +103,8 @@ def train_model(model: str, options: TrainOptions) -> tuple[Run, Splits]:
     """Train one model by the post's recipe and the options' changes to it."""
     if model not in RECIPES:
         raise InputError(f"unknown model '{model}'; choose one of: {', '.join(RECIPES)}")
+    if options.weights is not None and model != "model4":
+        raise InputError(f"--weights is for model4; {model} has no pretrained part")
     experiment = replace(options.adapt(RECIPES[model]), seed=options.seed)
     out = options.out or Path("runs") / f"{model}-seed{options.seed}"
     splits = load_splits(experiment)

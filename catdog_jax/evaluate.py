@@ -123,6 +123,8 @@ def predict_logits(
         np.asarray(_logits(graphdef, replicate(state, inputs), shard(inputs)))[mask]
         for inputs, mask in ((_inputs(batch), np.asarray(batch["mask"])) for batch in batches)
     ]
+    if not logits:
+        raise InputError("there are no images to evaluate")
     return np.concatenate(logits)
 
 
@@ -137,8 +139,9 @@ def evaluate(
             be gone through twice.
         threshold: for models with one logit, see `BLOG_THRESHOLD`.
     """
+    logits = predict_logits(model, batches)
     labels = [np.asarray(batch["label"])[np.asarray(batch["mask"])] for batch in batches]
-    return metrics_of(predict_logits(model, batches), np.concatenate(labels), threshold)
+    return metrics_of(logits, np.concatenate(labels), threshold)
 
 
 def with_features(model: nnx.Module, batches: Iterable[Batch]) -> Iterable[Batch]:

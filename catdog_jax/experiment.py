@@ -61,17 +61,13 @@ def run(
             Nothing has been written then.
         RunError: the training failed; what was written until then stays.
     """
-    if (out / CONFIG).is_file() and _read_json(out / CONFIG).get("experiment") == _plain(
-        experiment
-    ):
-        if (out / METRICS).is_file():
-            log(f"{out} holds this run already; reading it")
-            return load_run(out)
-        log(f"{out} holds this run unfinished; starting it again")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} already exists and is not this run; choose another --out")
     use_cpu_cores()
     splits = load_splits(experiment) if splits is None else splits
+    if is_finished(out, experiment, splits):
+        log(f"{out} holds this run already; reading it")
+        return load_run(out)
+    if out.exists() and any(out.iterdir()):
+        log(f"{out} holds this run unfinished; starting it again")
     model = initial_model(experiment, len(splits.class_names))
     out.mkdir(parents=True, exist_ok=True)
     _write_json(out / CONFIG, _config(experiment, splits))
@@ -117,6 +113,23 @@ def run(
     for line in result_lines(metrics):
         log(line)
     return Run(out, history, metrics)
+
+
+def is_finished(out: Path, experiment: Experiment, splits: Splits) -> bool:
+    """Whether `out` holds this very run on these very photos, finished.
+
+    Raises:
+        InputError: it holds something else, or the seed is negative.
+    """
+    if experiment.seed < 0:
+        raise InputError(f"the seed must be 0 or more, not {experiment.seed}")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    config = _read_json(out / CONFIG) if (out / CONFIG).is_file() else {}
+    fingerprint = config.get("data", {}).get("fingerprint")
+    if (config.get("experiment"), fingerprint) != (_plain(experiment), splits.fingerprint):
+        raise InputError(f"{out} already exists and is not this run; choose another --out")
+    return (out / METRICS).is_file()
 
 
 def load_run(folder: Path) -> Run:
@@ -172,6 +185,8 @@ def evaluate_run(
     model, experiment, class_names = load_model(folder, which)
     if data is not None:
         experiment = replace(experiment, data=data, data_dir=data_dir, sizes=None)
+    elif data_dir is not None:
+        experiment = replace(experiment, data_dir=data_dir)
     splits = load_splits(experiment)
     if splits.class_names != class_names:
         raise InputError(

@@ -26,7 +26,13 @@ Result = TypeVar("Result")
 
 
 def use_cpu_cores() -> None:
-    """Let JAX see each CPU core as a device. No effect once JAX has started, or on GPU and TPU."""
+    """Let JAX see each CPU core (up to 16) as a device.
+
+    Call it before JAX starts: later, or where `jax_num_cpu_devices` is set already, it does
+    nothing. GPUs and TPUs are not concerned.
+    """
+    if jax.config.jax_num_cpu_devices != -1:  # pyright: ignore[reportAttributeAccessIssue]
+        return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # Once it has devices JAX refuses to change their number; a caller's own choice then stands.
     with contextlib.suppress(RuntimeError):

@@ -7,7 +7,18 @@ from pathlib import Path
 
 from . import report
 from .errors import InputError
-from .experiment import METRICS, Log, Run, describe, initial_model, load_run, load_splits, run
+from .experiment import (
+    CONFIG,
+    METRICS,
+    Log,
+    Run,
+    describe,
+    initial_model,
+    is_finished,
+    load_run,
+    load_splits,
+    run,
+)
 from .parallel import use_cpu_cores
 from .recipes import RECIPES, Experiment
 from .sections import draw_augmentations, draw_data
@@ -42,14 +53,18 @@ def reproduce(
     for model in models:
         if model not in RECIPES:
             raise InputError(f"unknown model '{model}'; choose from: {', '.join(RECIPES)}")
+    if not models:
+        raise InputError(f"no models to run; choose from: {', '.join(RECIPES)}")
     use_cpu_cores()
     recipes = [adapt(RECIPES[model]) for model in models]
     splits = load_splits(recipes[0])
     for line in describe(splits):
         log(line)
+    # Wrong weights or a folder in the way should show now, not after the models before are trained.
     for recipe in recipes:
-        # A wrong weights file should show now, not after the models before it are trained.
         initial_model(recipe, len(splits.class_names))
+        for seed in seeds:
+            is_finished(_folder(out, recipe, seed), replace(recipe, seed=seed), splits)
     out.mkdir(parents=True, exist_ok=True)
     draw_data(splits, out)
     draw_augmentations(splits, out)
@@ -58,12 +73,15 @@ def reproduce(
     for seed in seeds:
         for recipe in recipes:
             experiment = replace(recipe, seed=seed)
-            folder = out / f"{experiment.model}-seed{seed}"
-            runs.append(run(experiment, folder, splits=splits, log=log))
+            runs.append(run(experiment, _folder(out, recipe, seed), splits=splits, log=log))
             summarize(out)
     log("")
     log((out / "summary.md").read_text("utf-8"))
     return runs
+
+
+def _folder(out: Path, experiment: Experiment, seed: int) -> Path:
+    return out / f"{experiment.model}-seed{seed}"
 
 
 def summarize(out: Path) -> None:
@@ -73,11 +91,15 @@ def summarize(out: Path) -> None:
         map(load_run, folders), key=lambda run: (run.metrics["model"], run.metrics["seed"])
     )
     metrics = [run.metrics for run in runs]
+    configs = [json.loads((run.folder / CONFIG).read_text("utf-8"))["experiment"] for run in runs]
+    sources = sorted({f"{config['data']}, {config['epochs']} epochs" for config in configs})
+    devices = sorted({run["device"] for run in metrics})
     tables = (
         f"{report.summary_table(metrics)}\n\n"
         "Mean ± standard deviation (lowest … highest) over the seeds that lived.\n\n"
         f"{report.runs_table(metrics)}\n\n"
-        f"95 % Wilson intervals in brackets. {metrics[0]['device']}.\n"
+        "95 % Wilson intervals in brackets. The published numbers are of photos, 20 epochs.\n"
+        f"Here: {'; '.join(sources)}; {', '.join(devices)}.\n"
     )
     (out / "summary.md").write_text(tables, "utf-8")
     (out / "summary.json").write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")

@@ -159,7 +159,8 @@ def fit(
     After each record `model` holds the weights of that epoch.
 
     Args:
-        model: takes pixels 0…255 and, in training, a key an image; gives logits.
+        model: called as `model(images, keys=None)`: pixels 0…255 and, in training, a key an image;
+            gives logits. Only its parameters are trained; running statistics are left as they are.
         train: the batches of an epoch, by its number from 0: `splits.train.shuffled(seed=0)`.
         validation: batches that can be gone through many times: `splits.validation.batches()`.
         epochs: how many.

@@ -14,7 +14,8 @@ from catdog_jax.sections import draw_augmentations
 def main(options: TrainOptions) -> None:
     """Model 2: a CNN on randomly flipped and rotated photos."""
     run, splits = train_model("model2", options)
-    draw_augmentations(splits, run.folder)
+    rotation = 0.2 if options.rotation is None else options.rotation
+    draw_augmentations(splits, run.folder, rotation=rotation)
 
 
 if __name__ == "__main__":

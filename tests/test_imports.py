@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "catdog_jax"
 # numpy, jaxtyping and the standard library are everyone's.
 COMMON = {"numpy", "jaxtyping"} | sys.stdlib_module_names
 ALLOWED = {
-    "__init__": {".data", ".errors", ".evaluate", ".models", ".recipes", ".train"},
+    "__init__": {".data", ".errors", ".evaluate", ".models", ".parallel", ".recipes", ".train"},
     "augment": {"jax"},
     "checkpoint": {"flax", "orbax", ".errors"},
     "cli": {
@@ -51,7 +51,7 @@ ALLOWED = {
         ".models.mobilenet_v2",
         ".models.transfer",
     },
-    "models.cnn": {"flax", "jax", ".augment", ".ops"},
+    "models.cnn": {"flax", "jax", ".augment", ".errors", ".ops"},
     "models.keras_weights": {
         "flax",
         "h5py",

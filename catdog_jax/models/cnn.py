@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key, Num
 
 from .. import ops
 from ..augment import rescale
+from ..errors import InputError
 
 Pixels = Num[Array, "batch height width 3"]
 Logits = Float[Array, "batch outputs"]
@@ -179,9 +180,9 @@ def _classifier(num_classes: int, blog_logits: bool, rngs: nnx.Rngs) -> nnx.Sequ
 
 def _check_outputs(num_classes: int, blog_logits: bool) -> None:
     if blog_logits and num_classes > _BLOG_OUTPUTS:
-        raise ValueError(
+        raise InputError(
             f"the post's networks have {_BLOG_OUTPUTS} outputs, too few for {num_classes} classes; "
-            "use blog_logits=False"
+            "give --blog-logits False (blog_logits=False)"
         )
 
 

@@ -50,7 +50,11 @@ def load_keras_weights(
     backbone = model if isinstance(model, MobileNetV2) else getattr(model, "backbone", None)
     if not isinstance(backbone, MobileNetV2):
         raise InputError(f"{type(model).__name__} has no MobileNetV2 to load weights into")
-    path = _official_file(backbone, image_size) if weights == "imagenet" else Path(weights)
+    path = (
+        _official_file(backbone, image_size)
+        if weights == "imagenet"
+        else Path(weights).expanduser()
+    )
     tensors = read_keras_tensors(path)
     wanted = _variables(backbone)
     _check(path, tensors, {name: variable.shape for name, variable in wanted.items()})
@@ -188,7 +192,8 @@ def cached_official_weights(alpha: float = 1.0, image_size: int = 160) -> Path |
 
 
 def _cache_folder() -> Path:
-    return Path(os.environ.get("CATDOG_CACHE") or pooch.os_cache("catdog_jax")) / "weights"
+    cache = Path(os.environ.get("CATDOG_CACHE") or pooch.os_cache("catdog_jax"))
+    return cache.expanduser() / "weights"
 
 
 def _official_name(alpha: float, image_size: int, *, include_top: bool) -> str:
