@@ -92,7 +92,9 @@ def summarize(out: Path) -> None:
     )
     metrics = [run.metrics for run in runs]
     configs = [json.loads((run.folder / CONFIG).read_text("utf-8"))["experiment"] for run in runs]
-    sources = sorted({f"{config['data']}, {config['epochs']} epochs" for config in configs})
+    sources = sorted(
+        {f"{Path(config['data']).name}, {config['epochs']} epochs" for config in configs}
+    )
     devices = sorted({run["device"] for run in metrics})
     tables = (
         f"{report.summary_table(metrics)}\n\n"

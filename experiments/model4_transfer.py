@@ -4,7 +4,7 @@
 
 Downloads the official ImageNet weights once, or takes `--weights FILE`. Draws the history, accuracy
 above and loss below, and prints the test accuracy. Published: 96.5 % best validation accuracy and
-97.4 % on the test set; expect about 94 to 96 %. Results with seeds, spread, weights and hardware
+97.4 % on the test set; expect about 93 to 96 %. Results with seeds, spread, weights and hardware
 are in `experiments/results/README.md`.
 """
 
