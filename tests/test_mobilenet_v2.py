@@ -21,34 +21,6 @@ def moved(tmp_path_factory):
     return cache(lambda alpha: reference.moved(mobilenet(alpha, (64, 64)), folder, alpha))
 
 
-@pytest.mark.parametrize(
-    ("alpha", "shape"),
-    [
-        (0.35, (3, 64, 64)),
-        (0.35, (1, 161, 161)),
-        (0.35, (1, 97, 203)),
-        (1.0, (2, 64, 64)),
-    ],
-    ids=str,
-)
-def test_features_equal_keras(moved, alpha, shape):
-    images = random_images(*shape)
-    expected = mobilenet(alpha, shape[1:])(images, training=False).numpy()
-    # Neither dead nor at the ceiling of relu6 all over, or anything would agree.
-    assert ((expected > 0) & (expected < 6)).mean() > 0.2
-    assert largest_error(infer(moved(alpha), images), expected) <= 1e-4
-
-
-@pytest.mark.parametrize(("alpha", "classes"), [(0.35, 10), (1.4, 3)])
-def test_logits_equal_keras(tmp_path, alpha, classes):
-    keras_model = mobilenet(alpha, (32, 32), classes)
-    model = reference.moved(keras_model, tmp_path, alpha, include_top=True, classes=classes)
-    images = random_images(3, 32, 32)
-    expected = keras_model(images, training=False)
-    assert expected.shape == (3, classes)
-    assert largest_error(infer(model, images), expected) <= 1e-4
-
-
 # The layers that end the stem, each block and the whole, as Keras names them.
 RESIDUAL = (2, 4, 5, 7, 8, 9, 11, 12, 14, 15)
 ENDS = [
@@ -59,10 +31,57 @@ ENDS = [
 ]
 
 
+def ends_of(keras_model):
+    """Keras's outputs at `ENDS`, and its logits where there are any."""
+    keras = reference.import_keras()
+    outputs = [keras_model.get_layer(name).output for name in ENDS]
+    top = [keras_model.output] if len(keras_model.output.shape) == 2 else []
+    return keras.Model(keras_model.input, [*outputs, *top])
+
+
+@nnx.jit
+def our_ends(model, images):
+    """The same of our network."""
+    outputs = []
+    for part in [model.stem, *model.blocks, model.last]:
+        outputs.append(part(outputs[-1] if outputs else images))
+    return [*outputs, model(images)] if model.classifier is not None else outputs
+
+
+# Every width and size that Keras has weights for, and sizes that are odd or not square.
+@pytest.mark.parametrize(
+    ("alpha", "size", "classes"),
+    [
+        (0.35, (96, 96), 10),
+        (0.5, (128, 128), 10),
+        (0.75, (160, 160), 10),
+        (1.0, (192, 192), 1000),
+        (1.3, (224, 224), 10),
+        (1.4, (161, 161), 3),
+        (0.35, (97, 203), 10),
+        (1.0, (160, 160), None),
+        (0.35, (161, 161), None),
+        (1.0, (97, 203), None),
+    ],
+    ids=str,
+)
+def test_every_block_and_the_end_equal_keras(tmp_path, alpha, size, classes):
+    keras_model, images = mobilenet(alpha, size, classes), random_images(2, *size)
+    options = {} if classes is None else {"include_top": True, "classes": classes}
+    model = reference.moved(keras_model, tmp_path, alpha, **options)
+    expected = [output.numpy() for output in ends_of(keras_model)(images, training=False)]
+    assert len(expected) == (19 if classes is None else 20)
+    # Neither dead nor at the ceiling of relu6 all over, or anything would agree.
+    assert ((expected[18] > 0) & (expected[18] < 6)).mean() > 0.2
+    with jax.default_matmul_precision("highest"):
+        errors = map(largest_error, our_ends(model, images), expected)
+    names = [*ENDS, "logits"][: len(expected)]
+    assert {name: e for name, e in zip(names, errors, strict=True) if not e <= 1e-4} == {}
+
+
 def test_each_block_equals_keras_on_the_same_input(moved):
-    keras, keras_model = reference.import_keras(), mobilenet(0.35, (75, 64))
-    ends = keras.Model(keras_model.input, [keras_model.get_layer(name).output for name in ENDS])
     images = random_images(2, 75, 64)
+    ends = ends_of(mobilenet(0.35, (75, 64)))
     expected = [output.numpy() for output in ends(images, training=False)]
 
     @nnx.jit
