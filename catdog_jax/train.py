@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from .augment import Augmentation
 from .errors import RunError
@@ -68,9 +68,20 @@ class EpochRecord:
 
 
 @cache  # the same optimizer object, so that a second run of a model is not compiled again
-def keras_adam(learning_rate: float = 1e-3) -> optax.GradientTransformation:
-    """Adam with Keras's epsilon of 1e-7 (optax has 1e-8)."""
-    return optax.adam(learning_rate, eps=1e-7)
+def keras_adam(
+    learning_rate: float = 1e-3, b1: float = 0.9, b2: float = 0.999
+) -> optax.GradientTransformation:
+    """Adam as Keras computes it.
+
+    Keras adds its epsilon, 1e-7, to the root of the second moment before that one's bias is
+    corrected, optax after: optax's epsilon then is 1e-7 / √(1 - b2^t) in step t, thirty times as
+    much in the first (both forms are in Kingma & Ba 2015, section 2, arXiv:1412.6980).
+    """
+
+    def eps(steps_before: Int[Array, ""]) -> Float[Array, ""]:
+        return 1e-7 / jnp.sqrt(1 - b2 ** (steps_before + 1.0))
+
+    return optax.inject_hyperparams(optax.adam)(learning_rate, b1, b2, eps=eps)
 
 
 def create_state(

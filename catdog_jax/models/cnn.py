@@ -46,8 +46,9 @@ class ConvPool(nnx.Module):
         self.padding: ops.Padding = padding
         self.pool = pool
 
-    def __call__(self, images: ops.Images) -> ops.Images:
-        x = ops.conv2d(images, self.kernel[...], padding=self.padding)
+    def __call__(self, images: Num[Array, "batch height width channels"]) -> ops.Images:
+        kernel = self.kernel[...]
+        x = ops.conv2d(images.astype(kernel.dtype), kernel, padding=self.padding)
         if self.pool:
             x = ops.max_pool(x)
         return nnx.relu(x + self.bias[...])
@@ -83,7 +84,7 @@ class Model1(nnx.Module):
 
     def __call__(self, images: Pixels, keys: Keys | None = None) -> Logits:
         """Logits of `images`; `keys`, one an image, switch dropout on."""
-        x = self.conv3(self.conv2(self.conv1(_as_float(images))))
+        x = self.conv3(self.conv2(self.conv1(images)))
         x = nnx.relu(self.dense(x.reshape(x.shape[0], -1)))
         return self.classifier(dropout(self.dropout, x, keys))
 
@@ -112,7 +113,7 @@ class Model2(nnx.Module):
 
     def __call__(self, images: Pixels, keys: Keys | None = None) -> Logits:
         """Logits of `images`; `keys`, one an image, switch dropout on."""
-        x = self.convs(_as_float(images))
+        x = self.convs(images)
         x = nnx.relu(self.dense1(x.reshape(x.shape[0], -1)))
         x = nnx.relu(self.dense2(x))
         return self.classifier(dropout(self.dropout, x, keys))
@@ -142,7 +143,7 @@ class Model3(nnx.Module):
 
     def __call__(self, images: Pixels, keys: Keys | None = None) -> Logits:
         """Logits of `images`; `keys`, one an image, switch dropout on."""
-        x = self.convs(rescale(_as_float(images)))
+        x = self.convs(rescale(images))
         x = dropout(self.dropout, x.reshape(x.shape[0], -1), keys)
         x = nnx.relu(self.dense1(x))
         x = nnx.relu(self.dense2(x))
@@ -184,7 +185,3 @@ def _check_outputs(num_classes: int, blog_logits: bool) -> None:
             f"the post's networks have {_BLOG_OUTPUTS} outputs, too few for {num_classes} classes; "
             "give --blog-logits False (blog_logits=False)"
         )
-
-
-def _as_float(images: Pixels) -> ops.Images:
-    return images.astype("float32")

@@ -44,7 +44,7 @@ class Model4(nnx.Module):
         self, images: Num[Array, "batch height width 3"]
     ) -> Float[Array, "batch features"]:
         """What the frozen part makes of `images`: nothing random, nothing trained."""
-        return jnp.max(self.backbone(rescale(images.astype("float32"))), axis=(1, 2))
+        return jnp.max(self.backbone(rescale(images)), axis=(1, 2))
 
     def classify(
         self, features: Float[Array, "batch features"], keys: Key[Array, " batch"] | None = None

@@ -1,0 +1,150 @@
+"""Training beside Keras: the same weights, the same batches, and the loss of every step.
+
+Nothing is random here: dropout is off, and flips and rotations are tested in test_augment.py.
+
+Models 1 to 3 in float64, because training magnifies rounding: on raw pixels, two right
+implementations whose first losses agree to 1e-7 in float32 can be percents apart after thirty
+steps, each relu and maximum that tips over adding its part. In float64 only a difference of
+formulas shows. (Logits and gradients in float32: test_models.py.)
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras_reference as reference
+import numpy as np
+import pytest
+from flax import nnx
+from keras_reference import blank
+
+from catdog_jax import parallel
+from catdog_jax.models import Model1, Model2, Model3, Model4, load_keras_weights
+from catdog_jax.train import Task, create_state, keras_adam, train_step
+
+pytestmark = reference.ignore_keras_warnings
+
+BATCH = 8
+# Adam's settings as float32 can hold them: Keras rounds its usual ones to that even in float64.
+EXACT_ADAM = (2**-10, 0.875, 1 - 2**-10)
+
+
+@pytest.fixture
+def _double_precision() -> Iterator[None]:
+    keras = reference.import_keras()
+    keras.config.set_floatx("float64")
+    with jax.enable_x64(True):
+        yield
+    keras.config.set_floatx("float32")
+
+
+def batches(count: int, size: int) -> list[dict[str, Any]]:
+    """Noise with any label, so that the loss stays well above nothing."""
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "image": rng.integers(0, 256, (BATCH, size, size, 3)).astype("uint8"),
+            "label": rng.integers(0, 2, BATCH).astype("int32"),
+            "mask": np.ones(BATCH, bool),
+        }
+        for _ in range(count)
+    ]
+
+
+def our_history(model: Any, adam: tuple[float, ...], data: list[dict[str, Any]]) -> np.ndarray:
+    """Loss and accuracy of each step."""
+    model.dropout.rate = 0.0
+    optimizer = keras_adam(*adam)
+    graphdef, state = create_state(model, optimizer)
+    task = Task(graphdef, optimizer)
+    rows = []
+    with jax.default_matmul_precision("highest"):
+        for batch in data:
+            state, sums = train_step(task, parallel.replicate(state, batch), parallel.shard(batch))
+            rows.append((float(sums["loss"]) / BATCH, int(sums["correct"]) / BATCH))
+    return np.array(rows)
+
+
+def keras_history(
+    model: Any, loss: Any, adam: tuple[float, ...], data: list[dict[str, Any]]
+) -> np.ndarray:
+    """The same, as Keras's own training loop computes it."""
+    keras = reference.import_keras()
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    model.compile(keras.optimizers.Adam(*adam), loss, metrics=["accuracy"])
+    rows = []
+    for batch in data:
+        model.reset_metrics()
+        rows.append(
+            model.train_on_batch(batch["image"].astype(keras.config.floatx()), batch["label"])
+        )
+    return np.array(rows)
+
+
+# Model 1 dies on this noise with seed 2, all outputs zero, in Keras in the very same step.
+@pytest.mark.usefixtures("_double_precision")
+@pytest.mark.parametrize(
+    ("make", "seed", "dies"),
+    [(Model1, 2, True), (Model1, 3, False), (Model2, 2, False), (Model3, 2, False)],
+)
+def test_thirty_steps_of_adam_equal_keras(make, seed, dies):
+    keras, size = reference.import_keras(), 64
+    model = make(image_size=size, rngs=nnx.Rngs(seed))
+    keras_model = reference.network(make.__name__.lower(), size)
+    layers = reference.trained_layers(model)
+    keras_model.set_weights(
+        [np.asarray(part[...]) for layer in layers for part in (layer.kernel, layer.bias)]
+    )
+    nnx.update(model, jax.tree.map(lambda x: x.astype(jnp.float64), nnx.state(model, nnx.Param)))
+    data = batches(30, size)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    expected = keras_history(keras_model, loss, EXACT_ADAM, data)
+    actual = our_history(model, EXACT_ADAM, data)
+    assert (expected[-1, 0] == pytest.approx(np.log(64))) == dies
+    np.testing.assert_allclose(actual[:, 0], expected[:, 0], rtol=1e-6)
+    np.testing.assert_array_equal(actual[:, 1], expected[:, 1])
+
+
+def test_a_hundred_steps_of_model_4s_head_equal_keras(tmp_path):
+    keras, size = reference.import_keras(), 32
+    backbone = reference.mobilenet(0.35, (size, size))
+    backbone.trainable = False
+    inputs = keras.Input((size, size, 3))
+    x = backbone(keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs), training=False)
+    x = keras.layers.Dropout(0.1)(keras.layers.GlobalMaxPooling2D()(x))
+    keras_model = keras.Model(inputs, keras.layers.Dense(1, name="head")(x))
+    reference.randomize(keras_model)
+    keras_model.save(tmp_path / "model4.keras")
+    model = blank(Model4, alpha=0.35)
+    load_keras_weights(model, tmp_path / "model4.keras")
+    kernel, bias = keras_model.get_layer("head").get_weights()
+    model.head.kernel[...], model.head.bias[...] = jnp.asarray(kernel), jnp.asarray(bias)
+    data = batches(10, size) * 10
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    expected = keras_history(keras_model, loss, (1e-4,), data)
+    actual = our_history(model, (1e-4,), data)
+    # The same ten batches again and again: training has changed what comes of each.
+    assert np.abs(expected[90:, 0] / expected[:10, 0] - 1).mean() > 0.02
+    np.testing.assert_allclose(actual[:, 0], expected[:, 0], rtol=1e-4)
+    np.testing.assert_array_equal(actual[:, 1], expected[:, 1])
+
+
+def test_adam_equals_keras_with_its_own_decays_for_gradients_of_any_size():
+    keras = reference.import_keras()
+    rng = np.random.default_rng(0)
+    scales = 10.0 ** np.arange(-10, 5)
+    variable = keras.Variable(np.zeros(15), dtype="float32")
+    theirs = keras.optimizers.Adam(1e-3)
+    theirs.build([variable])
+    ours = keras_adam(1e-3)
+    weights = jnp.zeros(15, jnp.float32)
+    state = ours.init(weights)
+    for _ in range(100):
+        gradient = (rng.normal(size=15) * scales).astype("float32")
+        theirs.apply([keras.ops.convert_to_tensor(gradient)], [variable])
+        updates, state = ours.update(jnp.asarray(gradient), state, weights)
+        weights += updates
+        np.testing.assert_allclose(weights, variable.numpy(), rtol=1e-4)
