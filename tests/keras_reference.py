@@ -22,10 +22,11 @@ def import_keras() -> Any:
     return pytest.importorskip("keras", reason="Keras is the oracle")
 
 
-def network(name: str, image_size: int, extra_outputs: int = 0) -> Any:
+def network(name: str, image_size: int, extra_outputs: int = 0, *, randomized: bool = True) -> Any:
     """Model 1, 2 or 3 as the post defines it, save flips and rotations, which are not layers here.
 
-    `extra_outputs` adds the linear layer that `blog_logits=False` stands for.
+    `extra_outputs` adds the linear layer that `blog_logits=False` stands for. Unless `randomized`,
+    the weights are those that Keras draws, by a fixed seed.
     """
     keras = import_keras()
     layers = keras.layers
@@ -54,8 +55,10 @@ def network(name: str, image_size: int, extra_outputs: int = 0) -> Any:
         ],
     }[name]
     head = [layers.Dense(extra_outputs)] if extra_outputs else []
+    keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((image_size, image_size, 3)), *parts, *head])
-    randomize(model)
+    if randomized:
+        randomize(model)
     return model
 
 

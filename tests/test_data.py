@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import keras_reference
 import numpy as np
 import pooch
 import pytest
@@ -508,6 +509,71 @@ def test_pixels_are_those_of_tensorflow(tmp_path, name):
     assert np.abs(pixels.astype(np.float32) - expected).max() <= 0.5
 
 
+def check_against_keras(folder, loaded, image_size):
+    """Compare each photo of a part with what Keras reads from its folder."""
+    keras = keras_reference.import_keras()
+    read = 0
+    for part in ("train", "validation"):
+        theirs = keras.utils.image_dataset_from_directory(
+            folder / part,
+            image_size=(image_size, image_size),
+            batch_size=32,
+            shuffle=False,
+            verbose=False,
+        )
+        assert tuple(theirs.class_names) == loaded.class_names
+        splits = [loaded.train] if part == "train" else [loaded.validation, loaded.test]
+        ours = {
+            name: (split.images[row], split.labels[row])
+            for split in splits
+            for row, name in enumerate(split.names)
+        }
+        assert len(ours) == len(theirs.file_paths)
+        paths = iter(theirs.file_paths)
+        for images, labels in theirs:
+            for image, label in zip(images.numpy(), labels.numpy(), strict=True):
+                pixels, ours_label = ours[Path(next(paths)).relative_to(folder).as_posix()]
+                assert label == ours_label
+                assert np.abs(pixels - image).max() <= 0.5
+                read += 1
+    assert read == sum(sizes_of(loaded))
+
+
+def test_photos_equal_keras(tmp_path):
+    folder = tmp_path / "photos"
+    for number, size in enumerate([(60, 45), (31, 90), (SIZE, SIZE), (200, 7), (500, 374)] * 8):
+        part = "train" if number < 20 else "validation"
+        write_jpeg(folder / part / ("cats", "dogs")[number % 2] / f"{number}.jpg", number, size)
+    check_against_keras(folder, load(folder), SIZE)
+
+
+def test_tfds_photos_equal_tfdss_own(tfds_folder):
+    check_against_tfds(tfds_folder, load("cats_vs_dogs", data_dir=tfds_folder, sizes=(6, 4, 1)), 10)
+
+
+def check_against_tfds(folder, loaded, at_least):
+    """Compare those of our photos that TFDS itself yields among its first thousand."""
+    tf, tfds = data._tensorflow(), data._tensorflow_datasets()
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    records = tfds.load("cats_vs_dogs", split="train", data_dir=folder, decoders=decoders)
+    ours = {
+        name: (split.images[row], split.labels[row])
+        for split in splits_of(loaded)
+        for row, name in enumerate(split.names)
+    }
+    image_size, compared = loaded.train.images.shape[1], 0
+    for record in records.take(1000):
+        name = record["image/filename"].numpy().decode()
+        if name in ours:
+            pixels, label = ours[name]
+            image = tf.io.decode_image(record["image"], channels=3, expand_animations=False)
+            expected = tf.image.resize(image, (image_size, image_size)).numpy()
+            assert label == record["label"].numpy()
+            assert np.abs(pixels - expected).max() <= 0.5
+            compared += 1
+    assert compared >= at_least
+
+
 def test_load_data_and_decode_file_give_the_same_pixels(tmp_path):
     folder = tmp_path / "photos"
     for number in range(12):
@@ -854,6 +920,13 @@ def test_the_blogs_zip():
     assert loaded.train.images.mean() == pytest.approx(115, abs=25)
 
 
+def test_the_blogs_photos_equal_keras(tmp_path):
+    archive = shared("cats_and_dogs_filtered.zip")
+    with zipfile.ZipFile(archive) as photos:
+        photos.extractall(tmp_path)
+    check_against_keras(tmp_path / "cats_and_dogs_filtered", load(archive, image_size=160), 160)
+
+
 def test_the_photos_of_tfds():
     folder = shared("tensorflow_datasets")
     loaded = load("cats_vs_dogs", data_dir=folder)
@@ -863,3 +936,4 @@ def test_the_photos_of_tfds():
     for split in splits_of(loaded):
         for name, label in zip(split.names, split.labels, strict=True):
             assert Path(name).parent.name.lower() + "s" == split.class_names[label]
+    check_against_tfds(folder, loaded, 400)

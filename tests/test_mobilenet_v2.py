@@ -95,6 +95,29 @@ def test_each_block_equals_keras_on_the_same_input(moved):
     assert {name: e for name, e in zip(ENDS, errors, strict=True) if not e <= 1e-5} == {}
 
 
+def test_initial_weights_are_distributed_as_keras(tmp_path):
+    keras_model = reference.import_keras().applications.MobileNetV2(
+        (32, 32, 3), 0.35, weights=None, classes=20
+    )
+    keras_model.save_weights(tmp_path / "initial.weights.h5")
+    options = {"include_top": True, "classes": 20}
+    theirs = reference.blank(MobileNetV2, 0.35, **options)
+    load_keras_weights(theirs, tmp_path / "initial.weights.h5")
+    ours = nnx.jit(lambda: MobileNetV2(0.35, rngs=nnx.Rngs(0), **options))()
+    states = [nnx.to_flat_state(nnx.state(model)) for model in (ours, theirs)]
+    for (path, ours), (_, theirs) in zip(*states, strict=True):
+        drawn, expected = np.asarray(ours[...]), np.asarray(theirs[...])
+        if path[-1] != "kernel":
+            np.testing.assert_array_equal(drawn, expected, err_msg=str(path))
+            continue
+        # Uniform, so the bound and the variance say it all; five standard errors of the latter.
+        limit = np.sqrt(3 * expected.var())
+        error = 5 * np.sqrt(2 * 0.8 / drawn.size)
+        assert drawn.var() == pytest.approx(expected.var(), rel=error), path
+        assert np.abs(drawn).max() <= limit * (1 + error), path
+        assert abs(drawn.mean()) <= 5 * limit / np.sqrt(3 * drawn.size), path
+
+
 def test_training_mode_equals_keras_and_updates_the_statistics(tmp_path):
     keras_model = mobilenet(0.35, (64, 64))
     model, images = reference.moved(keras_model, tmp_path, 0.35), random_images(4, 64, 64)

@@ -10,6 +10,7 @@ import optax
 import pytest
 from flax import nnx
 from keras_reference import blank, infer, largest_error
+from scipy import stats
 
 from catdog_jax.errors import InputError
 from catdog_jax.models import (
@@ -112,6 +113,26 @@ def test_kernels_are_glorot_uniform_and_biases_zero(name):
         # Five standard errors of a uniform sample's variance.
         assert kernel.var() / (limit**2 / 3) == pytest.approx(1, abs=5 * np.sqrt(0.8 / kernel.size))
         np.testing.assert_array_equal(layer.bias[...], 0)
+
+
+@by_network
+def test_initial_kernels_are_distributed_as_keras(name):
+    keras_network = reference.network(name, SMALLEST[name], randomized=False)
+    kernels = [array for array in keras_network.get_weights() if array.ndim > 1]
+    layers = reference.trained_layers(initialized(name))
+    for layer, theirs in zip(layers, kernels, strict=True):
+        ours = np.asarray(layer.kernel[...])
+        assert ours.shape == theirs.shape
+        assert stats.ks_2samp(ours.ravel(), theirs.ravel()).pvalue > 1e-4
+
+
+def test_initial_head_of_model4_is_distributed_as_keras():
+    model: Any = nnx.jit(lambda: Model4(num_classes=10, alpha=0.35, rngs=nnx.Rngs(0)))()
+    kernel = np.asarray(model.head.kernel[...])
+    theirs = reference.import_keras().initializers.GlorotUniform(seed=0)(kernel.shape)
+    assert stats.ks_2samp(kernel.ravel(), np.ravel(theirs)).pvalue > 1e-4
+    assert np.abs(kernel).max() <= np.sqrt(6 / sum(kernel.shape))
+    np.testing.assert_array_equal(model.head.bias[...], 0)
 
 
 @by_network

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from scipy import stats
 
 from catdog_jax import parallel
 from catdog_jax.augment import random_flip, random_rotation
@@ -114,6 +115,55 @@ def test_a_step_is_plain_gradient_descent_on_the_mean_loss_of_unmasked_images() 
     assert float(sums["loss"]) / 11 == pytest.approx(float(expected_loss), rel=1e-5)
     for got, want in zip(jax.tree.leaves(new.params), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_every_draw_of_every_image_and_step_is_its_own() -> None:
+    """Two augmentations and dropout each draw a number an image; a gradient a number tells it."""
+    images, steps = 32, 60
+
+    def draw(keys: Any) -> Any:
+        return jax.vmap(jax.random.uniform)(keys)[:, None]
+
+    def brighten(channel: int) -> Any:
+        return lambda keys, x: x.at[:, 0, :, channel].multiply(draw(keys))
+
+    class Linear(nnx.Module):
+        def __init__(self) -> None:
+            self.weight = nnx.Param(jnp.zeros((images, 3)))
+
+        def __call__(self, x: Any, keys: Any) -> Any:
+            x = x.at[:, 0, :, 2].multiply(draw(keys))
+            return jnp.sum(x[:, 0] * self.weight[...], axis=(1, 2))[:, None]
+
+    # Hands the gradient out as its state and changes no weight.
+    tell = optax.GradientTransformation(
+        lambda params: params,
+        lambda updates, _state, _params=None: (jax.tree.map(jnp.zeros_like, updates), updates),
+    )
+    one_pixel_each = np.eye(images, dtype=np.uint8)[:, None, :, None].repeat(3, axis=-1)
+    batch = {
+        "image": one_pixel_each,
+        "label": np.zeros(images, np.int32),
+        "mask": np.ones(images, bool),
+    }
+    graphdef, state = create_state(Linear(), tell)
+    task = Task(graphdef, tell, (brighten(0), brighten(1)))
+    draws = []
+    for _ in range(steps):
+        state, _ = train_step(task, parallel.replicate(state, batch), parallel.shard(batch))
+        # The loss is ln(1 + e^0): its gradient, half the drawn number, over the 32 images.
+        draws.append(2 * images * np.asarray(state.opt_state["weight"][...]))
+    drawn = np.stack(draws)  # [steps, images, 3]
+    assert len(np.unique(drawn)) > 0.999 * drawn.size  # of 2^23 numbers, two may be alike
+    assert stats.kstest(drawn.ravel(), "uniform").pvalue > 0.01
+    neighbours = {
+        "steps": (drawn[1:], drawn[:-1]),
+        "images": (drawn[:, 1:], drawn[:, :-1]),
+        "draws": (drawn[..., 1:], drawn[..., :-1]),
+    }
+    for name, (one, other) in neighbours.items():
+        correlation = np.corrcoef(one.ravel(), other.ravel())[0, 1]
+        assert abs(correlation) < 4 / np.sqrt(one.size), name
 
 
 def test_padding_changes_nothing() -> None:

@@ -39,6 +39,9 @@ STAGES = (
 STEM_CHANNELS = 32
 LAST_CHANNELS = 1280
 
+# Keras's default for every kernel; Flax's is LeCun normal.
+_glorot = nnx.initializers.glorot_uniform()
+
 
 class ConvNorm(nnx.Module):
     """A convolution without bias, batch norm, and relu6 unless `activate` is False."""
@@ -61,7 +64,7 @@ class ConvNorm(nnx.Module):
             strides=stride,
             feature_group_count=in_features if depthwise else 1,
             use_bias=False,
-            kernel_init=nnx.initializers.glorot_uniform(),
+            kernel_init=_glorot,
             rngs=rngs,
         )
         self.norm = nnx.BatchNorm(
@@ -163,7 +166,11 @@ class MobileNetV2(nnx.Module):
         # Narrow networks keep the full width here, as in the paper.
         self.out_features = _round_to_eight(LAST_CHANNELS * max(alpha, 1.0))
         self.last = ConvNorm(channels, self.out_features, 1, rngs=rngs)
-        self.classifier = nnx.Linear(self.out_features, classes, rngs=rngs) if include_top else None
+        self.classifier = (
+            nnx.Linear(self.out_features, classes, kernel_init=_glorot, rngs=rngs)
+            if include_top
+            else None
+        )
         self.alpha = alpha
 
     def __call__(
