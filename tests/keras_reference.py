@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from keras_parity import post_layers
 
 from catdog_jax.models import MobileNetV2, Model1, load_keras_weights
 
@@ -23,37 +24,15 @@ def import_keras() -> Any:
 
 
 def network(name: str, image_size: int, extra_outputs: int = 0, *, randomized: bool = True) -> Any:
-    """Model 1, 2 or 3 as the post defines it, save flips and rotations, which are not layers here.
+    """Model 1, 2 or 3 as the post defines it, without its flips and rotations.
 
     `extra_outputs` adds the linear layer that `blog_logits=False` stands for. Unless `randomized`,
     the weights are those that Keras draws, by a fixed seed.
     """
     keras = import_keras()
     layers = keras.layers
-
-    def dense(units: int) -> Any:
-        return layers.Dense(units, activation="relu")
-
-    def convs(padding: str, *filters: int) -> list[Any]:
-        made = []
-        for count in filters:
-            made.append(layers.Conv2D(count, 3, padding=padding, activation="relu"))
-            made.append(layers.MaxPooling2D())
-        return made
-
-    flat = layers.Flatten()
-    parts = {
-        "model1": [*convs("valid", 32, 32, 64)[:-1], flat, dense(64), layers.Dropout(0.1)],
-        "model2": [*convs("same", 16, 32, 64), flat, dense(128), dense(64), layers.Dropout(0.1)],
-        "model3": [
-            layers.Rescaling(1 / 127.5, offset=-1),
-            *convs("same", 16, 32, 64),
-            flat,
-            layers.Dropout(0.2),
-            dense(128),
-            dense(64),
-        ],
-    }[name]
+    random = (layers.RandomFlip, layers.RandomRotation)
+    parts = [part for part in post_layers(name, image_size) if not isinstance(part, random)]
     head = [layers.Dense(extra_outputs)] if extra_outputs else []
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((image_size, image_size, 3)), *parts, *head])

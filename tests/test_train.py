@@ -138,7 +138,7 @@ def test_every_draw_of_every_image_and_step_is_its_own() -> None:
     # Hands the gradient out as its state and changes no weight.
     tell = optax.GradientTransformation(
         lambda params: params,
-        lambda updates, _state, _params=None: (jax.tree.map(jnp.zeros_like, updates), updates),
+        lambda updates, state, params=None: (jax.tree.map(jnp.zeros_like, updates), updates),
     )
     one_pixel_each = np.eye(images, dtype=np.uint8)[:, None, :, None].repeat(3, axis=-1)
     batch = {
