@@ -9,14 +9,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 Images = Float[Array, "batch height width channels"]
 Keys = Key[Array, " batch"]
 Augmentation = Callable[[Keys, Images], Images]
 
 
-def rescale(images: Images) -> Images:
+def rescale(images: Num[Array, "batch height width channels"]) -> Images:
     """Map pixels 0…255 to [-1, 1], as MobileNetV2 was trained with."""
     return images / 127.5 - 1.0
 
@@ -30,7 +30,10 @@ def flip(
 
 
 def random_flip(keys: Keys, images: Images) -> Images:
-    """Flip each axis of each image by its own fair coin (Keras `RandomFlip`)."""
+    """Flip each axis of each image by its own fair coin.
+
+    (`RandomFlip("horizontal_and_vertical")` of Keras 3 tosses one coin for both axes.)
+    """
     coins = jax.vmap(partial(jax.random.bernoulli, shape=(2,)))(keys)
     return flip(images, coins[:, 0], coins[:, 1])
 

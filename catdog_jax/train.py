@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Int, Key, PyTree
 
 from .augment import Augmentation
 from .errors import RunError
@@ -74,14 +74,25 @@ def keras_adam(
     """Adam as Keras computes it.
 
     Keras adds its epsilon, 1e-7, to the root of the second moment before that one's bias is
-    corrected, optax after: optax's epsilon then is 1e-7 / √(1 - b2^t) in step t, thirty times as
-    much in the first (both forms are in Kingma & Ba 2015, section 2, arXiv:1412.6980).
+    corrected, `optax.adam` after: with that, an epsilon of 1e-7 / √(1 - b2^t) in step t, thirty
+    times as much in the first (both forms are in Kingma & Ba 2015, section 2, arXiv:1412.6980).
     """
 
-    def eps(steps_before: Int[Array, ""]) -> Float[Array, ""]:
-        return 1e-7 / jnp.sqrt(1 - b2 ** (steps_before + 1.0))
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        del params
+        assert isinstance(state, optax.ScaleByAdamState)
+        count = state.count + 1
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment(updates, state.nu, b2, 2)
+        rate = learning_rate * jnp.sqrt(1 - b2**count) / (1 - b1**count)
+        steps = jax.tree.map(
+            lambda m, v: (-rate * m / (jnp.sqrt(v) + 1e-7)).astype(m.dtype), mu, nu
+        )
+        return steps, optax.ScaleByAdamState(count, mu, nu)
 
-    return optax.inject_hyperparams(optax.adam)(learning_rate, b1, b2, eps=eps)
+    return optax.GradientTransformation(optax.scale_by_adam(b1, b2).init, update)
 
 
 def create_state(

@@ -24,7 +24,7 @@ def import_keras() -> Any:
 
 
 def network(name: str, image_size: int, extra_outputs: int = 0, *, randomized: bool = True) -> Any:
-    """Model 1, 2 or 3 as the post defines it, without its flips and rotations.
+    """Model 1, 2, 3 or 4 as the post defines it, without its flips and rotations.
 
     `extra_outputs` adds the linear layer that `blog_logits=False` stands for. Unless `randomized`,
     the weights are those that Keras draws, by a fixed seed.
@@ -34,7 +34,8 @@ def network(name: str, image_size: int, extra_outputs: int = 0, *, randomized: b
     random = (layers.RandomFlip, layers.RandomRotation)
     parts = [part for part in post_layers(name, image_size) if not isinstance(part, random)]
     head = [layers.Dense(extra_outputs)] if extra_outputs else []
-    keras.utils.set_random_seed(0)
+    if not randomized:
+        keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((image_size, image_size, 3)), *parts, *head])
     if randomized:
         randomize(model)

@@ -108,6 +108,22 @@ def test_angles_are_within_a_fifth_of_a_turn_by_default(monkeypatch):
     assert np.abs(angles).max() == pytest.approx(np.deg2rad(72), rel=0.01)
 
 
+def test_draws_are_distributed_as_kerass_but_for_its_one_coin():
+    """Keras 3 tosses one coin an image for both axes: it is left alone or turned by 180°."""
+    keras = keras_reference.import_keras()
+    images = np.zeros((4000, 2, 2, 3), "float32")
+    flips = keras.layers.RandomFlip("horizontal_and_vertical", seed=0)
+    coins = np.asarray(flips.get_random_transformation(images)["flips"])
+    assert coins.shape == (4000, 1, 1, 1)
+    assert stats.binomtest(int(coins.sum()), 4000).pvalue > 0.01
+    rotation = keras.layers.RandomRotation(0.2, seed=0)
+    degrees = np.asarray(rotation.get_random_transformation(images)["angle"])
+    with mock.patch.object(augment, "rotate", lambda images, angles: angles):
+        keys = jax.random.split(jax.random.key(0), 4000)
+        angles = np.rad2deg(augment.random_rotation(keys, images))
+    assert stats.kstest(angles, degrees).pvalue > 0.01
+
+
 def test_each_pair_of_coins_is_a_quarter_of_all(monkeypatch):
     monkeypatch.setattr(augment, "flip", lambda images, *coins: coins)
     keys = jax.random.split(jax.random.key(0), 4000)

@@ -1,6 +1,7 @@
 import math
 
 import jax.numpy as jnp
+import keras_reference
 import numpy as np
 import pytest
 from flax import nnx
@@ -8,6 +9,7 @@ from flax import nnx
 from catdog_jax.data import Split
 from catdog_jax.errors import InputError
 from catdog_jax.evaluate import (
+    BLOG_THRESHOLD,
     evaluate,
     losses,
     metric_sums,
@@ -39,6 +41,23 @@ def test_sigmoid_loss_by_hand() -> None:
 def test_one_logit_is_compared_with_the_threshold(threshold: float, classes: list[int]) -> None:
     # Keras's 0.5 is a logit: 0.4 is a dog at probability one half, and not there.
     assert predicted(jnp.array([[-0.1], [0.4], [0.6]]), threshold).tolist() == classes
+
+
+@pytest.mark.parametrize("outputs", [1, 64])
+def test_accuracy_equals_keras(outputs: int) -> None:
+    keras = keras_reference.import_keras()
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(200, outputs)).astype("float32")
+    logits[:4, 0] = [0.5, 0.4999, 0.5001, 0.0]  # where the conventions part
+    labels = rng.integers(0, 2, 200).astype("int32")
+    model = keras.Sequential([keras.Input((outputs,)), keras.layers.Activation("linear")])
+    loss = keras.losses.BinaryCrossentropy if outputs == 1 else None
+    loss = (loss or keras.losses.SparseCategoricalCrossentropy)(from_logits=True)
+    model.compile(loss=loss, metrics=["accuracy"])
+    for rows in (slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 4), slice(None)):
+        expected = model.evaluate(logits[rows], labels[rows], verbose=0)
+        actual = metrics_of(logits[rows], labels[rows], BLOG_THRESHOLD)
+        assert (actual.loss, actual.accuracy) == pytest.approx(expected, rel=1e-5)
 
 
 def test_several_logits_take_the_largest_even_beyond_the_classes() -> None:

@@ -4,8 +4,8 @@ Nothing is random here: dropout is off, and flips and rotations are tested in te
 
 Models 1 to 3 in float64, because training magnifies rounding: on raw pixels, two right
 implementations whose first losses agree to 1e-7 in float32 can be percents apart after thirty
-steps, each relu and maximum that tips over adding its part. In float64 only a difference of
-formulas shows. (Logits and gradients in float32: test_models.py.)
+steps, each relu and maximum that tips over adding its part. In float64 what shows is a difference
+of formulas. (Logits and gradients in float32: test_models.py.)
 """
 
 from collections.abc import Iterator
@@ -110,21 +110,16 @@ def test_thirty_steps_of_adam_equal_keras(make, seed, dies):
 
 
 def test_a_hundred_steps_of_model_4s_head_equal_keras(tmp_path):
-    keras, size = reference.import_keras(), 32
-    backbone = reference.mobilenet(0.35, (size, size))
-    backbone.trainable = False
-    inputs = keras.Input((size, size, 3))
-    x = backbone(keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs), training=False)
-    x = keras.layers.Dropout(0.1)(keras.layers.GlobalMaxPooling2D()(x))
-    keras_model = keras.Model(inputs, keras.layers.Dense(1, name="head")(x))
-    reference.randomize(keras_model)
+    keras, size = reference.import_keras(), 64
+    keras_model = reference.network("model4", size)
     keras_model.save(tmp_path / "model4.keras")
-    model = blank(Model4, alpha=0.35)
+    model = blank(Model4)
     load_keras_weights(model, tmp_path / "model4.keras")
-    kernel, bias = keras_model.get_layer("head").get_weights()
+    kernel, bias = keras_model.layers[-1].get_weights()
     model.head.kernel[...], model.head.bias[...] = jnp.asarray(kernel), jnp.asarray(bias)
     data = batches(10, size) * 10
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    assert len(keras_model.trainable_variables) == 2  # the head's
     expected = keras_history(keras_model, loss, (1e-4,), data)
     actual = our_history(model, (1e-4,), data)
     # The same ten batches again and again: training has changed what comes of each.
@@ -140,7 +135,8 @@ def test_adam_equals_keras_with_its_own_decays_for_gradients_of_any_size():
     variable = keras.Variable(np.zeros(15), dtype="float32")
     theirs = keras.optimizers.Adam(1e-3)
     theirs.build([variable])
-    ours = keras_adam(1e-3)
+    ours = keras_adam()
+    largest = np.zeros(15)
     weights = jnp.zeros(15, jnp.float32)
     state = ours.init(weights)
     for _ in range(100):
@@ -148,4 +144,6 @@ def test_adam_equals_keras_with_its_own_decays_for_gradients_of_any_size():
         theirs.apply([keras.ops.convert_to_tensor(gradient)], [variable])
         updates, state = ours.update(jnp.asarray(gradient), state, weights)
         weights = jnp.asarray(optax.apply_updates(weights, updates))
-        np.testing.assert_allclose(weights, variable.numpy(), rtol=1e-4)
+        # As a share of how far each has been from zero, which some come back to.
+        largest = np.maximum(largest, np.abs(variable.numpy()))
+        assert (np.abs(weights - variable.numpy()) <= 1e-4 * largest).all()
