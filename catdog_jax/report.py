@@ -56,7 +56,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
 def plot_history(path: Path, history: History, title: str) -> None:
     """Draw accuracy above and loss below, for training and validation."""
     epochs = [record["epoch"] for record in history]
-    figure, (above, below) = _subplots(2, 1, (6, 6), sharex=True)
+    figure, (above, below) = subplots(2, 1, (6, 6), sharex=True)
     for axes, name in ((above, "accuracy"), (below, "loss")):
         for key, label, colour in (
             (name, "training", TRAINING_COLOUR),
@@ -74,30 +74,30 @@ def plot_history(path: Path, history: History, title: str) -> None:
         below.set_yscale("log")
     below.set_xlabel("epoch")
     below.xaxis.get_major_locator().set_params(integer=True)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_label_frequencies(path: Path, counts: Mapping[str, int], title: str) -> None:
     """Draw how many images each class has."""
-    figure, (axes,) = _subplots(1, 1, (4, 3))
+    figure, (axes,) = subplots(1, 1, (4, 3))
     bars = axes.bar(list(counts), list(counts.values()), color=TRAINING_COLOUR)
     axes.bar_label(bars)
     axes.margins(y=0.12)
     axes.set_ylabel("images")
     axes.set_title(title)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_grid(path: Path, images: Images, titles: Sequence[str], columns: int = 3) -> None:
     """Draw images in rows of `columns`, each under its title."""
     rows = math.ceil(len(images) / columns)
-    figure, panels = _subplots(rows, columns, (2.2 * columns, 2.4 * rows))
+    figure, panels = subplots(rows, columns, (2.2 * columns, 2.4 * rows))
     for axes in panels:
         axes.set_axis_off()
     for axes, image, title in zip(panels, images, titles, strict=False):
         axes.imshow(image)
         axes.set_title(title, fontsize=10)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_over_published(path: Path, histories: Mapping[str, Sequence[History]]) -> None:
@@ -105,7 +105,7 @@ def plot_over_published(path: Path, histories: Mapping[str, Sequence[History]]) 
     posted = published()["histories"]
     columns = min(2, len(histories))
     rows = math.ceil(len(histories) / columns)
-    figure, panels = _subplots(rows, columns, (5 * columns, 3.4 * rows))
+    figure, panels = subplots(rows, columns, (5 * columns, 3.4 * rows))
     for axes in panels[len(histories) :]:
         axes.set_axis_off()
     for axes, (model, runs) in zip(panels, histories.items(), strict=False):
@@ -134,7 +134,7 @@ def plot_over_published(path: Path, histories: Mapping[str, Sequence[History]]) 
         axes.set_ylabel("validation accuracy")
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right", fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def summary_table(metrics: Sequence[Metrics]) -> str:
@@ -151,9 +151,9 @@ def summary_table(metrics: Sequence[Metrics]) -> str:
         runs = [run for run in metrics if run["model"] == model]
         living = [run for run in runs if not run["dead"]]
         cells = [model, str(len(runs)), str(len(runs) - len(living))]
-        cells.append(_spread([run["best"]["val_accuracy"] for run in living]))
+        cells.append(spread([run["best"]["val_accuracy"] for run in living]))
         for epoch in ("test", "test_last"):
-            cells.append(_spread([run[epoch]["accuracy"] for run in living if run[epoch]]))
+            cells.append(spread([run[epoch]["accuracy"] for run in living if run[epoch]]))
         cells.append(_published_cell(model))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -188,7 +188,8 @@ def _cell(result: Metrics | None) -> str:
     return percent(result.get("accuracy", result.get("val_accuracy", 0.0)), result["interval"])
 
 
-def _spread(shares: Sequence[float]) -> str:
+def spread(shares: Sequence[float]) -> str:
+    """`94.1 ± 0.5 % (93.4 … 94.4)`: mean, standard deviation and range, as far as there are any."""
     if not shares:
         return "–"
     if len(shares) == 1:
@@ -207,15 +208,19 @@ def _published_cell(model: str) -> str:
     return text + (f"; {percent(post['test'][model]['accuracy'])}" if model in post["test"] else "")
 
 
-def _subplots(
+def subplots(
     rows: int, columns: int, size: tuple[float, float], *, sharex: bool = False
 ) -> tuple[Figure, list[Any]]:
-    # A figure of its own, not pyplot's: no window, no global state.
+    """A figure of its own and its panels, row by row; unlike pyplot's, no window, no global state.
+
+    `size` is in inches.
+    """
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(rows, columns, squeeze=False, sharex=sharex).flat)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure."""
     with mpl.rc_context({"savefig.dpi": 90}):
         figure.savefig(path)

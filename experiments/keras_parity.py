@@ -2,37 +2,44 @@
 
     python experiments/keras_parity.py --data PATH/cats_and_dogs_filtered.zip --weights FILE
 
-Trains each model here and in Keras (TensorFlow, which the installation brings) on the same photos,
-or reads what `--out` and `--keras` hold already, and writes `keras_parity.md`, `.json` and `.png`
-into `--out`: mean and spread of the best validation accuracy, final accuracies, how many runs of
-model 1 died, and the mean curves with bands. The criterion: the means of the best validation
-accuracies differ by at most twice the standard error of their difference. On two CPU cores a run
-of 20 epochs takes 3 (model 4) to 8 minutes here. What came out, with seeds and hardware, is in
-`experiments/results/README.md`.
+Trains each model here and in Keras (on TensorFlow, which the installation brings) on the very same
+photos, and writes `keras_parity.md`, `.json` and `.png` into `--out`: the best validation accuracy
+with its spread, the last epochs, how many runs died, and the mean curves with bands. The criterion:
+the two means of the best validation accuracy differ by at most twice the standard error of their
+difference. What is in `--out` already is read, so an interrupted comparison goes on where it was.
+
+Runs of Keras recorded elsewhere can be compared, too (`--recorded FOLDER`): files named
+`k_m<model>_s<seed>.json`, whose `history` has a list of numbers an epoch for each of `loss`,
+`accuracy`, `val_loss` and `val_accuracy`.
+
+On two CPU cores a run takes 3 (model 4) to 8 minutes here and 5 to 7 in Keras. What came out, with
+seeds and hardware, is in `experiments/results/README.md`.
 """
 
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev, variance
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from scipy.stats import fisher_exact
 
+from catdog_jax import report
 from catdog_jax.cli import ReproduceOptions, reproduce_post, script
 from catdog_jax.data import Split, Splits
 from catdog_jax.errors import InputError
 from catdog_jax.experiment import load_splits
+from catdog_jax.models.keras_weights import cached_official_weights
 from catdog_jax.recipes import RECIPES, Experiment
-from catdog_jax.report import History, is_dead, percent
+from catdog_jax.report import History, is_dead
 
-OURS, KERAS = "catdog_jax", "Keras"
-COLOURS = {OURS: "tab:orange", KERAS: "tab:blue"}
+OURS = "catdog_jax"
 CURVES = {"accuracy": "training accuracy", "val_accuracy": "validation accuracy"}
+COLUMNS: tuple[str, ...] = ("loss", "accuracy", "val_loss", "val_accuracy")
+LAST = 5
+"""Epochs at the end that are averaged: unlike the best one, no choice among noisy numbers."""
 
 
 @dataclass(frozen=True)
@@ -40,28 +47,62 @@ class ParityOptions(ReproduceOptions):
     """Options of the comparison."""
 
     seeds: int = 5
-    """How many seeds, from 0; in Keras, too, where it has to be trained."""
+    """How many seeds here, from 0."""
     out: Path = Path("runs/keras_parity")
-    """Folder of our runs, which are not repeated, and of the results."""
-    keras: Path | None = None
-    """Folder of Keras's runs, k_m1_s0.json and so on (OUT/keras). A model with none is trained."""
+    """Folder of all runs and of the results."""
+    keras_seeds: int | None = None
+    """How many seeds in Keras, from 0 (as many as here; none beside --recorded)."""
+    recorded: Path | None = None
+    """Folder of recorded runs of Keras to compare with."""
 
 
 def main(options: ParityOptions) -> None:
     """Compare the accuracy histories of the four models with Keras's."""
+    check(options)
+    seeds = options.keras_seeds
+    if seeds is None:
+        seeds = 0 if options.recorded else options.seeds
+    splits = load_splits(options.adapt(RECIPES[options.models[0]]))
+    if len(splits.class_names) != 2:
+        raise InputError(f"the post's models tell two classes apart, not {len(splits.class_names)}")
+    # All that is read is read before hours are spent.
+    recorded = {model: read_recorded(options, model) for model in options.models}
+    for model in options.models:
+        read_keras(options, model, seeds, splits)
     runs = reproduce_post(options)
-    folder = options.keras or options.out / "keras"
     comparisons = []
     for model in options.models:
-        theirs = read_keras(folder, model) or train_keras_series(model, options, folder)
         ours = [run.history for run in runs if run.metrics["model"] == model]
-        comparisons.append(compare(model, ours, theirs))
+        train_keras_seeds(options, model, seeds, splits)
+        sides = {
+            "Keras": list(read_keras(options, model, seeds, splits).values()),
+            "Keras, recorded": recorded[model],
+        }
+        comparisons += [compare(model, ours, name, runs) for name, runs in sides.items() if runs]
     table = tables(comparisons)
     (options.out / "keras_parity.md").write_text(table, "utf-8")
     (options.out / "keras_parity.json").write_text(json.dumps(comparisons, indent=2) + "\n")
     plot(options.out / "keras_parity.png", comparisons)
     print(table)
     print(f"keras_parity.md, .json and .png are in {options.out}")
+
+
+def check(options: ParityOptions) -> None:
+    """Refuse what would be compared with something else.
+
+    Raises:
+        InputError: an option that changes our side alone, a model named twice, a missing folder.
+    """
+    for name in ("flip", "rotation", "blog_logits", "threshold"):
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} would change our side only; leave it out")
+    if len(set(options.models)) < len(options.models):
+        raise InputError(f"--models names one twice: {' '.join(options.models)}")
+    for model in options.models:
+        if model not in RECIPES:
+            raise InputError(f"unknown model '{model}'; choose from: {', '.join(RECIPES)}")
+    if options.recorded is not None and not options.recorded.is_dir():
+        raise InputError(f"--recorded {options.recorded} is not a folder")
 
 
 # Keras.
@@ -105,17 +146,15 @@ def post_layers(model: str, image_size: int, weights: Any = None) -> list[Any]:
     return [*rescaled, backbone, *head]
 
 
-def train_keras(experiment: Experiment, splits: Splits) -> dict[str, Any]:
-    """Train a model in Keras on the very photos we train on; gives what is kept of a run."""
+def train_keras(experiment: Experiment, splits: Splits) -> dict[str, list[float]]:
+    """Train a model in Keras on the very photos we train on; gives a list of numbers a column."""
     import keras
     import tensorflow as tf
 
-    class Times(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            self.start = tf.timestamp()
-
+    class StopWhenDead(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            times.append(float(tf.timestamp() - self.start))
+            if experiment.stop_when_dead and is_dead(logs):
+                self.model.stop_training = True  # pyright: ignore[reportOptionalMemberAccess]
 
     def dataset(split: Split, *, shuffle: bool = False) -> Any:
         data = tf.data.Dataset.from_tensor_slices((split.images, split.labels))
@@ -124,8 +163,10 @@ def train_keras(experiment: Experiment, splits: Splits) -> dict[str, Any]:
         data = data.batch(experiment.batch_size)
         return data.map(lambda images, labels: (tf.cast(images, tf.float32), labels)).prefetch(2)
 
-    keras.utils.set_random_seed(experiment.seed)
     weights = None if experiment.weights == "none" else experiment.weights
+    if weights == "imagenet":
+        weights = cached_official_weights() or weights
+    keras.utils.set_random_seed(experiment.seed)
     model = keras.Sequential(post_layers(experiment.model, experiment.image_size, weights))
     loss = (
         keras.losses.BinaryCrossentropy(from_logits=True)
@@ -134,78 +175,138 @@ def train_keras(experiment: Experiment, splits: Splits) -> dict[str, Any]:
     )
     optimizer = keras.optimizers.Adam(experiment.learning_rate)
     model.compile(optimizer, loss, metrics=["accuracy"])
-    times: list[float] = []
-    history = model.fit(
+    return model.fit(
         dataset(splits.train, shuffle=True),
         validation_data=dataset(splits.validation),
         epochs=experiment.epochs,
-        callbacks=[Times()],
+        callbacks=[StopWhenDead()],
         shuffle=False,  # the data set does it
         verbose="0",
     ).history
+
+
+def train_keras_seeds(options: ParityOptions, model: str, seeds: int, splits: Splits) -> None:
+    """Train in Keras the seeds that `--out` does not hold yet."""
+    folder = options.out / "keras"
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in set(range(seeds)) - set(read_keras(options, model, seeds, splits)):
+        print(f"{model}, seed {seed}: Keras, into {folder}", flush=True)
+        experiment = replace(options.adapt(RECIPES[model]), seed=seed)
+        run = {**config(experiment, splits), "history": train_keras(experiment, splits)}
+        path = keras_file(options, model, seed)
+        path.with_suffix(".tmp").write_text(json.dumps(run) + "\n", "utf-8")
+        path.with_suffix(".tmp").replace(path)
+
+
+def keras_file(options: ParityOptions, model: str, seed: int) -> Path:
+    """Where a run of Keras is kept."""
+    return options.out / "keras" / f"{model}-seed{seed}.json"
+
+
+def config(experiment: Experiment, splits: Splits) -> dict[str, Any]:
+    """What a run of Keras is a run of."""
     return {
-        "model": int(experiment.model.removeprefix("model")),
-        "seed": experiment.seed,
-        "history": history,
-        "times": times,
-        "test": model.evaluate(dataset(splits.test), verbose="0"),
+        "experiment": json.loads(json.dumps(asdict(experiment))),
+        "fingerprint": splits.fingerprint,
     }
 
 
-def train_keras_series(model: str, options: ParityOptions, folder: Path) -> list[History]:
-    """Train a model in Keras with each seed and keep the runs in `folder`."""
-    experiment = options.adapt(RECIPES[model])
-    splits = load_splits(experiment)
-    folder.mkdir(parents=True, exist_ok=True)
-    for seed in range(options.seeds):
-        print(f"{model}, seed {seed}: Keras, into {folder}")
-        run = train_keras(replace(experiment, seed=seed), splits)
-        (folder / f"k_m{run['model']}_s{seed}.json").write_text(json.dumps(run) + "\n", "utf-8")
-    return read_keras(folder, model)
-
-
-def read_keras(folder: Path, model: str) -> list[History]:
-    """Keras's histories of a model, an epoch a row, from `k_m<model>_s<seed>.json`.
+def read_keras(
+    options: ParityOptions, model: str, seeds: int, splits: Splits
+) -> dict[int, History]:
+    """Those of the seeds that were trained in Keras already.
 
     Raises:
-        InputError: a file is not such a run.
+        InputError: a file is of another experiment or of other photos, or damaged.
     """
+    found = {}
+    for seed in range(seeds):
+        path = keras_file(options, model, seed)
+        if not path.exists():
+            continue
+        run = read_json(path)
+        wanted = config(replace(options.adapt(RECIPES[model]), seed=seed), splits)
+        if {name: run.get(name) for name in wanted} != wanted:
+            raise InputError(f"{path} is another run; choose another --out")
+        found[seed] = history_of(run, path)
+    return found
+
+
+def read_recorded(options: ParityOptions, model: str) -> list[History]:
+    """The recorded runs of a model.
+
+    Raises:
+        InputError: a file is damaged, or has another number of epochs.
+    """
+    if options.recorded is None:
+        return []
+    number, epochs = model.removeprefix("model"), options.adapt(RECIPES[model]).epochs
     histories = []
-    for path in sorted(folder.glob(f"k_m{model.removeprefix('model')}_s*.json")):
-        try:
-            columns = json.loads(path.read_text("utf-8"))["history"]
-            names = ("loss", "accuracy", "val_loss", "val_accuracy")
-            rows = zip(*(map(float, columns[name]) for name in names), strict=True)
-            histories.append([dict(zip(names, row, strict=True)) for row in rows])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is not a Keras run: {error!r}") from error
+    for path in sorted(options.recorded.glob(f"k_m{number}_s*.json")):
+        history = history_of(read_json(path), path)
+        if len(history) != epochs and not is_dead(history[-1]):
+            raise InputError(f"{path} has {len(history)} epochs, not {epochs}; give --epochs")
+        histories.append(history)
     return histories
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def history_of(run: dict[str, Any], path: Path) -> History:
+    """An epoch a row, from a list a column."""
+    try:
+        columns = [list(map(float, run["history"][name])) for name in COLUMNS]
+        rows = [dict(zip(COLUMNS, row, strict=True)) for row in zip(*columns, strict=True)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a run of Keras: {error!r}") from error
+    if not rows:
+        raise InputError(f"{path} is not a run of Keras: its history is empty")
+    return rows
 
 
 # The comparison.
 
 
-def compare(model: str, ours: Sequence[History], theirs: Sequence[History]) -> dict[str, Any]:
-    """What the tables and the figure show of one model. Dead runs are counted and left out."""
+def compare(
+    model: str, ours: Sequence[History], against: str, theirs: Sequence[History]
+) -> dict[str, Any]:
+    """All that the tables and the figure show of one model. Dead runs are counted and left out."""
+    sides = {OURS: ours, against: theirs}
     living = {
         side: [history for history in histories if not is_dead(history[-1])]
-        for side, histories in ((OURS, ours), (KERAS, theirs))
+        for side, histories in sides.items()
     }
-    sizes = {OURS: len(ours), KERAS: len(theirs)}
-    result: dict[str, Any] = {"model": model, "runs": sizes}
-    result["died"] = {side: sizes[side] - len(living[side]) for side in sizes}
-    counts = [[result["died"][side], len(living[side])] for side in sizes]
-    _, result["died_p"] = map(float, fisher_exact(counts))
-    result["best"] = {
-        side: [max(row["val_accuracy"] for row in history) for history in histories]
-        for side, histories in living.items()
-    }
-    result["difference"] = difference(result["best"][OURS], result["best"][KERAS])
-    for name in CURVES:
-        result[name] = {
+    died = {side: len(sides[side]) - len(living[side]) for side in sides}
+    curves = {
+        name: {
             side: [[row[name] for row in history] for history in histories]
             for side, histories in living.items()
         }
+        for name in CURVES
+    }
+    _, p_value = fisher_exact([[died[side], len(living[side])] for side in sides])
+    result: dict[str, Any] = {
+        "model": model,
+        "against": against,
+        "runs": {side: len(histories) for side, histories in sides.items()},
+        "died": died,
+        "died_p": float(p_value),  # pyright: ignore[reportArgumentType]
+        "best": {side: list(map(max, runs)) for side, runs in curves["val_accuracy"].items()},
+        "last": {
+            name: {side: [mean(run[-LAST:]) for run in runs] for side, runs in by_side.items()}
+            for name, by_side in curves.items()
+        },
+        "curves": curves,
+    }
+    for values in (result["best"], *result["last"].values()):
+        values["difference"] = difference(values[OURS], values[against])
     return result
 
 
@@ -227,95 +328,94 @@ def agrees(found: dict[str, float]) -> bool:
 
 def tables(comparisons: Sequence[dict[str, Any]]) -> str:
     """Two Markdown tables: the criterion, and the histories behind it."""
-    lines = [
-        f"| model | died, {OURS} | died, {KERAS} | best validation accuracy, {OURS} | {KERAS} "
-        "| difference ± standard error | within 2 standard errors |",
-        "|---|---|---|---|---|---|---|",
+    criterion = [
+        f"| model | against | died, {OURS} | died, Keras | best validation accuracy, {OURS} "
+        "| Keras | difference ± standard error | within 2 standard errors |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    behind = [
+        f"| model | against | training accuracy, {OURS} | Keras | validation accuracy, {OURS} "
+        "| Keras | difference ± standard error | epochs within 2 standard errors: training "
+        "| validation |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for result in comparisons:
-        died = [f"{result['died'][side]} of {result['runs'][side]}" for side in (OURS, KERAS)]
-        best = [spread(result["best"][side]) for side in (OURS, KERAS)]
-        found = result["difference"]
-        size, verdict = "too few living runs", "–"
-        if found:
-            size = f"{100 * found['mean']:+.1f} ± {100 * found['standard_error']:.1f} points"
-            verdict = "yes" if agrees(found) else "no"
-        lines.append("| " + " | ".join([result["model"], *died, *best, size, verdict]) + " |")
-    lines += [
-        "",
-        f"| model | last epoch: training accuracy, {OURS} | {KERAS} | validation accuracy, {OURS} "
-        f"| {KERAS} | epochs within 2 standard errors: training | validation |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for result in comparisons:
-        cells = [result["model"]]
-        for name in CURVES:
-            for side in (OURS, KERAS):
-                cells.append(spread([curve[-1] for curve in result[name][side]]))
-        cells += [epochs_that_agree(result[name]) for name in CURVES]
-        lines.append("| " + " | ".join(cells) + " |")
+        sides = [OURS, result["against"]]
+        name = [result["model"], result["against"]]
+        died = [f"{result['died'][side]} of {result['runs'][side]}" for side in sides]
+        best = [report.spread(result["best"][side]) for side in sides]
+        found = result["best"]["difference"]
+        verdict = "–" if found is None else "yes" if agrees(found) else "no"
+        criterion.append(line([*name, *died, *best, points(found), verdict]))
+        last = [report.spread(result["last"][curve][side]) for curve in CURVES for side in sides]
+        found = points(result["last"]["val_accuracy"]["difference"])
+        epochs = [
+            epochs_that_agree(*(result["curves"][curve][side] for side in sides))
+            for curve in CURVES
+        ]
+        behind.append(line([*name, *last, found, *epochs]))
     deaths = [
-        f"{result['model']}: p = {result['died_p']:.2f}"
+        f"{result['model']} against {result['against']} p = {result['died_p']:.2f}"
         for result in comparisons
         if any(result["died"].values())
     ]
-    lines += ["", "Mean ± standard deviation over the runs that lived."]
+    lines = [*criterion, "", f"Mean over the last {LAST} epochs:", "", *behind, ""]
+    lines.append("Mean ± standard deviation (lowest … highest) over the runs that lived.")
     if deaths:
-        lines += [f"Difference of the death rates (Fisher's exact test): {'; '.join(deaths)}."]
+        lines.append(f"Do the death rates differ? Fisher's exact test: {'; '.join(deaths)}.")
     return "\n".join(lines) + "\n"
 
 
-def spread(shares: Sequence[float]) -> str:
-    """`94.1 ± 0.5 %`, or less where there are fewer than two."""
-    if not shares:
-        return "–"
-    if len(shares) == 1:
-        return f"{percent(shares[0])} (one run)"
-    return f"{100 * mean(shares):.1f} ± {100 * stdev(shares):.1f} %"
+def line(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
 
 
-def epochs_that_agree(curves: dict[str, list[list[float]]]) -> str:
+def points(found: dict[str, float] | None) -> str:
+    """`-0.8 ± 0.6 points`."""
+    if found is None:
+        return "too few living runs"
+    return f"{100 * found['mean']:+.1f} ± {100 * found['standard_error']:.1f} points"
+
+
+def epochs_that_agree(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> str:
     """In how many epochs the two means differ by at most two standard errors: `19 of 20`."""
-    found = [
-        difference(ours, theirs)
-        for ours, theirs in zip(by_epoch(curves[OURS]), by_epoch(curves[KERAS]), strict=False)
-    ]
+    by_epoch = zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=bool(ours and theirs))
+    found = [difference(one, other) for one, other in by_epoch]
     told = [one for one in found if one is not None]
     return f"{sum(map(agrees, told))} of {len(told)}" if told else "–"
 
 
-def by_epoch(curves: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
-    """The values of all runs in each epoch, as far as the shortest goes."""
-    return list(zip(*curves, strict=False))
-
-
 def plot(path: Path, comparisons: Sequence[dict[str, Any]]) -> None:
     """Draw the mean curves of each model with bands of one standard deviation."""
-    figure = Figure(figsize=(3.6 * len(comparisons), 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(len(CURVES), len(comparisons), squeeze=False, sharex=True)
-    for column, result in enumerate(comparisons):
+    models = list(dict.fromkeys(result["model"] for result in comparisons))
+    size = (3.6 * len(models), 6.0)
+    figure, panels = report.subplots(len(CURVES), len(models), size, sharex=True)
+    colours = {OURS: "tab:orange", "Keras": "tab:blue", "Keras, recorded": "0.35"}
+    for column, model in enumerate(models):
+        of_model = [result for result in comparisons if result["model"] == model]
         for row, (name, label) in enumerate(CURVES.items()):
-            axes = panels[row][column]
-            for side, colour in COLOURS.items():
-                values = by_epoch(result[name][side])
-                if not values:
+            axes = panels[row * len(models) + column]
+            sides = {side: runs for one in of_model for side, runs in one["curves"][name].items()}
+            for side, runs in sides.items():
+                epochs = list(zip(*runs, strict=True))
+                if not epochs:
                     continue
-                epochs, runs = range(1, len(values) + 1), len(values[0])
-                means = [mean(epoch) for epoch in values]
-                axes.plot(epochs, means, color=colour, label=f"{side}, {runs} living")
-                if runs > 1:
-                    spreads = [stdev(epoch) for epoch in values]
+                means, at = [mean(values) for values in epochs], range(1, len(epochs) + 1)
+                colour = colours[side]
+                axes.plot(at, means, color=colour, label=f"{side}, {len(runs)} living")
+                if len(runs) > 1:
+                    spreads = [stdev(values) for values in epochs]
                     low = [m - s for m, s in zip(means, spreads, strict=True)]
                     high = [m + s for m, s in zip(means, spreads, strict=True)]
-                    axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
+                    axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
             axes.grid(alpha=0.3)
             axes.set_ylabel(label if column == 0 else "")
             axes.xaxis.get_major_locator().set_params(integer=True)
-        panels[0][column].set_title(result["model"])
-        panels[-1][column].set_xlabel("epoch")
-        panels[-1][column].legend(loc="lower right", fontsize=8)
-    figure.savefig(path, dpi=90)
+        panels[column].set_title(model)
+        panels[column - len(models)].set_xlabel("epoch")
+        panels[column - len(models)].legend(loc="lower right", fontsize=8)
+    report.save(figure, path)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def test_draws_are_distributed_as_kerass_but_for_its_one_coin():
     degrees = np.asarray(rotation.get_random_transformation(images)["angle"])
     with mock.patch.object(augment, "rotate", lambda images, angles: angles):
         keys = jax.random.split(jax.random.key(0), 4000)
-        angles = np.rad2deg(augment.random_rotation(keys, images))
+        angles = np.rad2deg(augment.random_rotation(keys, jnp.asarray(images)))
     assert stats.kstest(angles, degrees).pvalue > 0.01
 
 

@@ -2,15 +2,18 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras_parity
 import keras_reference
 import pytest
-from keras_parity import KERAS, OURS, ParityOptions, agrees, compare, difference
+from keras_parity import COLUMNS, OURS, ParityOptions, agrees, compare, difference
 
 from catdog_jax.errors import InputError
+from catdog_jax.experiment import load_splits
+from catdog_jax.recipes import RECIPES
 from catdog_jax.report import DEAD_LOSS
 
 pytestmark = keras_reference.ignore_keras_warnings
@@ -36,62 +39,112 @@ def test_twice_the_standard_error_is_the_criterion(mean: float, verdict: bool) -
 
 
 def test_dead_runs_are_counted_and_left_out() -> None:
-    dead = history(0.5, 0.5, loss=DEAD_LOSS)
-    ours = [history(0.6, 0.7), dead, history(0.65, 0.62)]
-    result = compare("model1", ours, [dead, dead, history(0.6, 0.64)])
-    assert result["died"] == {OURS: 1, KERAS: 2}
-    assert result["best"] == {OURS: [0.7, 0.65], KERAS: [0.64]}
-    # One dead of three against two: 2 · C(3,1) C(3,2) / C(6,3) + 2 / C(6,3) … all tables, so 1.
-    assert result["died_p"] == pytest.approx(1)
+    dead, living = history(0.5, 0.5, loss=DEAD_LOSS), history(0.6, 0.64)
+    ours = [history(0.6, 0.7), history(0.65, 0.62), *[history(0.6, 0.6)] * 3]
+    result = compare("model1", ours, "Keras", [dead, dead, living, dead, dead])
+    assert result["runs"] == {OURS: 5, "Keras": 5}
+    assert result["died"] == {OURS: 0, "Keras": 4}
+    assert result["best"][OURS] == [0.7, 0.65, 0.6, 0.6, 0.6]
+    assert result["best"]["Keras"] == [0.64]
+    # None of five against four: of C(10,4) = 210 ways, 5 are this far one way, 5 the other.
+    assert result["died_p"] == pytest.approx(10 / 210)
     table = keras_parity.tables([result])
-    assert "| model1 | 1 of 3 | 2 of 3 | 67.5 ± 3.5 % | 64.0 % (one run) " in table
+    assert "| model1 | Keras | 0 of 5 | 4 of 5 | 63.0 ± 4.5 % (60.0 … 70.0) | 64.0 % |" in table
     assert "too few living runs" in table
-    assert "model1: p = 1.00" in table
+    assert "model1 against Keras p = 0.05" in table
+
+
+def test_the_last_epochs_are_averaged() -> None:
+    long = history(0.1, *[0.6] * 4, 0.7)
+    result = compare("model2", [long, long], "Keras", [long, history(*[0.5] * 6)])
+    assert result["last"]["val_accuracy"][OURS] == pytest.approx([0.62, 0.62])
+    assert result["last"]["val_accuracy"]["difference"]["mean"] == pytest.approx(0.06)
+    assert result["best"]["difference"]["mean"] == pytest.approx(0.1)
 
 
 def test_histories_are_compared_epoch_by_epoch() -> None:
-    curves = {OURS: [[0.5, 0.9], [0.6, 0.9]], KERAS: [[0.5, 0.1], [0.62, 0.12]]}
-    assert keras_parity.epochs_that_agree(curves) == "1 of 2"
+    ours, theirs = [[0.5, 0.9], [0.6, 0.9]], [[0.5, 0.1], [0.62, 0.12]]
+    assert keras_parity.epochs_that_agree(ours, theirs) == "1 of 2"
+    assert keras_parity.epochs_that_agree(ours, []) == "–"
 
 
-def test_a_file_that_is_no_run_is_named(tmp_path: Path) -> None:
-    (tmp_path / "k_m1_s0.json").write_text('{"history": {"loss": [1]}}')
-    with pytest.raises(InputError, match=r"k_m1_s0\.json is not a Keras run"):
-        keras_parity.read_keras(tmp_path, "model1")
-    assert keras_parity.read_keras(tmp_path, "model2") == []
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"flip": False}, "--flip would change our side only"),
+        ({"blog_logits": False}, "--blog-logits would change our side only"),
+        ({"models": ("model3", "model3")}, "names one twice"),
+        ({"models": ("model5",)}, "unknown model 'model5'"),
+        ({"recorded": Path("nowhere")}, "nowhere is not a folder"),
+    ],
+)
+def test_what_would_compare_different_things_is_refused(change: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        keras_parity.main(replace(ParityOptions(data="sketches"), **change))
 
 
-def test_trains_both_and_then_reads_what_it_has(
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "is not a run of Keras: KeyError"),
+        ('{"history": {"loss": [1]}}', "is not a run of Keras: KeyError"),
+        ('{"history": {"loss": [], "accuracy": [], "val_loss": [], "val_accuracy": []}}', "empty"),
+        ('{"history": {"loss": [1], "accuracy": [1], "val_loss": [1], "val_accuracy": [1]}}', "20"),
+    ],
+)
+def test_recorded_files_that_are_no_such_runs_are_named(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    (tmp_path / "k_m1_s0.json").write_text(content)
+    with pytest.raises(InputError, match=rf"k_m1_s0\.json .*{said}"):
+        keras_parity.read_recorded(ParityOptions(recorded=tmp_path), "model1")
+    assert keras_parity.read_recorded(ParityOptions(recorded=tmp_path), "model2") == []
+
+
+SMALL = ParityOptions(
+    data="sketches", weights="none", image_size=32, sizes=(40, 20, 10), epochs=2, seeds=2
+)
+
+
+def test_trains_both_and_then_only_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ParityOptions(
-        data="sketches",
-        image_size=32,
-        sizes=(40, 20, 10),
-        epochs=2,
-        models=("model2", "model3"),
-        seeds=2,
-        out=tmp_path,
-    )
+    options = replace(SMALL, models=("model3",), out=tmp_path)
     keras_parity.main(options)
-    assert sorted(path.name for path in (tmp_path / "keras").iterdir()) == [
-        f"k_m{model}_s{seed}.json" for model in (2, 3) for seed in (0, 1)
-    ]
-    result: list[dict[str, Any]] = json.loads((tmp_path / "keras_parity.json").read_text())
-    assert [one["model"] for one in result] == ["model2", "model3"]
-    for one in result:
-        assert one["runs"] == {OURS: 2, KERAS: 2}
-    curves = result[1]["val_accuracy"]
-    assert [len(curve) for side in (OURS, KERAS) for curve in curves[side]] == [2, 2, 2, 2]
+    assert "| model3 | Keras | 0 of 2 | 0 of 2 |" in capsys.readouterr().out
+    (result,) = json.loads((tmp_path / "keras_parity.json").read_text())
+    curves: dict[str, list[list[float]]] = result["curves"]["val_accuracy"]
+    assert [len(curve) for side in (OURS, "Keras") for curve in curves[side]] == [2, 2, 2, 2]
     assert (tmp_path / "keras_parity.png").read_bytes().startswith(b"\x89PNG")
 
-    def refuse(*_: Any) -> None:
-        pytest.fail("trained again")
+    trained = []
+    original = keras_parity.train_keras
 
-    monkeypatch.setattr(keras_parity, "train_keras", refuse)
+    def spy(experiment: Any, splits: Any) -> Any:
+        trained.append(experiment.seed)
+        return original(experiment, splits)
+
+    monkeypatch.setattr(keras_parity, "train_keras", spy)
+    first = (tmp_path / "model3-seed0" / "metrics.json").stat().st_mtime_ns
+    (tmp_path / "keras" / "model3-seed1.json").unlink()
     keras_parity.main(options)
-    assert json.loads((tmp_path / "keras_parity.json").read_text()) == result
-    assert "| model3 | 0 of 2 | 0 of 2 |" in capsys.readouterr().out
+    assert trained == [1]
+    assert (tmp_path / "model3-seed0" / "metrics.json").stat().st_mtime_ns == first
+    (again,) = json.loads((tmp_path / "keras_parity.json").read_text())
+    assert again["curves"]["val_accuracy"][OURS] == curves[OURS]
+    assert again["curves"]["val_accuracy"]["Keras"][0] == curves["Keras"][0]
+
+    with pytest.raises(InputError, match=r"model3-seed0\.json is another run"):
+        keras_parity.main(replace(options, epochs=3))
+
+
+def test_model_4_of_keras_trains_its_head() -> None:
+    experiment = SMALL.adapt(RECIPES["model4"])
+    splits = load_splits(experiment)
+    history = keras_parity.train_keras(experiment, splits)
+    assert {name: len(values) for name, values in history.items()} == dict.fromkeys(COLUMNS, 2)
+    assert history["loss"][0] != history["loss"][1]
 
 
 def test_the_recorded_runs_of_keras(shared: Path) -> None:
@@ -99,8 +152,8 @@ def test_the_recorded_runs_of_keras(shared: Path) -> None:
     if not folder.is_dir():
         pytest.skip(f"no recorded runs: {folder} is absent")
     for model in ("model1", "model2", "model3", "model4"):
-        histories = keras_parity.read_keras(folder, model)
-        assert len(histories) == 3
-        result = compare(model, histories, histories)
-        assert result["died"][KERAS] == (2 if model == "model1" else 0)
+        histories = keras_parity.read_recorded(ParityOptions(recorded=folder), model)
+        assert len(histories) >= 3
+        result = compare(model, histories, "Keras, recorded", histories)
+        assert (result["died"]["Keras, recorded"] > 0) == (model == "model1")
         assert all(len(one) == 20 for one in histories)
