@@ -181,7 +181,7 @@ def train_keras(experiment: Experiment, splits: Splits) -> dict[str, list[float]
         epochs=experiment.epochs,
         callbacks=[StopWhenDead()],
         shuffle=False,  # the data set does it
-        verbose="0",
+        verbose=0,  # pyright: ignore[reportArgumentType]
     ).history
 
 

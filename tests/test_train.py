@@ -9,6 +9,7 @@ from flax import nnx
 from scipy import stats
 
 from catdog_jax import parallel
+from catdog_jax import train as training
 from catdog_jax.augment import random_flip, random_rotation
 from catdog_jax.data import Split
 from catdog_jax.errors import RunError
@@ -228,6 +229,28 @@ def test_adam_is_kerass_by_hand() -> None:
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     with pytest.raises(RunError, match=r"the loss became (nan|inf) in epoch"):
         train(coloured(16), optimizer=optax.sgd(1e38), epochs=5)
+
+
+def test_the_loop_is_at_most_one_step_ahead_of_the_devices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Further ahead, several CPU devices can wait for each other for good."""
+    events: list[str] = []
+    step, wait = training.train_step, jax.block_until_ready
+
+    def spy_step(*args: Any) -> Any:
+        events.append("step")
+        return step(*args)
+
+    def spy_wait(tree: Any) -> Any:
+        events.append(f"{int(tree['count'])} images done")
+        return wait(tree)
+
+    monkeypatch.setattr(training, "train_step", spy_step)
+    monkeypatch.setattr(jax, "block_until_ready", spy_wait)
+    train(coloured(20), epochs=1)
+    seen = ["step", "0 images done", "step", "8 images done", "step", "16 images done"]
+    assert events == seen
 
 
 def test_the_running_sums_of_an_epoch_are_reported() -> None:
