@@ -69,6 +69,8 @@ def main(options: ParityOptions) -> None:
     recorded = {model: read_recorded(options, model) for model in options.models}
     for model in options.models:
         read_keras(options, model, seeds, splits)
+        if not (seeds or recorded[model]):
+            raise InputError(f"no run of Keras to compare {model} with; give --keras-seeds")
     runs = reproduce_post(options)
     comparisons = []
     for model in options.models:

@@ -76,6 +76,7 @@ def test_histories_are_compared_epoch_by_epoch() -> None:
         ({"models": ("model3", "model3")}, "names one twice"),
         ({"models": ("model5",)}, "unknown model 'model5'"),
         ({"recorded": Path("nowhere")}, "nowhere is not a folder"),
+        ({"recorded": Path(__file__).parent}, "no run of Keras to compare model1 with"),
     ],
 )
 def test_what_would_compare_different_things_is_refused(change: Any, said: str) -> None:
