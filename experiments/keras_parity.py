@@ -6,7 +6,8 @@ Trains each model here and in Keras (on TensorFlow, which the installation bring
 photos, and writes `keras_parity.md`, `.json` and `.png` into `--out`: the best validation accuracy
 with its spread, the last epochs, how many runs died, and the mean curves with bands. The criterion:
 the two means of the best validation accuracy differ by at most twice the standard error of their
-difference. What is in `--out` already is read, so an interrupted comparison goes on where it was.
+difference. What is in `--out` already is read, so an interrupted comparison goes on where it was;
+seeds there beyond those asked for count, too.
 
 Runs of Keras recorded elsewhere can be compared, too (`--recorded FOLDER`): files named
 `k_m<model>_s<seed>.json`, whose `history` has a list of numbers an epoch for each of `loss`,
@@ -18,7 +19,7 @@ seeds and hardware, is in `experiments/results/README.md`.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev, variance
@@ -30,7 +31,7 @@ from catdog_jax import report
 from catdog_jax.cli import ReproduceOptions, reproduce_post, script
 from catdog_jax.data import Split, Splits
 from catdog_jax.errors import InputError
-from catdog_jax.experiment import load_splits
+from catdog_jax.experiment import is_finished, load_run, load_splits
 from catdog_jax.models.keras_weights import cached_official_weights
 from catdog_jax.recipes import RECIPES, Experiment
 from catdog_jax.report import History, is_dead
@@ -68,16 +69,16 @@ def main(options: ParityOptions) -> None:
     # All that is read is read before hours are spent.
     recorded = {model: read_recorded(options, model) for model in options.models}
     for model in options.models:
-        read_keras(options, model, seeds, splits)
+        read_keras(options, model, splits)
         if not (seeds or recorded[model]):
             raise InputError(f"no run of Keras to compare {model} with; give --keras-seeds")
-    runs = reproduce_post(options)
+    reproduce_post(options)
     comparisons = []
     for model in options.models:
-        ours = [run.history for run in runs if run.metrics["model"] == model]
         train_keras_seeds(options, model, seeds, splits)
+        ours = read_ours(options, model, splits)
         sides = {
-            "Keras": list(read_keras(options, model, seeds, splits).values()),
+            "Keras": list(read_keras(options, model, splits).values()),
             "Keras, recorded": recorded[model],
         }
         comparisons += [compare(model, ours, name, runs) for name, runs in sides.items() if runs]
@@ -191,18 +192,13 @@ def train_keras_seeds(options: ParityOptions, model: str, seeds: int, splits: Sp
     """Train in Keras the seeds that `--out` does not hold yet."""
     folder = options.out / "keras"
     folder.mkdir(parents=True, exist_ok=True)
-    for seed in set(range(seeds)) - set(read_keras(options, model, seeds, splits)):
+    for seed in sorted(set(range(seeds)) - set(read_keras(options, model, splits))):
         print(f"{model}, seed {seed}: Keras, into {folder}", flush=True)
         experiment = replace(options.adapt(RECIPES[model]), seed=seed)
         run = {**config(experiment, splits), "history": train_keras(experiment, splits)}
-        path = keras_file(options, model, seed)
+        path = folder / f"{model}-seed{seed}.json"
         path.with_suffix(".tmp").write_text(json.dumps(run) + "\n", "utf-8")
         path.with_suffix(".tmp").replace(path)
-
-
-def keras_file(options: ParityOptions, model: str, seed: int) -> Path:
-    """Where a run of Keras is kept."""
-    return options.out / "keras" / f"{model}-seed{seed}.json"
 
 
 def config(experiment: Experiment, splits: Splits) -> dict[str, Any]:
@@ -213,25 +209,41 @@ def config(experiment: Experiment, splits: Splits) -> dict[str, Any]:
     }
 
 
-def read_keras(
-    options: ParityOptions, model: str, seeds: int, splits: Splits
-) -> dict[int, History]:
-    """Those of the seeds that were trained in Keras already.
+def read_ours(options: ParityOptions, model: str, splits: Splits) -> list[History]:
+    """The finished runs of a model in `--out`, of any seed.
 
     Raises:
-        InputError: a file is of another experiment or of other photos, or damaged.
+        InputError: one is of another experiment or of other photos.
+    """
+    finished = [
+        folder
+        for folder, seed in with_seeds(options.out.glob(f"{model}-seed*"))
+        if is_finished(folder, replace(options.adapt(RECIPES[model]), seed=seed), splits)
+    ]
+    return [load_run(folder).history for folder in finished]
+
+
+def read_keras(options: ParityOptions, model: str, splits: Splits) -> dict[int, History]:
+    """The runs of a model in Keras that `--out` holds, by seed.
+
+    Raises:
+        InputError: one is of another experiment or of other photos, or damaged.
     """
     found = {}
-    for seed in range(seeds):
-        path = keras_file(options, model, seed)
-        if not path.exists():
-            continue
+    for path, seed in with_seeds((options.out / "keras").glob(f"{model}-seed*.json")):
         run = read_json(path)
         wanted = config(replace(options.adapt(RECIPES[model]), seed=seed), splits)
         if {name: run.get(name) for name in wanted} != wanted:
             raise InputError(f"{path} is another run; choose another --out")
         found[seed] = history_of(run, path)
     return found
+
+
+def with_seeds(paths: Iterable[Path]) -> list[tuple[Path, int]]:
+    """The paths that are named after a seed, with it, in its order."""
+    named = [(path, path.stem.partition("-seed")[2]) for path in paths]
+    found = [(path, int(seed)) for path, seed in named if seed.isdecimal()]
+    return sorted(found, key=lambda pair: pair[1])
 
 
 def read_recorded(options: ParityOptions, model: str) -> list[History]:

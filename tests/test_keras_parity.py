@@ -136,6 +136,10 @@ def test_trains_both_and_then_only_what_is_missing(
     assert again["curves"]["val_accuracy"][OURS] == curves[OURS]
     assert again["curves"]["val_accuracy"]["Keras"][0] == curves["Keras"][0]
 
+    keras_parity.main(replace(options, seeds=1))
+    (all_of_it,) = json.loads((tmp_path / "keras_parity.json").read_text())
+    assert all_of_it == again
+
     with pytest.raises(InputError, match=r"model3-seed0\.json is another run"):
         keras_parity.main(replace(options, epochs=3))
 
