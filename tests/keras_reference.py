@@ -101,11 +101,12 @@ def blank(make: Any, *args: Any, **options: Any) -> Any:
     return nnx.merge(graphdef, nan)
 
 
-def moved(keras_model: Any, folder: Path, alpha: float, **options: Any) -> MobileNetV2:
-    """Our MobileNetV2 with the weights of `keras_model`, by way of a file."""
-    keras_model.save_weights(folder / "moved.weights.h5")
+def moved(keras_model: Any, path: Path, alpha: float, **options: Any) -> MobileNetV2:
+    """Our MobileNetV2 with the weights of `keras_model`, by way of a file of the path's kind."""
+    save = keras_model.save_weights if path.name.endswith(".weights.h5") else keras_model.save
+    save(path)
     model = blank(MobileNetV2, alpha, **options)
-    load_keras_weights(model, folder / "moved.weights.h5")
+    load_keras_weights(model, path)
     return model
 
 

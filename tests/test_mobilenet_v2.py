@@ -19,7 +19,9 @@ pytestmark = reference.ignore_keras_warnings
 def moved(tmp_path_factory):
     """`alpha` to our MobileNetV2 with the weights of Keras's; each is made once."""
     folder = tmp_path_factory.mktemp("mobilenet")
-    return cache(lambda alpha: reference.moved(mobilenet(alpha, (64, 64)), folder, alpha))
+    return cache(
+        lambda alpha: reference.moved(mobilenet(alpha, (64, 64)), folder / f"{alpha}.keras", alpha)
+    )
 
 
 # The layers that end the stem, each block and the whole, as Keras names them.
@@ -50,25 +52,25 @@ def our_ends(model, images):
 
 # Every width and size that Keras has weights for, and sizes that are odd or not square.
 @pytest.mark.parametrize(
-    ("alpha", "size", "classes"),
+    ("alpha", "size", "classes", "kind"),
     [
-        (0.35, (96, 96), 10),
-        (0.5, (128, 128), 10),
-        (0.75, (160, 160), 10),
-        (1.0, (192, 192), 1000),
-        (1.3, (224, 224), 10),
-        (1.4, (161, 161), 3),
-        (0.35, (97, 203), 10),
-        (1.0, (160, 160), None),
-        (0.35, (161, 161), None),
-        (1.0, (97, 203), None),
+        (0.35, (96, 96), 10, ".weights.h5"),
+        (0.5, (128, 128), 10, ".keras"),
+        (0.75, (160, 160), 10, ".h5"),
+        (1.0, (192, 192), 1000, ".weights.h5"),
+        (1.3, (224, 224), 10, ".keras"),
+        (1.4, (161, 161), 3, ".h5"),
+        (0.35, (97, 203), 10, ".weights.h5"),
+        (1.0, (160, 160), None, ".keras"),
+        (0.35, (161, 161), None, ".h5"),
+        (1.0, (97, 203), None, ".weights.h5"),
     ],
     ids=str,
 )
-def test_every_block_and_the_end_equal_keras(tmp_path, alpha, size, classes):
+def test_every_block_and_the_end_equal_keras(tmp_path, alpha, size, classes, kind):
     keras_model, images = mobilenet(alpha, size, classes), random_images(2, *size)
     options = {} if classes is None else {"include_top": True, "classes": classes}
-    model = reference.moved(keras_model, tmp_path, alpha, **options)
+    model = reference.moved(keras_model, tmp_path / f"moved{kind}", alpha, **options)
     expected = [output.numpy() for output in ends_of(keras_model)(images, training=False)]
     assert expected[-1].ndim == (4 if classes is None else 2)
     # Neither dead nor at the ceiling of relu6 all over, or anything would agree.
@@ -118,7 +120,10 @@ def test_initial_weights_are_distributed_as_keras(tmp_path):
 
 def test_training_mode_equals_keras_and_updates_the_statistics(tmp_path):
     keras_model = mobilenet(0.35, (64, 64))
-    model, images = reference.moved(keras_model, tmp_path, 0.35), random_images(4, 64, 64)
+    model, images = (
+        reference.moved(keras_model, tmp_path / "moved.weights.h5", 0.35),
+        random_images(4, 64, 64),
+    )
     before, after = nnx.clone(model), nnx.clone(model)
     expected = keras_model(images, training=True)
     keras_model.save_weights(tmp_path / "after.weights.h5")
