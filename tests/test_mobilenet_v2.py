@@ -83,7 +83,7 @@ def test_every_block_and_the_end_equal_keras(tmp_path, alpha, size, classes, kin
 def test_each_block_equals_keras_on_the_same_input(moved):
     images = random_images(2, 75, 64)
     ends = ends_of(mobilenet(0.35, (75, 64)))
-    expected = [output.numpy() for output in ends(images, training=False)]
+    expected = [output.numpy() for output in ends(images, training=False)][: len(ENDS)]
 
     @nnx.jit
     def each(model, inputs):
