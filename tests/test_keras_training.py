@@ -35,9 +35,11 @@ EXACT_ADAM = (2**-10, 0.875, 1 - 2**-10)
 def _double_precision() -> Iterator[None]:
     keras = reference.import_keras()
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     with jax.enable_x64(True):
         yield
     keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
 
 
 def batches(count: int, size: int) -> list[dict[str, Any]]:
