@@ -13,7 +13,8 @@ Runs of Keras recorded elsewhere can be compared, too (`--recorded FOLDER`): fil
 `k_m<model>_s<seed>.json`, whose `history` has a list of numbers an epoch for each of `loss`,
 `accuracy`, `val_loss` and `val_accuracy`.
 
-On two CPU cores a run takes 3 (model 4) to 8 minutes here and 5 to 7 in Keras. What came out, with
+With `--recorded` Keras is trained only as far as `--keras-seeds` says; without, five seeds of four
+models are forty runs, each roughly 3 (model 4) to 8 minutes on two CPU cores. What came out, with
 seeds and hardware, is in `experiments/results/README.md`.
 """
 
