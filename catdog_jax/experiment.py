@@ -125,9 +125,9 @@ def is_finished(out: Path, experiment: Experiment, splits: Splits) -> bool:
         raise InputError(f"the seed must be 0 or more, not {experiment.seed}")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    config = _read_json(out / CONFIG) if (out / CONFIG).is_file() else {}
+    config = read_json(out / CONFIG) if (out / CONFIG).is_file() else {}
     fingerprint = config.get("data", {}).get("fingerprint")
-    if (config.get("experiment"), fingerprint) != (_plain(experiment), splits.fingerprint):
+    if (config.get("experiment"), fingerprint) != (plain(experiment), splits.fingerprint):
         raise InputError(f"{out} already exists and is not this run; choose another --out")
     return (out / METRICS).is_file()
 
@@ -141,7 +141,7 @@ def load_run(folder: Path) -> Run:
     for name in (CONFIG, HISTORY, METRICS):
         if not (folder / name).is_file():
             raise InputError(f"{folder} is not a finished run: it has no {name}")
-    return Run(folder, report.read_history(folder / HISTORY), _read_json(folder / METRICS))
+    return Run(folder, report.read_history(folder / HISTORY), read_json(folder / METRICS))
 
 
 def load_model(folder: Path, which: str = "best") -> tuple[nnx.Module, Experiment, tuple[str, ...]]:
@@ -157,7 +157,7 @@ def load_model(folder: Path, which: str = "best") -> tuple[nnx.Module, Experimen
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} is not a run: it has no {CONFIG}")
     use_cpu_cores()
-    config = _read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG)
     try:
         experiment = _experiment(config["experiment"])
         class_names = tuple(config["data"]["class_names"])
@@ -195,7 +195,7 @@ def evaluate_run(
         )
     if split not in ("train", "validation", "test"):
         raise InputError(f"unknown split '{split}'; choose train, validation or test")
-    if data is None and splits.fingerprint != _read_json(folder / CONFIG)["data"]["fingerprint"]:
+    if data is None and splits.fingerprint != read_json(folder / CONFIG)["data"]["fingerprint"]:
         log(f"note: {experiment.data} has changed since this run was trained")
     result = _test(model, getattr(splits, split), experiment)
     if result is None:
@@ -394,7 +394,7 @@ def _images_per_second(history: Sequence[dict[str, float]], images: int) -> floa
 
 def _config(experiment: Experiment, splits: Splits) -> dict[str, Any]:
     return {
-        "experiment": _plain(experiment),
+        "experiment": plain(experiment),
         "data": {
             "class_names": splits.class_names,
             "fingerprint": splits.fingerprint,
@@ -406,7 +406,7 @@ def _config(experiment: Experiment, splits: Splits) -> dict[str, Any]:
     }
 
 
-def _plain(experiment: Experiment) -> dict[str, Any]:
+def plain(experiment: Experiment) -> dict[str, Any]:
     """As JSON gives it back: lists for tuples."""
     return json.loads(json.dumps(asdict(experiment)))
 
@@ -416,7 +416,12 @@ def _experiment(plain: dict[str, Any]) -> Experiment:
     return Experiment(**{**plain, "sizes": None if sizes is None else tuple(sizes)})
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:

@@ -155,7 +155,7 @@ def summary_table(metrics: Sequence[Metrics]) -> str:
         for epoch in ("test", "test_last"):
             cells.append(spread([run[epoch]["accuracy"] for run in living if run[epoch]]))
         cells.append(_published_cell(model))
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(table_line(cells))
     return "\n".join(lines)
 
 
@@ -170,8 +170,13 @@ def runs_table(metrics: Sequence[Metrics]) -> str:
         best = "died at ln 64" if run["dead"] else f"{_cell(run['best'])} ({run['best']['epoch']})"
         cells = [run["model"], str(run["seed"]), best, _cell(run["test"]), _cell(run["test_last"])]
         cells += [f"{run['seconds']:.0f}", f"{run['images_per_second']:.0f}"]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(table_line(cells))
     return "\n".join(lines)
+
+
+def table_line(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
 
 
 def percent(share: float, interval: Sequence[float] | None = None) -> str:

@@ -21,7 +21,7 @@ seeds and hardware, is in `experiments/results/README.md`.
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev, variance
 from typing import Any
@@ -32,7 +32,7 @@ from catdog_jax import report
 from catdog_jax.cli import ReproduceOptions, reproduce_post, script
 from catdog_jax.data import Split, Splits
 from catdog_jax.errors import InputError
-from catdog_jax.experiment import is_finished, load_run, load_splits
+from catdog_jax.experiment import is_finished, load_run, load_splits, plain, read_json
 from catdog_jax.models.keras_weights import cached_official_weights
 from catdog_jax.recipes import RECIPES, Experiment
 from catdog_jax.report import History, is_dead
@@ -204,10 +204,7 @@ def train_keras_seeds(options: ParityOptions, model: str, seeds: int, splits: Sp
 
 def config(experiment: Experiment, splits: Splits) -> dict[str, Any]:
     """What a run of Keras is a run of."""
-    return {
-        "experiment": json.loads(json.dumps(asdict(experiment))),
-        "fingerprint": splits.fingerprint,
-    }
+    return {"experiment": plain(experiment), "fingerprint": splits.fingerprint}
 
 
 def read_ours(options: ParityOptions, model: str, splits: Splits) -> list[History]:
@@ -232,7 +229,7 @@ def read_keras(options: ParityOptions, model: str, splits: Splits) -> dict[int, 
     """
     found = {}
     for path, seed in with_seeds((options.out / "keras").glob(f"{model}-seed*.json")):
-        run = read_json(path)
+        run = read_run(path)
         wanted = config(replace(options.adapt(RECIPES[model]), seed=seed), splits)
         if {name: run.get(name) for name in wanted} != wanted:
             raise InputError(f"{path} is another run; choose another --out")
@@ -258,19 +255,16 @@ def read_recorded(options: ParityOptions, model: str) -> list[History]:
     number, epochs = model.removeprefix("model"), options.adapt(RECIPES[model]).epochs
     histories = []
     for path in sorted(options.recorded.glob(f"k_m{number}_s*.json")):
-        history = history_of(read_json(path), path)
+        history = history_of(read_run(path), path)
         if len(history) != epochs and not is_dead(history[-1]):
             raise InputError(f"{path} has {len(history)} epochs, not {epochs}; give --epochs")
         histories.append(history)
     return histories
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+def read_run(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if it holds something else."""
+    content = read_json(path)
     return content if isinstance(content, dict) else {}
 
 
@@ -361,14 +355,14 @@ def tables(comparisons: Sequence[dict[str, Any]]) -> str:
         best = [report.spread(result["best"][side]) for side in sides]
         found = result["best"]["difference"]
         verdict = "–" if found is None else "yes" if agrees(found) else "no"
-        criterion.append(line([*name, *died, *best, points(found), verdict]))
+        criterion.append(report.table_line([*name, *died, *best, points(found), verdict]))
         last = [report.spread(result["last"][curve][side]) for curve in CURVES for side in sides]
         found = points(result["last"]["val_accuracy"]["difference"])
         epochs = [
             epochs_that_agree(*(result["curves"][curve][side] for side in sides))
             for curve in CURVES
         ]
-        behind.append(line([*name, *last, found, *epochs]))
+        behind.append(report.table_line([*name, *last, found, *epochs]))
     deaths = [
         f"{result['model']} against {result['against']} p = {result['died_p']:.2f}"
         for result in comparisons
@@ -379,11 +373,6 @@ def tables(comparisons: Sequence[dict[str, Any]]) -> str:
     if deaths:
         lines.append(f"Do the death rates differ? Fisher's exact test: {'; '.join(deaths)}.")
     return "\n".join(lines) + "\n"
-
-
-def line(cells: Sequence[str]) -> str:
-    """A line of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
 
 
 def points(found: dict[str, float] | None) -> str:

@@ -519,6 +519,15 @@ def test_pixels_are_those_of_tensorflow(tmp_path, name):
     assert np.abs(pixels.astype(np.float32) - expected).max() <= 0.5
 
 
+def by_name(splits):
+    """The image and label of each photo."""
+    return {
+        name: (split.images[row], split.labels[row])
+        for split in splits
+        for row, name in enumerate(split.names)
+    }
+
+
 def check_against_keras(folder, loaded, image_size):
     """Compare each photo of a part with what Keras reads from its folder."""
     keras = keras_reference.import_keras()
@@ -533,11 +542,7 @@ def check_against_keras(folder, loaded, image_size):
         )
         assert tuple(theirs.class_names) == loaded.class_names
         splits = [loaded.train] if part == "train" else [loaded.validation, loaded.test]
-        ours = {
-            name: (split.images[row], split.labels[row])
-            for split in splits
-            for row, name in enumerate(split.names)
-        }
+        ours = by_name(splits)
         assert len(ours) == len(theirs.file_paths)
         paths = iter(theirs.file_paths)
         for images, labels in theirs:
@@ -569,11 +574,7 @@ def check_against_tfds(folder, loaded, at_least):
     """Compare those of our photos that TFDS itself yields among its first thousand."""
     tf, tfds = data._tensorflow(), data._tensorflow_datasets()
     records = tfds.load("cats_vs_dogs", split="train", data_dir=folder)
-    ours = {
-        name: (split.images[row], split.labels[row])
-        for split in splits_of(loaded)
-        for row, name in enumerate(split.names)
-    }
+    ours = by_name(splits_of(loaded))
     image_size, compared = loaded.train.images.shape[1], 0
     for record in records.take(1000):
         name = record["image/filename"].numpy().decode()

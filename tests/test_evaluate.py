@@ -51,8 +51,8 @@ def test_accuracy_equals_keras(outputs: int) -> None:
     logits[:4, 0] = [0.5, 0.4999, 0.5001, 0.0]  # where the conventions part
     labels = rng.integers(0, 2, 200).astype("int32")
     model = keras.Sequential([keras.Input((outputs,)), keras.layers.Activation("linear")])
-    loss = keras.losses.BinaryCrossentropy if outputs == 1 else None
-    loss = (loss or keras.losses.SparseCategoricalCrossentropy)(from_logits=True)
+    name = "BinaryCrossentropy" if outputs == 1 else "SparseCategoricalCrossentropy"
+    loss = getattr(keras.losses, name)(from_logits=True)
     model.compile(loss=loss, metrics=["accuracy"])
     for rows in (slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 4), slice(None)):
         expected = model.evaluate(logits[rows], labels[rows], verbose=0)

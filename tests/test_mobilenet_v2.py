@@ -120,10 +120,8 @@ def test_initial_weights_are_distributed_as_keras(tmp_path):
 
 def test_training_mode_equals_keras_and_updates_the_statistics(tmp_path):
     keras_model = mobilenet(0.35, (64, 64))
-    model, images = (
-        reference.moved(keras_model, tmp_path / "moved.weights.h5", 0.35),
-        random_images(4, 64, 64),
-    )
+    model = reference.moved(keras_model, tmp_path / "moved.weights.h5", 0.35)
+    images = random_images(4, 64, 64)
     before, after = nnx.clone(model), nnx.clone(model)
     expected = keras_model(images, training=True)
     keras_model.save_weights(tmp_path / "after.weights.h5")
