@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -14,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .errors import InputError
-from .parallel import map_batch, replicate, shard
+from .parallel import jit, map_batch, replicate, shard
 
 Batch = Mapping[str, Any]
 Logits = Float[Array, "batch outputs"]
@@ -177,12 +176,12 @@ def _apply(graphdef: nnx.GraphDef, state: PyTree, inputs: PyTree) -> Logits:
     return model.classify(inputs["feature"]) if "feature" in inputs else model(inputs["image"])
 
 
-@partial(jax.jit, static_argnums=0)
+@jit(static_argnums=0)
 def _logits(graphdef: nnx.GraphDef, state: PyTree, inputs: PyTree) -> Logits:
     return map_batch(partial(_apply, graphdef), state, inputs)
 
 
-@partial(jax.jit, static_argnums=0)
+@jit(static_argnums=0)
 def _features(graphdef: nnx.GraphDef, state: PyTree, images: PyTree) -> PyTree:
     def features(state: PyTree, images: PyTree) -> PyTree:
         model: Any = nnx.merge(graphdef, state)

@@ -1,15 +1,16 @@
 """Convolution, depthwise convolution and max pooling, each lowered to what is fast on the platform.
 
-On GPU and TPU these are the plain `lax` operations. On a CPU, XLA (0.10) runs convolutions inside
-a loop, depthwise convolutions and the gradients of both 5 to 25 times slower than the processor
-can. There a convolution is a matrix product over columns of shifted images, a depthwise
-convolution nine shifted multiply-adds, and 2×2 max pooling pairwise maxima. Values and gradients
-are the same up to rounding; `tests/test_ops.py` compares them.
+On GPU and TPU these are the plain `lax` operations. On a CPU, XLA (0.10 to 0.12) has a fast
+convolution, but not inside a loop (5 to 25 times slower) nor depthwise, and the gradient of its
+pooling is slow. There a convolution in a loop is a matrix product over columns of shifted images, a
+depthwise convolution nine shifted multiply-adds, and pooling has a gradient of its own. Values and
+gradients are the same up to rounding; `tests/test_ops.py` compares them.
 
 Layout throughout: images `[batch, height, width, channels]`, kernels
 `[kernel_height, kernel_width, in_channels, out_channels]`.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -24,14 +25,24 @@ Kernel = Float[Array, "kernel_height kernel_width in_channels out_channels"]
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
+CPU_MICROBATCH = 2
+
 
 def conv2d(images: Images, kernel: Kernel, *, stride: int = 1, padding: Padding = "SAME") -> Images:
     """Convolve `images` with `kernel`; padding as TensorFlow and `lax` define it."""
+    strides = (stride, stride)
+    return lax.conv_general_dilated(images, kernel, strides, padding, dimension_numbers=_LAYOUT)
+
+
+def conv2d_in_loop(
+    images: Images, kernel: Kernel, *, stride: int = 1, padding: Padding = "SAME"
+) -> Images:
+    """`conv2d` for the body of a loop, as that of `in_microbatches`."""
     return lax.platform_dependent(
         images,
         kernel,
         cpu=partial(_conv2d_cpu, stride, padding),
-        default=partial(_conv2d_lax, stride, padding),
+        default=partial(conv2d, stride=stride, padding=padding),
     )
 
 
@@ -52,12 +63,22 @@ def max_pool(images: Images) -> Images:
     return lax.platform_dependent(images, cpu=_max_pool_cpu, default=_max_pool_lax)
 
 
+def in_microbatches(function: Callable[[Images], Images], images: Images) -> Images:
+    """`function(images)`, which treats each image alone; on a CPU a few images at a time.
+
+    A whole batch's activations overflow the processor's caches, those of two images do not: it
+    halved the time of MobileNetV2's forward pass. Pays where `function` is made of many small
+    layers that are fast in a loop.
+    """
+    size = len(images)
+    part = max(n for n in range(1, CPU_MICROBATCH + 1) if size % n == 0)
+    if jax.default_backend() != "cpu" or size == part:
+        return function(images)
+    outputs = lax.map(function, images.reshape(size // part, part, *images.shape[1:]))
+    return outputs.reshape(size, *outputs.shape[2:])
+
+
 # The plain forms: GPU, TPU, and the reference of the tests.
-
-
-def _conv2d_lax(stride: int, padding: Padding, images: Images, kernel: Kernel) -> Images:
-    strides = (stride, stride)
-    return lax.conv_general_dilated(images, kernel, strides, padding, dimension_numbers=_LAYOUT)
 
 
 def _depthwise_conv2d_lax(stride: int, padding: Padding, images: Images, kernel: Kernel) -> Images:
@@ -79,64 +100,11 @@ def _max_pool_lax(images: Images) -> Images:
 # The CPU forms.
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _conv2d_cpu(stride: int, padding: Padding, images: Images, kernel: Kernel) -> Images:
-    columns = _columns(_pad(images, kernel.shape, stride, padding), kernel.shape, stride)
+    shifts = _shifts(_pad(images, kernel.shape, stride, padding), kernel.shape, stride)
+    # Each output pixel's patch as one row, ordered as the kernel's first three axes.
+    columns = jnp.concatenate(shifts, axis=-1)
     return columns @ kernel.reshape(-1, kernel.shape[-1])
-
-
-def _conv2d_cpu_forward(
-    stride: int, padding: Padding, images: Images, kernel: Kernel
-) -> tuple[Images, tuple[Images, Kernel]]:
-    return _conv2d_cpu(stride, padding, images, kernel), (images, kernel)
-
-
-def _conv2d_cpu_backward(
-    stride: int, padding: Padding, saved: tuple[Images, Kernel], cotangent: Images
-) -> tuple[Images, Kernel]:
-    """Gradients of the convolution.
-
-    Written by hand because it halves the time of a training step: the columns are cut again
-    rather than kept (they are nine times the images), and the images' gradient adds up slices of
-    one product over a padded cotangent instead of nine padded arrays.
-    """
-    images, kernel = saved
-    columns, transpose_images = jax.vjp(
-        lambda x: _columns(_pad(x, kernel.shape, stride, padding), kernel.shape, stride), images
-    )
-    out_channels = kernel.shape[-1]
-    kernel_gradient = columns.reshape(-1, columns.shape[-1]).T @ cotangent.reshape(-1, out_channels)
-    if stride != 1:
-        (images_gradient,) = transpose_images(cotangent @ kernel.reshape(-1, out_channels).T)
-    else:
-        images_gradient = _input_gradient(padding, images, kernel, cotangent)
-    return images_gradient, kernel_gradient.reshape(kernel.shape)
-
-
-_conv2d_cpu.defvjp(_conv2d_cpu_forward, _conv2d_cpu_backward)
-
-
-def _input_gradient(padding: Padding, images: Images, kernel: Kernel, cotangent: Images) -> Images:
-    """Gradient of a stride-1 convolution by its images."""
-    _, height, width, channels = images.shape
-    rows, cols, _, out_channels = kernel.shape
-    (top, _), (left, _) = _pads(images.shape, kernel.shape, 1, padding)
-    # Pixel (y, x) met kernel tap (i, j) in output (y + top - i, x + left - j); with `above` rows
-    # and `before` columns of zeros in front, every such output is a plain slice.
-    above, before = rows - 1 - top, cols - 1 - left
-    below = height + rows - 1 - above - cotangent.shape[1]
-    after = width + cols - 1 - before - cotangent.shape[2]
-    padded = jnp.pad(cotangent, ((0, 0), (above, below), (before, after), (0, 0)))
-    taps = padded @ kernel.reshape(-1, out_channels).T
-    taps = taps.reshape(*padded.shape[:3], rows * cols, channels)
-    return sum(
-        (
-            taps[:, rows - 1 - i :, cols - 1 - j :, i * cols + j][:, :height, :width]
-            for i in range(rows)
-            for j in range(cols)
-        ),
-        start=jnp.zeros((), images.dtype),
-    )
 
 
 def _depthwise_conv2d_cpu(stride: int, padding: Padding, images: Images, kernel: Kernel) -> Images:
@@ -149,14 +117,38 @@ def _depthwise_conv2d_cpu(stride: int, padding: Padding, images: Images, kernel:
     )
 
 
+@jax.custom_vjp
 def _max_pool_cpu(images: Images) -> Images:
-    batch, height, width, channels = images.shape
-    images = images[:, : height // 2 * 2, : width // 2 * 2]
-    # Neighbours in a row lie side by side in memory once two pixels share the channel axis.
-    pairs = images.reshape(batch, -1, width // 2, 2 * channels)
-    rows = jnp.maximum(pairs[..., :channels], pairs[..., channels:])
-    rows = rows.reshape(batch, height // 2, 2, width // 2, channels)
-    return jnp.maximum(rows[:, :, 0], rows[:, :, 1])
+    # Forward as `lax` has it: XLA does not fuse a window's maximum into the operations that read
+    # it. A maximum written out pair by pair it does, and computes it again for each of them.
+    return _max_pool_lax(images)
+
+
+def _max_pool_cpu_forward(images: Images) -> tuple[Images, tuple[Images, Images]]:
+    maxima = _max_pool_cpu(images)
+    return maxima, (images, maxima)
+
+
+def _max_pool_cpu_backward(saved: tuple[Images, Images], cotangent: Images) -> tuple[Images]:
+    """Give each window's gradient to the first of its largest pixels, as `lax` does.
+
+    `lax`'s own gradient (select-and-scatter) took ten times as long. The minimum over places is a
+    reduction, which XLA computes once and keeps; the comparison with it is cheap to repeat.
+    """
+    images, maxima = saved
+    batch, rows, columns, channels = maxima.shape
+    windows = images[:, : 2 * rows, : 2 * columns]
+    windows = windows.reshape(batch, rows, 2, columns, 2, channels)
+    place = jnp.arange(4, dtype=jnp.int32).reshape(1, 1, 2, 1, 2, 1)
+    largest = windows == maxima[:, :, None, :, None]
+    first = jnp.where(largest, place, 4).min(axis=(2, 4), keepdims=True)
+    gradient = jnp.where(place == first, cotangent[:, :, None, :, None], 0)
+    gradient = gradient.reshape(batch, 2 * rows, 2 * columns, channels)
+    _, height, width, _ = images.shape
+    return (jnp.pad(gradient, ((0, 0), (0, height % 2), (0, width % 2), (0, 0))),)
+
+
+_max_pool_cpu.defvjp(_max_pool_cpu_forward, _max_pool_cpu_backward)
 
 
 def _pads(
@@ -180,8 +172,3 @@ def _shifts(padded: Images, kernel: tuple[int, ...], stride: int) -> list[Images
         for i in range(rows)
         for j in range(cols)
     ]
-
-
-def _columns(padded: Images, kernel: tuple[int, ...], stride: int) -> Images:
-    """Each output pixel's patch as one row, ordered as the kernel's first three axes."""
-    return jnp.concatenate(_shifts(padded, kernel, stride), axis=-1)

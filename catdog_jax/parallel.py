@@ -1,4 +1,4 @@
-"""How a batch is spread: over the devices, and on a CPU over microbatches.
+"""How programs are compiled, and how a batch is spread over the devices.
 
 One mesh axis, `data`: the cores of a laptop (as JAX CPU devices) and the GPUs or TPU cores of a
 host are the same path. Arrays are placed before a jitted step (`replicate`, `shard`), so that it
@@ -8,21 +8,51 @@ is compiled once; inside it `map_batch` and `sum_batch` cut the batch.
 import contextlib
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from functools import cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-# On a CPU a whole batch's activations overflow the caches; those of two images do not.
-CPU_MICROBATCH = 2
-
 _MAX_CPU_DEVICES = 16
 
+# XLA (0.10 to 0.12) hands convolutions on a CPU to a library that takes up to three times as long
+# with their gradients; of what it hands over, this leaves the matrix products.
+_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+
+Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+
+def jit(**options: Any) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+    """A decorator: `jax.jit(**options)`, compiled with what makes this platform fast."""
+
+    def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        @cache  # not before the first call: asking for the platform starts JAX
+        def jitted() -> Callable[Arguments, Result]:
+            return jax.jit(function, compiler_options=_compiler_options(), **options)
+
+        @wraps(function)
+        def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+            return jitted()(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+@cache
+def _compiler_options() -> dict[str, str] | None:
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(lambda: 0, compiler_options=_CPU_OPTIONS)()
+    except jax.errors.JaxRuntimeError:  # an XLA that does not know the option
+        return None
+    return _CPU_OPTIONS
 
 
 def use_cpu_cores() -> None:
@@ -56,18 +86,7 @@ def map_batch(
 
     `function` must treat each example alone.
     """
-    part = _microbatch_size(batch)
-
-    def on_device(replicated: PyTree, shard: PyTree) -> PyTree:
-        size = _batch_size(shard)
-        if size <= part:
-            return function(replicated, shard)
-        parts = jax.tree.map(lambda x: x.reshape(size // part, part, *x.shape[1:]), shard)
-        outputs = lax.map(lambda examples: function(replicated, examples), parts)
-        return jax.tree.map(lambda x: x.reshape(size, *x.shape[2:]), outputs)
-
-    spec = PartitionSpec("data")
-    return _on_all_devices(on_device, batch, spec)(replicated, batch)
+    return _on_all_devices(function, batch, PartitionSpec("data"))(replicated, batch)
 
 
 def sum_batch(
@@ -77,22 +96,9 @@ def sum_batch(
 
     For results that are sums over examples: gradients, losses, counts.
     """
-    part = _microbatch_size(batch)
 
     def on_device(replicated: PyTree, shard: PyTree) -> PyTree:
-        size = _batch_size(shard)
-        if size <= part:
-            return lax.psum(function(replicated, shard), "data")
-        parts = jax.tree.map(lambda x: x.reshape(size // part, part, *x.shape[1:]), shard)
-        first = jax.tree.map(lambda x: x[0], parts)
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, replicated, first)
-        )
-
-        def add(total: PyTree, examples: PyTree) -> tuple[PyTree, None]:
-            return jax.tree.map(jnp.add, total, function(replicated, examples)), None
-
-        return lax.psum(lax.scan(add, zeros, parts)[0], "data")
+        return lax.psum(function(replicated, shard), "data")
 
     return _on_all_devices(on_device, batch, PartitionSpec())(replicated, batch)
 
@@ -117,13 +123,6 @@ def _device_count(batch: PyTree) -> int:
     """As many devices as cut the batch evenly."""
     size = _batch_size(batch)
     return max(n for n in range(1, jax.device_count() + 1) if size % n == 0)
-
-
-def _microbatch_size(batch: PyTree) -> int:
-    shard = _batch_size(batch) // _device_count(batch)
-    if jax.default_backend() != "cpu":
-        return shard
-    return max(n for n in range(1, CPU_MICROBATCH + 1) if shard % n == 0)
 
 
 def _batch_size(batch: PyTree) -> int:

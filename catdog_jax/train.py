@@ -26,7 +26,7 @@ from .evaluate import (
     metric_sums,
     with_features,
 )
-from .parallel import replicate, shard, sum_batch
+from .parallel import jit, replicate, shard, sum_batch
 
 
 @jax.tree_util.register_dataclass
@@ -116,7 +116,7 @@ def create_state(
     return graphdef, jax.tree.map(jnp.copy, state)  # a step donates its state, not the model
 
 
-@partial(jax.jit, static_argnames="task", donate_argnames="state")
+@jit(static_argnames="task", donate_argnames="state")
 def train_step(task: Task, state: TrainState, batch: PyTree) -> tuple[TrainState, Sums]:
     """One step of gradient descent on one batch.
 

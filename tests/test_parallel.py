@@ -9,9 +9,7 @@ from catdog_jax import parallel
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 32])
-@pytest.mark.parametrize("microbatch", [1, 2, 5])
-def test_parts_give_the_whole(size: int, microbatch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "CPU_MICROBATCH", microbatch)
+def test_parts_give_the_whole(size: int) -> None:
     batch = {"x": np.arange(2.0 * size, dtype=np.float32).reshape(size, 2)}
     weight = jnp.array([1.0, 10.0])
 
@@ -35,3 +33,12 @@ def test_the_number_of_cpu_devices_is_left_alone_once_jax_has_started() -> None:
     before = jax.device_count()
     parallel.use_cpu_cores()
     assert jax.device_count() == before
+
+
+def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    parallel._compiler_options.cache_clear()
+    assert parallel._compiler_options() == parallel._CPU_OPTIONS
+    monkeypatch.setattr(parallel, "_CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
+    parallel._compiler_options.cache_clear()
+    assert parallel._compiler_options() is None
+    parallel._compiler_options.cache_clear()

@@ -75,14 +75,10 @@ def test_the_same_seed_gives_the_same_history_and_another_does_not() -> None:
     assert history(train(split, augmentations=AUGMENTATIONS, seed=1)) != first
 
 
-@pytest.mark.parametrize("microbatch", [1, 2, 8])
-def test_a_run_does_not_depend_on_how_batches_are_cut(
-    microbatch: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_does_not_depend_on_how_batches_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     split = coloured(20)
     expected = history(train(split, augmentations=AUGMENTATIONS))
     jax.clear_caches()
-    monkeypatch.setattr(parallel, "CPU_MICROBATCH", microbatch)
     one_device = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: one_device)
     monkeypatch.setattr(jax, "device_count", lambda: 1)

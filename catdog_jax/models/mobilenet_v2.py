@@ -79,7 +79,7 @@ class ConvNorm(nnx.Module):
         self.activate = activate
 
     def __call__(self, x: ops.Images, *, use_running_average: bool = True) -> ops.Images:
-        convolve = ops.depthwise_conv2d if self.depthwise else ops.conv2d
+        convolve = ops.depthwise_conv2d if self.depthwise else ops.conv2d_in_loop
         kernel = self.conv.kernel[...]
         if use_running_average:
             # Normalizing with fixed statistics is linear: folded into the kernel, it costs
@@ -183,6 +183,13 @@ class MobileNetV2(nnx.Module):
             use_running_average: False normalizes with the batch's own statistics and updates the
                 running ones, as in training from scratch.
         """
+        if use_running_average:
+            return ops.in_microbatches(self._forward, images)
+        return self._forward(images, use_running_average=False)
+
+    def _forward(
+        self, images: ops.Images, *, use_running_average: bool = True
+    ) -> Float[Array, "..."]:
         x = self.stem(images, use_running_average=use_running_average)
         for block in self.blocks:
             x = block(x, use_running_average=use_running_average)
