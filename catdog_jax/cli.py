@@ -64,6 +64,9 @@ class Options:
     """Model 4: the logit above which a photo counts as a dog (0.5, as Keras; 0 is unbiased)."""
     stop_when_dead: bool | None = None
     """End a run whose outputs are all zero (True)."""
+    on_device: bool | None = None
+    """Keep the photos in the devices' memory and run an epoch as one program, rather than stream
+    them (by itself: on a GPU or TPU, where they take no more than half of its free memory)."""
 
     def adapt(self, experiment: Experiment) -> Experiment:
         """The experiment with these changes."""

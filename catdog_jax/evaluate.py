@@ -1,7 +1,7 @@
 """Logits, losses and masked metrics."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypedDict, runtime_checkable
@@ -14,9 +14,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .errors import InputError
-from .parallel import map_batch, replicate, shard
+from .feed import Batch, Resident, stream
+from .parallel import map_batch, replicate, shard, sum_batch, take
 
-Batch = Mapping[str, Any]
 Logits = Float[Array, "batch outputs"]
 Labels = Int[Array, " batch"]
 
@@ -64,6 +64,7 @@ class Metrics:
         Raises:
             InputError: there are none.
         """
+        sums = jax.device_get(sums)  # one wait for the devices, not three
         count = int(sums["count"])
         if count == 0:
             raise InputError("there are no images to train or evaluate on")
@@ -96,6 +97,52 @@ def metric_sums(
     }
 
 
+def no_sums() -> Sums:
+    """What a sum over no images is."""
+    return {"loss": np.float32(0), "correct": np.int32(0), "count": np.int32(0)}
+
+
+def add(totals: Sums, sums: Sums) -> Sums:
+    """`totals` and the sums of one batch more, which may still be being computed.
+
+    Waits for `totals`: the loop is one step ahead of the devices, no more. XLA lets each CPU
+    device take on 32 programs and not always in order: further ahead, two devices come to wait
+    for each other's part of a sum for good, and XLA ends the process. On any device the batches
+    of a loop far ahead would fill the memory.
+    """
+    after = jax.tree.map(jnp.add, totals, sums)
+    jax.block_until_ready(totals)
+    return after
+
+
+def scan_sums(
+    step: Callable[[PyTree, PyTree], tuple[PyTree, Sums]],
+    carry: PyTree,
+    photos: PyTree,
+    rows: Int[Array, "steps batch"],
+) -> tuple[PyTree, Sums]:
+    """`step(carry, batch)` for one batch of rows after the other, and the sum of its sums.
+
+    Args:
+        step: gives the next `carry` and the sums of `batch`.
+        carry: what the first step begins with.
+        photos: arrays along photos, on every device.
+        rows: which photos are a step's batch; -1 is padding, whatever photo then fills its place.
+    """
+
+    def batch_of(rows: Int[Array, " batch"]) -> PyTree:
+        return {**take(photos, rows), "mask": rows >= 0}
+
+    def add_step(carry: tuple[PyTree, Sums], rows: Int[Array, " batch"]) -> tuple[PyTree, None]:
+        before, totals = carry
+        after, sums = step(before, batch_of(rows))
+        return (after, jax.tree.map(jnp.add, totals, sums)), None
+
+    _, shapes = jax.eval_shape(lambda: step(carry, batch_of(rows[0])))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(add_step, (carry, zeros), rows)[0]
+
+
 def probabilities(
     logits: Float[np.ndarray, "batch outputs"], num_classes: int
 ) -> Float[np.ndarray, "batch classes"]:
@@ -121,7 +168,9 @@ def predict_logits(
     graphdef, state = nnx.split(model)
     logits = [
         np.asarray(_logits(graphdef, replicate(state, inputs), shard(inputs)))[mask]
-        for inputs, mask in ((_inputs(batch), np.asarray(batch["mask"])) for batch in batches)
+        for inputs, mask in (
+            (_inputs(batch), np.asarray(batch["mask"])) for batch in stream(batches)
+        )
     ]
     if not logits:
         raise InputError("there are no images to evaluate")
@@ -129,19 +178,28 @@ def predict_logits(
 
 
 def evaluate(
-    model: nnx.Module, batches: Iterable[Batch], *, threshold: float = BLOG_THRESHOLD
+    model: nnx.Module, batches: Resident | Iterable[Batch], *, threshold: float = BLOG_THRESHOLD
 ) -> Metrics:
     """Loss and accuracy over all images of `batches`.
 
     Args:
         model: takes images and gives logits.
-        batches: dicts of `image` (or `feature`, see `with_features`), `label` and `mask`, which can
-            be gone through twice.
+        batches: dicts of `image` (or `feature`, see `with_features`), `label` and `mask`; or
+            photos on the devices, which one program goes through.
         threshold: for models with one logit, see `BLOG_THRESHOLD`.
+
+    Raises:
+        InputError: there are no images.
     """
-    logits = predict_logits(model, batches)
-    labels = [np.asarray(batch["label"])[np.asarray(batch["mask"])] for batch in batches]
-    return metrics_of(logits, np.concatenate(labels), threshold)
+    graphdef, state = nnx.split(model)
+    if isinstance(batches, Resident):
+        placed = replicate((state, batches.photos, batches.rows), batches.rows[0])
+        return Metrics.from_sums(_eval_epoch(graphdef, threshold, *placed))
+    totals = no_sums()
+    for batch in map(dict, stream(batches)):
+        sums = _eval_step(graphdef, threshold, replicate(state, batch), shard(batch))
+        totals = add(totals, sums)
+    return Metrics.from_sums(totals)
 
 
 def with_features(model: nnx.Module, batches: Iterable[Batch]) -> Iterable[Batch]:
@@ -149,14 +207,14 @@ def with_features(model: nnx.Module, batches: Iterable[Batch]) -> Iterable[Batch
     if not isinstance(model, FrozenBackbone):
         return batches
     graphdef, state = nnx.split(model)
-    return [
-        {
-            "feature": _features(graphdef, replicate(state, image), shard(image)),
-            "label": label,
-            "mask": mask,
-        }
-        for image, label, mask in ((b["image"], b["label"], b["mask"]) for b in batches)
-    ]
+    replaced = []
+    for batch in stream(batches):
+        image = batch["image"]
+        feature = _features(graphdef, replicate(state, image), shard(image))
+        if replaced:  # as in `add`: not further ahead than one batch
+            jax.block_until_ready(replaced[-1]["feature"])
+        replaced.append({"feature": feature, "label": batch["label"], "mask": batch["mask"]})
+    return replaced
 
 
 def wilson_interval(correct: int, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -175,6 +233,31 @@ def _inputs(batch: Batch) -> PyTree:
 def _apply(graphdef: nnx.GraphDef, state: PyTree, inputs: PyTree) -> Logits:
     model: Any = nnx.merge(graphdef, state)
     return model.classify(inputs["feature"]) if "feature" in inputs else model(inputs["image"])
+
+
+def _batch_sums(graphdef: nnx.GraphDef, threshold: float, state: PyTree, batch: PyTree) -> Sums:
+    def part_sums(state: PyTree, part: PyTree) -> Sums:
+        logits = _apply(graphdef, state, part)
+        return metric_sums(logits, part["label"], part["mask"], threshold)
+
+    return sum_batch(part_sums, state, batch)
+
+
+_eval_step = jax.jit(_batch_sums, static_argnums=(0, 1))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _eval_epoch(
+    graphdef: nnx.GraphDef,
+    threshold: float,
+    state: PyTree,
+    photos: PyTree,
+    rows: Int[Array, "steps batch"],
+) -> Sums:
+    def step(state: PyTree, batch: PyTree) -> tuple[PyTree, Sums]:
+        return state, _batch_sums(graphdef, threshold, state, batch)
+
+    return scan_sums(step, state, photos, rows)[1]
 
 
 @partial(jax.jit, static_argnums=0)

@@ -36,6 +36,8 @@ class Experiment:
     """One logit: the logit (not the probability) above which Keras's accuracy counts a dog."""
     stop_when_dead: bool = True
     """End a run whose outputs are all zero: it has no gradient left and cannot recover."""
+    on_device: bool | None = None
+    """Keep the photos on the devices, an epoch one program over them; None: where it pays."""
     seed: int = 0
     """Of initial weights, order of images, dropout and augmentation."""
 

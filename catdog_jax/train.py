@@ -17,15 +17,18 @@ from .augment import Augmentation
 from .errors import RunError
 from .evaluate import (
     BLOG_THRESHOLD,
-    Batch,
     FrozenBackbone,
     Metrics,
     Sums,
+    add,
     evaluate,
     losses,
     metric_sums,
+    no_sums,
+    scan_sums,
     with_features,
 )
+from .feed import Batch, Resident, Shelf, stream
 from .parallel import replicate, shard, sum_batch
 
 
@@ -63,6 +66,8 @@ class EpochRecord:
     val_loss: float
     val_accuracy: float
     seconds: float
+    on_device: bool = field(compare=False)
+    """Whether it was one program over photos on the devices."""
     state: TrainState = field(repr=False, compare=False)
     """The state after this epoch: a copy, safe to keep."""
 
@@ -116,8 +121,7 @@ def create_state(
     return graphdef, jax.tree.map(jnp.copy, state)  # a step donates its state, not the model
 
 
-@partial(jax.jit, static_argnames="task", donate_argnames="state")
-def train_step(task: Task, state: TrainState, batch: PyTree) -> tuple[TrainState, Sums]:
+def _step(task: Task, state: TrainState, batch: PyTree) -> tuple[TrainState, Sums]:
     """One step of gradient descent on one batch.
 
     Args:
@@ -149,6 +153,30 @@ def train_step(task: Task, state: TrainState, batch: PyTree) -> tuple[TrainState
     return new_state, sums
 
 
+train_step = jax.jit(_step, static_argnames="task", donate_argnames="state")
+
+
+@partial(jax.jit, static_argnames="task", donate_argnames="state")
+def train_epoch(
+    task: Task, state: TrainState, photos: PyTree, rows: Int[Array, "steps batch"]
+) -> tuple[TrainState, Sums]:
+    """An epoch of `train_step` as one program over photos that are on the devices.
+
+    The host sends the order of the photos, a few kilobytes, rather than let the device draw it, so
+    that an epoch is the same one whether its photos are on the device or streamed.
+
+    Args:
+        task: as in `train_step`.
+        state: given up, as in `train_step`.
+        photos: `image` uint8 `[photos, height, width, 3]` and `label` `[photos]`, on every device.
+        rows: which photos are a step's batch; -1 is padding.
+
+    Returns:
+        The state after the epoch, and the sums over all of it.
+    """
+    return scan_sums(partial(_step, task), state, photos, rows)
+
+
 def _loss_sum(task: Task, params: PyTree, frozen: PyTree, examples: PyTree) -> tuple[Array, Sums]:
     model: Any = nnx.merge(task.graphdef, params, frozen)
     dropout_key, *augment_keys = jnp.unstack(
@@ -174,7 +202,8 @@ def fit(
     augmentations: tuple[Augmentation, ...] = (),
     threshold: float = BLOG_THRESHOLD,
     seed: int = 0,
-    on_step: Callable[[Sums], None] | None = None,
+    on_device: bool | None = None,
+    on_step: Callable[[int, Sums], None] | None = None,
 ) -> Iterator[EpochRecord]:
     """Train `model` and yield a record after each epoch.
 
@@ -190,7 +219,12 @@ def fit(
         augmentations: applied in turn to the training images, each with a key an image.
         threshold: for models with one logit, see `BLOG_THRESHOLD`.
         seed: of dropout and augmentation.
-        on_step: called after each step with the sums of the epoch so far, still on the device.
+        on_device: whether the photos of `splits.….shuffled` and `.batches` are kept on the devices
+            and an epoch is one program over them; by default on an accelerator where they take no
+            more than half of the free memory. Otherwise, as any other iterable, batches are sent
+            one by one. The history is the same up to rounding.
+        on_step: called with the epoch's number from 0 and its sums so far, still on the device:
+            after each step, or after the epoch where that is one program.
 
     Raises:
         RunError: the loss is no longer a finite number.
@@ -200,18 +234,14 @@ def fit(
     task = Task(graphdef, optimizer, augmentations, threshold)
     # Nothing random touches validation images, so a frozen backbone sees them once.
     validation = with_features(model, validation)
+    train_photos, validation_photos = Shelf(on_device), Shelf(on_device)
     for epoch in range(epochs):
         start = time.perf_counter()
-        totals: Sums = {"loss": np.float32(0), "correct": np.int32(0), "count": np.int32(0)}
-        for batch in map(dict, train(epoch)):
-            state, sums = train_step(task, replicate(state, batch), shard(batch))
-            before, totals = totals, jax.tree.map(jnp.add, totals, sums)
-            # One step ahead of the devices, no more. XLA lets each CPU device take on 32 programs
-            # and not always in order: further ahead, two devices come to wait for each other's
-            # gradients for good, and XLA ends the process.
-            jax.block_until_ready(before)
-            if on_step is not None:
-                on_step(totals)
+        report = None if on_step is None else partial(on_step, epoch)
+        batches = train_photos.place(train(epoch))
+        one_program = isinstance(batches, Resident)
+        state, totals = _run_epoch(task, state, batches, report)
+        del batches  # or its photos would stay while those of another split come
         trained = Metrics.from_sums(totals)
         if not np.isfinite(trained.loss):
             raise RunError(
@@ -220,7 +250,7 @@ def fit(
             )
         snapshot = jax.tree.map(jnp.copy, state)
         nnx.update(model, snapshot.params)
-        validated = evaluate(model, validation, threshold=threshold)
+        validated = evaluate(model, validation_photos.place(validation), threshold=threshold)
         yield EpochRecord(
             epoch=epoch + 1,
             loss=trained.loss,
@@ -228,5 +258,29 @@ def fit(
             val_loss=validated.loss,
             val_accuracy=validated.accuracy,
             seconds=time.perf_counter() - start,
+            on_device=one_program,
             state=snapshot,
         )
+
+
+def _run_epoch(
+    task: Task,
+    state: TrainState,
+    batches: Resident | Iterable[Batch],
+    on_step: Callable[[Sums], None] | None,
+) -> tuple[TrainState, Sums]:
+    """Train on all batches: as one program, or step by step."""
+    if isinstance(batches, Resident):
+        placed = replicate((state, batches.photos, batches.rows), batches.rows[0])
+        state, totals = train_epoch(task, *placed)
+        if on_step is not None:
+            on_step(totals)
+        return state, totals
+    totals = no_sums()
+    for batch in map(dict, stream(batches)):
+        # The step before is still being computed while this batch is sent.
+        state, sums = train_step(task, replicate(state, batch), shard(batch))
+        totals = add(totals, sums)
+        if on_step is not None:
+            on_step(totals)
+    return state, totals
