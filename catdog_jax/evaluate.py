@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .errors import InputError
 from .feed import Batch, Resident, stream
-from .parallel import map_batch, replicate, shard, sum_batch, take
+from .parallel import map_batch, replicate, shard, take
 
 Logits = Float[Array, "batch outputs"]
 Labels = Int[Array, " batch"]
@@ -197,7 +197,9 @@ def evaluate(
         return Metrics.from_sums(_eval_epoch(graphdef, threshold, *placed))
     totals = no_sums()
     for batch in map(dict, stream(batches)):
-        sums = _eval_step(graphdef, threshold, replicate(state, batch), shard(batch))
+        placed = shard(batch)
+        logits = _logits(graphdef, replicate(state, batch), _inputs(placed))
+        sums = _metric_sums(logits, placed["label"], placed["mask"], threshold=threshold)
         totals = add(totals, sums)
     return Metrics.from_sums(totals)
 
@@ -235,15 +237,7 @@ def _apply(graphdef: nnx.GraphDef, state: PyTree, inputs: PyTree) -> Logits:
     return model.classify(inputs["feature"]) if "feature" in inputs else model(inputs["image"])
 
 
-def _batch_sums(graphdef: nnx.GraphDef, threshold: float, state: PyTree, batch: PyTree) -> Sums:
-    def part_sums(state: PyTree, part: PyTree) -> Sums:
-        logits = _apply(graphdef, state, part)
-        return metric_sums(logits, part["label"], part["mask"], threshold)
-
-    return sum_batch(part_sums, state, batch)
-
-
-_eval_step = jax.jit(_batch_sums, static_argnums=(0, 1))
+_metric_sums = jax.jit(metric_sums, static_argnames="threshold")
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -255,7 +249,8 @@ def _eval_epoch(
     rows: Int[Array, "steps batch"],
 ) -> Sums:
     def step(state: PyTree, batch: PyTree) -> tuple[PyTree, Sums]:
-        return state, _batch_sums(graphdef, threshold, state, batch)
+        logits = _logits(graphdef, state, _inputs(batch))
+        return state, metric_sums(logits, batch["label"], batch["mask"], threshold)
 
     return scan_sums(step, state, photos, rows)[1]
 
