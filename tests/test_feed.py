@@ -162,7 +162,7 @@ images = np.memmap({str(tmp_path / "images")!r}, np.uint8, "w+", shape=(25_000, 
 split = Split(images, np.arange(25_000, dtype=np.int32) % 2, ("a", "b"), ())
 seen = []
 for _ in cd.fit(
-    Linear(), split.shuffled(100, seed=0), split.batches(100), epochs=1,
+    Linear(), split.shuffled(100, seed=0), split.batches(100), epochs=2,
     on_step=lambda epoch, sums: seen.append(anonymous()),
 ):
     seen.append(anonymous())
@@ -171,4 +171,4 @@ print(images.nbytes, seen[2], max(seen))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     size, early, most = map(int, done.stdout.split())
     assert size > 1.2e9
-    assert most - early < size / 8
+    assert most - early < size / 4  # what malloc keeps of a few batches for each thread
