@@ -22,7 +22,7 @@ from . import checkpoint, report
 from .augment import Augmentation, random_flip, random_rotation
 from .data import Split, Splits, class_counts, load_data, majority_baseline
 from .errors import InputError
-from .evaluate import Sums, metrics_of, predict_logits, probabilities, wilson_interval
+from .evaluate import Dtype, Sums, metrics_of, predict_logits, probabilities, wilson_interval
 from .models import create_model, load_keras_weights
 from .parallel import use_cpu_cores
 from .recipes import Experiment
@@ -213,11 +213,21 @@ def predict(
     class_names: Sequence[str],
     *,
     batch_size: int = 32,
+    dtype: Dtype = "float32",
 ) -> Float[np.ndarray, "count classes"]:
-    """Probabilities of each class for images of the size the model was trained on."""
+    """Probabilities of each class for images of the size the model was trained on.
+
+    Args:
+        model: of `load_model`.
+        images: pixels 0…255.
+        class_names: the classes in the order of their labels.
+        batch_size: how many at once.
+        dtype: what the model computes in.
+    """
     unknown = np.zeros(len(images), np.int32)
     split = Split(images, unknown, tuple(class_names), names=("",) * len(images))
-    return probabilities(predict_logits(model, split.batches(batch_size)), len(class_names))
+    logits = predict_logits(model, split.batches(batch_size), dtype=dtype)
+    return probabilities(logits, len(class_names))
 
 
 def load_splits(experiment: Experiment) -> Splits:
@@ -331,6 +341,7 @@ def _train(experiment: Experiment, model: nnx.Module, splits: Splits) -> Iterato
             augmentations=augmentations(flip=experiment.flip, rotation=experiment.rotation),
             threshold=experiment.threshold,
             seed=experiment.seed,
+            dtype=experiment.dtype,
             on_device=experiment.on_device,
             on_step=on_step,
         )
@@ -379,7 +390,8 @@ def _best(history: Sequence[dict[str, float]], epoch: int, count: int) -> dict[s
 def _test(model: nnx.Module, split: Split, experiment: Experiment) -> dict[str, Any] | None:
     if not len(split):
         return None
-    logits = predict_logits(model, split.batches(experiment.batch_size))
+    batches = split.batches(experiment.batch_size)
+    logits = predict_logits(model, batches, dtype=experiment.dtype)
     metrics = metrics_of(logits, split.labels, experiment.threshold)
     result = asdict(metrics) | {"interval": wilson_interval(metrics.correct, metrics.count)}
     if logits.shape[-1] == 1 and experiment.threshold != 0.0:

@@ -109,7 +109,7 @@ def test_a_run_from_before_a_setting_was_there_had_its_default(
     folder = tmp_path / "run"
     shutil.copytree(finished[0].folder, folder)
     config = json.loads((folder / "config.json").read_text())
-    del config["experiment"]["on_device"]
+    del config["experiment"]["on_device"], config["experiment"]["dtype"]
     (folder / "config.json").write_text(json.dumps(config))
     lines: list[str] = []
     run(SMALL, folder, log=lines.append)
@@ -154,6 +154,17 @@ def test_the_progress_bar_ends_where_the_run_does(
                 shown.append((bars[0].n, epoch * 48 + count))
     assert all(position <= was for position, was in shown)
     assert shown[-1] == (144, 144)
+
+
+def test_a_run_in_bfloat16_says_so_and_is_evaluated_in_it(tmp_path: Path) -> None:
+    rounded = run(replace(SMALL, epochs=1, dtype="bfloat16"), tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["experiment"]["dtype"] == "bfloat16"
+    assert rounded.metrics["validation"]["loss"] == pytest.approx(
+        rounded.history[0]["val_loss"], rel=1e-6
+    )
+    result = evaluate_run(tmp_path / "run")
+    assert result["loss"] == pytest.approx(rounded.metrics["test"]["loss"], rel=1e-6)
 
 
 def test_an_unfinished_run_is_started_again(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from catdog_jax import train as training
 from catdog_jax.augment import random_flip, random_rotation
 from catdog_jax.data import Split
 from catdog_jax.errors import InputError, RunError
-from catdog_jax.evaluate import evaluate, losses
+from catdog_jax.evaluate import evaluate, losses, predict_logits, with_features
 from catdog_jax.models import Model4, create_model
 from catdog_jax.models.cnn import dropout
 from catdog_jax.train import EpochRecord, Task, create_state, fit, keras_adam, train_step
@@ -259,6 +259,65 @@ def test_no_photos_are_an_error(on_device: bool) -> None:
                     on_device=on_device,
                 )
             )
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_bfloat16_is_what_the_model_computes_in_and_nothing_else(on_device: bool) -> None:
+    computed: set[tuple[Any, ...]] = set()
+
+    class Watched(Linear):
+        def __call__(self, images: Any, keys: Any = None) -> Any:
+            logits = super().__call__(images, keys)
+            computed.add((images.dtype, self.linear.kernel[...].dtype, logits.dtype))
+            return logits
+
+    model, split = Watched(rngs=nnx.Rngs(0)), coloured(20)
+    options: dict[str, Any] = {"model": model, "augmentations": AUGMENTATIONS}
+    *_, record = train(split, dtype="bfloat16", on_device=on_device, **options)
+    assert computed == {(np.dtype(jnp.bfloat16),) * 3}
+    floats = {x.dtype for x in jax.tree.leaves((record.state.params, record.state.opt_state))}
+    assert floats == {np.dtype("float32"), np.dtype("int32")}  # the latter counts steps
+    validated = evaluate(model, split.batches(8), dtype="bfloat16")
+    assert record.val_loss == pytest.approx(validated.loss, rel=1e-6)
+    assert predict_logits(model, split.batches(8), dtype="bfloat16").dtype == np.float32
+    assert evaluate(model, split.batches(8)).loss != validated.loss
+
+
+@pytest.mark.parametrize("name", ["model1", "model3"])
+def test_a_history_in_bfloat16_is_near_the_one_in_float32(name: str, drawings: Split) -> None:
+    exact, rounded = (
+        [
+            (record.loss, record.val_loss)
+            for record in fit(
+                create_model(name, image_size=32, rngs=nnx.Rngs(0)),
+                drawings.shuffled(16, seed=0),
+                drawings.batches(16),
+                epochs=2,
+                dtype=dtype,
+            )
+        ]
+        for dtype in ("float32", "bfloat16")
+    )
+    np.testing.assert_allclose(rounded, exact, rtol=0.1)
+
+
+def test_a_backbone_in_bfloat16_is_near_the_one_in_float32(drawings: Split) -> None:
+    model = Model4(alpha=0.35, rngs=nnx.Rngs(0))
+    batches = drawings.batches(16)
+    exact, rounded = (
+        np.concatenate([batch["feature"] for batch in replaced])
+        for replaced in (
+            with_features(model, batches),
+            with_features(model, batches, dtype="bfloat16"),
+        )
+    )
+    assert rounded.dtype == jnp.bfloat16
+    assert np.corrcoef(exact.ravel(), rounded.astype(np.float32).ravel())[0, 1] > 0.99
+
+
+def test_an_unknown_dtype_is_named() -> None:
+    with pytest.raises(InputError, match="unknown dtype 'float8'; choose float32 or bfloat16"):
+        train(coloured(8), dtype="float8")
 
 
 def test_a_step_is_plain_gradient_descent_on_the_mean_loss_of_unmasked_images() -> None:
