@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -64,6 +64,11 @@ class Options:
     """Model 4: the logit above which a photo counts as a dog (0.5, as Keras; 0 is unbiased)."""
     stop_when_dead: bool | None = None
     """End a run whose outputs are all zero (True)."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """What the model computes in (float32); bfloat16 is for accelerators, and rounds more."""
+    on_device: bool | None = None
+    """Keep the photos in the devices' memory and run an epoch as one program, rather than stream
+    them (by itself: on a GPU or TPU, where they take no more than half of its free memory)."""
 
     def adapt(self, experiment: Experiment) -> Experiment:
         """The experiment with these changes."""
@@ -252,7 +257,13 @@ def _predict(
                 failed = True
         if decoded:
             pixels = np.stack(list(decoded.values()))
-            chances = predict(model, pixels, class_names, batch_size=experiment.batch_size)
+            chances = predict(
+                model,
+                pixels,
+                class_names,
+                batch_size=experiment.batch_size,
+                dtype=experiment.dtype,
+            )
             for path, chance in zip(decoded, chances.tolist(), strict=True):
                 by_class = dict(zip(class_names, chance, strict=True))
                 best = class_names[int(np.argmax(chance))]

@@ -100,15 +100,15 @@ class Split:
         """Return all batches in order; the last one is padded."""
         return Batches(self, np.arange(len(self)), batch_size)
 
-    def shuffled(self, batch_size: int = 32, *, seed: int) -> Callable[[int], Iterator[Batch]]:
+    def shuffled(self, batch_size: int = 32, *, seed: int) -> Callable[[int], "Batches"]:
         """Return a function from an epoch's number to its batches, in an order of its own.
 
         The order is `np.random.default_rng((seed, epoch)).permutation(N)`.
         """
 
-        def batches_of_epoch(epoch: int) -> Iterator[Batch]:
+        def batches_of_epoch(epoch: int) -> Batches:
             order = np.random.default_rng((seed, epoch)).permutation(len(self))
-            return iter(Batches(self, order, batch_size))
+            return Batches(self, order, batch_size)
 
         return batches_of_epoch
 

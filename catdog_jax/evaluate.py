@@ -1,11 +1,12 @@
 """Logits, losses and masked metrics."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypedDict, runtime_checkable
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -13,9 +14,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .errors import InputError
-from .parallel import jit, map_batch, replicate, shard
+from .feed import Batch, Resident, stream
+from .parallel import jit, map_batch, replicate, shard, take
 
-Batch = Mapping[str, Any]
+Dtype = Literal["float32", "bfloat16"]
 Logits = Float[Array, "batch outputs"]
 Labels = Int[Array, " batch"]
 
@@ -63,6 +65,7 @@ class Metrics:
         Raises:
             InputError: there are none.
         """
+        sums = jax.device_get(sums)  # one wait for the devices, not three
         count = int(sums["count"])
         if count == 0:
             raise InputError("there are no images to train or evaluate on")
@@ -75,6 +78,32 @@ def losses(logits: Logits, labels: Labels) -> Float[Array, " batch"]:
     if logits.shape[-1] == 1:
         return optax.sigmoid_binary_cross_entropy(logits[:, 0], labels)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def in_dtype(tree: PyTree, dtype: Dtype) -> PyTree:
+    """A model's weights and inputs in what it is to compute in.
+
+    "float32", which weights are stored in, leaves them as they are. "bfloat16" is made of all
+    floating-point numbers and uint8 pixels; of the latter it holds each exactly.
+
+    Raises:
+        InputError: `dtype` is neither.
+    """
+    if dtype == "float32":
+        return tree
+    if dtype != "bfloat16":
+        raise InputError(f"unknown dtype '{dtype}'; choose float32 or bfloat16")
+
+    def convert(array: Any) -> Any:
+        numbers = jnp.issubdtype(array.dtype, jnp.floating) or array.dtype == jnp.uint8
+        return array.astype(jnp.bfloat16) if numbers else array
+
+    return jax.tree.map(convert, tree)
+
+
+def full_precision(logits: Logits) -> Logits:
+    """`logits` in float32 at least, for losses to be computed from."""
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
 def predicted(logits: Logits, threshold: float = 0.0) -> Labels:
@@ -93,6 +122,52 @@ def metric_sums(
         "correct": jnp.sum((predicted(logits, threshold) == labels) & mask),
         "count": jnp.sum(mask),
     }
+
+
+def no_sums() -> Sums:
+    """What a sum over no images is."""
+    return {"loss": np.float32(0), "correct": np.int32(0), "count": np.int32(0)}
+
+
+def add(totals: Sums, sums: Sums) -> Sums:
+    """`totals` and the sums of one batch more, which may still be being computed.
+
+    Waits for `totals`: the loop is one step ahead of the devices, no more. XLA lets each CPU
+    device take on 32 programs and not always in order: further ahead, two devices come to wait
+    for each other's part of a sum for good, and XLA ends the process. On any device the batches
+    of a loop far ahead would fill the memory.
+    """
+    after = jax.tree.map(jnp.add, totals, sums)
+    jax.block_until_ready(totals)
+    return after
+
+
+def scan_sums(
+    step: Callable[[PyTree, PyTree], tuple[PyTree, Sums]],
+    carry: PyTree,
+    photos: PyTree,
+    rows: Int[Array, "steps batch"],
+) -> tuple[PyTree, Sums]:
+    """`step(carry, batch)` for one batch of rows after the other, and the sum of its sums.
+
+    Args:
+        step: gives the next `carry` and the sums of `batch`.
+        carry: what the first step begins with.
+        photos: arrays along photos, on every device.
+        rows: which photos are a step's batch; -1 is padding, whatever photo then fills its place.
+    """
+
+    def batch_of(rows: Int[Array, " batch"]) -> PyTree:
+        return {**take(photos, rows), "mask": rows >= 0}
+
+    def add_step(carry: tuple[PyTree, Sums], rows: Int[Array, " batch"]) -> tuple[PyTree, None]:
+        before, totals = carry
+        after, sums = step(before, batch_of(rows))
+        return (after, jax.tree.map(jnp.add, totals, sums)), None
+
+    _, shapes = jax.eval_shape(lambda: step(carry, batch_of(rows[0])))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(add_step, (carry, zeros), rows)[0]
 
 
 def probabilities(
@@ -114,13 +189,24 @@ def metrics_of(logits: Any, labels: Any, threshold: float) -> Metrics:
 
 
 def predict_logits(
-    model: nnx.Module, batches: Iterable[Batch]
+    model: nnx.Module, batches: Iterable[Batch], *, dtype: Dtype = "float32"
 ) -> Float[np.ndarray, "images outputs"]:
-    """Logits of all images that the batches' masks let through, in order; no dropout."""
+    """Logits of all images that the batches' masks let through, in order; no dropout.
+
+    Args:
+        model: takes images and gives logits.
+        batches: as in `evaluate`, which says what `dtype` is, too.
+        dtype: see `evaluate`.
+
+    Raises:
+        InputError: there are no images, or no such dtype.
+    """
     graphdef, state = nnx.split(model)
     logits = [
-        np.asarray(_logits(graphdef, replicate(state, inputs), shard(inputs)))[mask]
-        for inputs, mask in ((_inputs(batch), np.asarray(batch["mask"])) for batch in batches)
+        np.asarray(_logits(graphdef, dtype, replicate(state, inputs), shard(inputs)))[mask]
+        for inputs, mask in (
+            (_inputs(batch), np.asarray(batch["mask"])) for batch in stream(batches)
+        )
     ]
     if not logits:
         raise InputError("there are no images to evaluate")
@@ -128,34 +214,52 @@ def predict_logits(
 
 
 def evaluate(
-    model: nnx.Module, batches: Iterable[Batch], *, threshold: float = BLOG_THRESHOLD
+    model: nnx.Module,
+    batches: Resident | Iterable[Batch],
+    *,
+    threshold: float = BLOG_THRESHOLD,
+    dtype: Dtype = "float32",
 ) -> Metrics:
     """Loss and accuracy over all images of `batches`.
 
     Args:
         model: takes images and gives logits.
-        batches: dicts of `image` (or `feature`, see `with_features`), `label` and `mask`, which can
-            be gone through twice.
+        batches: dicts of `image` (or `feature`, see `with_features`), `label` and `mask`; or
+            photos on the devices, which one program goes through.
         threshold: for models with one logit, see `BLOG_THRESHOLD`.
+        dtype: what the model computes in; losses and sums are float32.
+
+    Raises:
+        InputError: there are no images, or no such dtype.
     """
-    logits = predict_logits(model, batches)
-    labels = [np.asarray(batch["label"])[np.asarray(batch["mask"])] for batch in batches]
-    return metrics_of(logits, np.concatenate(labels), threshold)
+    graphdef, state = nnx.split(model)
+    if isinstance(batches, Resident):
+        placed = replicate((state, batches.photos, batches.rows), batches.rows[0])
+        return Metrics.from_sums(_eval_epoch(graphdef, threshold, dtype, *placed))
+    totals = no_sums()
+    for batch in map(dict, stream(batches)):
+        placed = shard(batch)
+        logits = _logits(graphdef, dtype, replicate(state, batch), _inputs(placed))
+        sums = _metric_sums(logits, placed["label"], placed["mask"], threshold=threshold)
+        totals = add(totals, sums)
+    return Metrics.from_sums(totals)
 
 
-def with_features(model: nnx.Module, batches: Iterable[Batch]) -> Iterable[Batch]:
+def with_features(
+    model: nnx.Module, batches: Iterable[Batch], *, dtype: Dtype = "float32"
+) -> Iterable[Batch]:
     """Replace images by their features where a frozen backbone makes them the same every time."""
     if not isinstance(model, FrozenBackbone):
         return batches
     graphdef, state = nnx.split(model)
-    return [
-        {
-            "feature": _features(graphdef, replicate(state, image), shard(image)),
-            "label": label,
-            "mask": mask,
-        }
-        for image, label, mask in ((b["image"], b["label"], b["mask"]) for b in batches)
-    ]
+    replaced = []
+    for batch in stream(batches):
+        image = batch["image"]
+        feature = _features(graphdef, dtype, replicate(state, image), shard(image))
+        if replaced:  # as in `add`: not further ahead than one batch
+            jax.block_until_ready(replaced[-1]["feature"])
+        replaced.append({"feature": feature, "label": batch["label"], "mask": batch["mask"]})
+    return replaced
 
 
 def wilson_interval(correct: int, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -171,19 +275,42 @@ def _inputs(batch: Batch) -> PyTree:
     return {name: batch[name] for name in ("feature", "image") if name in batch}
 
 
-def _apply(graphdef: nnx.GraphDef, state: PyTree, inputs: PyTree) -> Logits:
+def _apply(graphdef: nnx.GraphDef, dtype: Dtype, state: PyTree, inputs: PyTree) -> Logits:
+    state, inputs = in_dtype((state, inputs), dtype)
     model: Any = nnx.merge(graphdef, state)
-    return model.classify(inputs["feature"]) if "feature" in inputs else model(inputs["image"])
+    return full_precision(
+        model.classify(inputs["feature"]) if "feature" in inputs else model(inputs["image"])
+    )
 
 
-@jit(static_argnums=0)
-def _logits(graphdef: nnx.GraphDef, state: PyTree, inputs: PyTree) -> Logits:
-    return map_batch(partial(_apply, graphdef), state, inputs)
+_metric_sums = jax.jit(metric_sums, static_argnames="threshold")
 
 
-@jit(static_argnums=0)
-def _features(graphdef: nnx.GraphDef, state: PyTree, images: PyTree) -> PyTree:
+@jit(static_argnums=(0, 1, 2))
+def _eval_epoch(
+    graphdef: nnx.GraphDef,
+    threshold: float,
+    dtype: Dtype,
+    state: PyTree,
+    photos: PyTree,
+    rows: Int[Array, "steps batch"],
+) -> Sums:
+    def step(state: PyTree, batch: PyTree) -> tuple[PyTree, Sums]:
+        logits = map_batch(partial(_apply, graphdef, dtype), state, _inputs(batch))
+        return state, metric_sums(logits, batch["label"], batch["mask"], threshold)
+
+    return scan_sums(step, state, photos, rows)[1]
+
+
+@jit(static_argnums=(0, 1))
+def _logits(graphdef: nnx.GraphDef, dtype: Dtype, state: PyTree, inputs: PyTree) -> Logits:
+    return map_batch(partial(_apply, graphdef, dtype), state, inputs)
+
+
+@jit(static_argnums=(0, 1))
+def _features(graphdef: nnx.GraphDef, dtype: Dtype, state: PyTree, images: PyTree) -> PyTree:
     def features(state: PyTree, images: PyTree) -> PyTree:
+        state, images = in_dtype((state, images), dtype)
         model: Any = nnx.merge(graphdef, state)
         return model.features(images)
 

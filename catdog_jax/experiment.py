@@ -22,7 +22,7 @@ from . import checkpoint, report
 from .augment import Augmentation, random_flip, random_rotation
 from .data import Split, Splits, class_counts, load_data, majority_baseline
 from .errors import InputError
-from .evaluate import Sums, metrics_of, predict_logits, probabilities, wilson_interval
+from .evaluate import Dtype, Sums, metrics_of, predict_logits, probabilities, wilson_interval
 from .models import create_model, load_keras_weights
 from .parallel import use_cpu_cores
 from .recipes import Experiment
@@ -73,10 +73,11 @@ def run(
     _write_json(out / CONFIG, _config(experiment, splits))
     log(f"{experiment.model}, seed {experiment.seed}: {device()}, into {out}")
     history: list[dict[str, float]] = []
-    best = 0
+    best, on_device = 0, False
     for record in _train(experiment, model, splits):
         row = {name: getattr(record, name) for name in report.COLUMNS}
         history.append(row)
+        on_device = record.on_device
         report.write_history(out / HISTORY, history)
         log(_line(row, experiment.epochs, len(splits.train)))
         if not best or row["val_accuracy"] > history[best - 1]["val_accuracy"]:
@@ -104,6 +105,7 @@ def run(
         "seconds": sum(row["seconds"] for row in history),
         "images_per_second": _images_per_second(history, len(splits.train)),
         "device": device(),
+        "on_device": on_device,
         "versions": {name: version(name) for name in _PACKAGES}
         | {"python": sys.version.split()[0]},
     }
@@ -127,7 +129,9 @@ def is_finished(out: Path, experiment: Experiment, splits: Splits) -> bool:
         return False
     config = read_json(out / CONFIG) if (out / CONFIG).is_file() else {}
     fingerprint = config.get("data", {}).get("fingerprint")
-    if (config.get("experiment"), fingerprint) != (plain(experiment), splits.fingerprint):
+    # A setting that came after the folder was written had what is its default now.
+    recorded = plain(Experiment(model="")) | config.get("experiment", {})
+    if (recorded, fingerprint) != (plain(experiment), splits.fingerprint):
         raise InputError(f"{out} already exists and is not this run; choose another --out")
     return (out / METRICS).is_file()
 
@@ -209,11 +213,21 @@ def predict(
     class_names: Sequence[str],
     *,
     batch_size: int = 32,
+    dtype: Dtype = "float32",
 ) -> Float[np.ndarray, "count classes"]:
-    """Probabilities of each class for images of the size the model was trained on."""
+    """Probabilities of each class for images of the size the model was trained on.
+
+    Args:
+        model: of `load_model`.
+        images: pixels 0…255.
+        class_names: the classes in the order of their labels.
+        batch_size: how many at once.
+        dtype: what the model computes in.
+    """
     unknown = np.zeros(len(images), np.int32)
     split = Split(images, unknown, tuple(class_names), names=("",) * len(images))
-    return probabilities(predict_logits(model, split.batches(batch_size)), len(class_names))
+    logits = predict_logits(model, split.batches(batch_size), dtype=dtype)
+    return probabilities(logits, len(class_names))
 
 
 def load_splits(experiment: Experiment) -> Splits:
@@ -327,36 +341,34 @@ def _train(experiment: Experiment, model: nnx.Module, splits: Splits) -> Iterato
             augmentations=augmentations(flip=experiment.flip, rotation=experiment.rotation),
             threshold=experiment.threshold,
             seed=experiment.seed,
+            dtype=experiment.dtype,
+            on_device=experiment.on_device,
             on_step=on_step,
         )
 
 
 @contextmanager
-def _progress(experiment: Experiment, images: int) -> Iterator[Callable[[Sums], None] | None]:
+def _progress(experiment: Experiment, images: int) -> Iterator[Callable[[int, Sums], None] | None]:
     """A bar over the whole run with loss, accuracy, images a second and time left."""
     if not sys.stderr.isatty():
         yield None
         return
     with tqdm(total=experiment.epochs * images, unit=" images", leave=False) as bar:
-        seen, shown = 0, 0.0
+        shown = 0.0
 
-        def on_step(sums: Sums) -> None:
-            nonlocal seen, shown
+        def on_step(epoch: int, sums: Sums) -> None:
+            nonlocal shown
             # Reading the sums waits for the device, so not at every step.
             if time.monotonic() - shown < 0.5:
                 return
             shown = time.monotonic()
             count = int(sums["count"])
-            epoch_start = seen // images * images
-            if epoch_start + count < seen:
-                epoch_start += images
             bar.set_postfix(
                 loss=f"{float(sums['loss']) / count:.4f}",
                 accuracy=f"{int(sums['correct']) / count:.3f}",
                 refresh=False,
             )
-            bar.update(epoch_start + count - seen)
-            seen = epoch_start + count
+            bar.update(epoch * images + count - bar.n)
 
         yield on_step
 
@@ -378,7 +390,8 @@ def _best(history: Sequence[dict[str, float]], epoch: int, count: int) -> dict[s
 def _test(model: nnx.Module, split: Split, experiment: Experiment) -> dict[str, Any] | None:
     if not len(split):
         return None
-    logits = predict_logits(model, split.batches(experiment.batch_size))
+    batches = split.batches(experiment.batch_size)
+    logits = predict_logits(model, batches, dtype=experiment.dtype)
     metrics = metrics_of(logits, split.labels, experiment.threshold)
     result = asdict(metrics) | {"interval": wilson_interval(metrics.correct, metrics.count)}
     if logits.shape[-1] == 1 and experiment.threshold != 0.0:

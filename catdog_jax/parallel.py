@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, Int, PyTree
 
 _MAX_CPU_DEVICES = 16
 
@@ -77,6 +77,13 @@ def replicate(tree: PyTree, batch: PyTree) -> PyTree:
 def shard(batch: PyTree) -> PyTree:
     """`batch` cut over the devices along its first axis."""
     return jax.device_put(batch, NamedSharding(_mesh(batch), PartitionSpec("data")))
+
+
+def take(replicated: PyTree, rows: Int[Array, " batch"]) -> PyTree:
+    """The batch of these rows of arrays that every device has, cut over the devices."""
+    # Each device then fetches its own part of the batch, and no other.
+    rows = lax.with_sharding_constraint(rows, NamedSharding(_mesh(rows), PartitionSpec("data")))
+    return jax.tree.map(lambda array: array[rows], replicated)
 
 
 def map_batch(

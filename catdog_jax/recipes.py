@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Experiment:
     """One logit: the logit (not the probability) above which Keras's accuracy counts a dog."""
     stop_when_dead: bool = True
     """End a run whose outputs are all zero: it has no gradient left and cannot recover."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the model computes in; weights are stored, and losses summed, in float32."""
+    on_device: bool | None = None
+    """Keep the photos on the devices, an epoch one program over them; None: where it pays."""
     seed: int = 0
     """Of initial weights, order of images, dropout and augmentation."""
 

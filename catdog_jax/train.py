@@ -17,15 +17,21 @@ from .augment import Augmentation
 from .errors import RunError
 from .evaluate import (
     BLOG_THRESHOLD,
-    Batch,
+    Dtype,
     FrozenBackbone,
     Metrics,
     Sums,
+    add,
     evaluate,
+    full_precision,
+    in_dtype,
     losses,
     metric_sums,
+    no_sums,
+    scan_sums,
     with_features,
 )
+from .feed import Batch, Resident, Shelf, stream
 from .parallel import jit, replicate, shard, sum_batch
 
 
@@ -51,6 +57,7 @@ class Task:
     optimizer: optax.GradientTransformation
     augmentations: tuple[Augmentation, ...] = ()
     threshold: float = BLOG_THRESHOLD
+    dtype: Dtype = "float32"
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,8 @@ class EpochRecord:
     val_loss: float
     val_accuracy: float
     seconds: float
+    on_device: bool = field(compare=False)
+    """Whether it was one program over photos on the devices."""
     state: TrainState = field(repr=False, compare=False)
     """The state after this epoch: a copy, safe to keep."""
 
@@ -116,8 +125,7 @@ def create_state(
     return graphdef, jax.tree.map(jnp.copy, state)  # a step donates its state, not the model
 
 
-@jit(static_argnames="task", donate_argnames="state")
-def train_step(task: Task, state: TrainState, batch: PyTree) -> tuple[TrainState, Sums]:
+def _step(task: Task, state: TrainState, batch: PyTree) -> tuple[TrainState, Sums]:
     """One step of gradient descent on one batch.
 
     Args:
@@ -149,8 +157,33 @@ def train_step(task: Task, state: TrainState, batch: PyTree) -> tuple[TrainState
     return new_state, sums
 
 
+train_step = jit(static_argnames="task", donate_argnames="state")(_step)
+
+
+@jit(static_argnames="task", donate_argnames="state")
+def train_epoch(
+    task: Task, state: TrainState, photos: PyTree, rows: Int[Array, "steps batch"]
+) -> tuple[TrainState, Sums]:
+    """An epoch of `train_step` as one program over photos that are on the devices.
+
+    The host sends the order of the photos, a few kilobytes, rather than let the device draw it, so
+    that an epoch is the same one whether its photos are on the device or streamed.
+
+    Args:
+        task: as in `train_step`.
+        state: given up, as in `train_step`.
+        photos: `image` uint8 `[photos, height, width, 3]` and `label` `[photos]`, on every device.
+        rows: which photos are a step's batch; -1 is padding.
+
+    Returns:
+        The state after the epoch, and the sums over all of it.
+    """
+    return scan_sums(partial(_step, task), state, photos, rows)
+
+
 def _loss_sum(task: Task, params: PyTree, frozen: PyTree, examples: PyTree) -> tuple[Array, Sums]:
-    model: Any = nnx.merge(task.graphdef, params, frozen)
+    # Cast here, so that the gradients by the stored float32 weights are float32 again.
+    model: Any = nnx.merge(task.graphdef, *in_dtype((params, frozen), task.dtype))
     dropout_key, *augment_keys = jnp.unstack(
         jax.vmap(lambda key: jax.random.split(key, 1 + len(task.augmentations)))(examples["key"]),
         axis=1,
@@ -158,7 +191,7 @@ def _loss_sum(task: Task, params: PyTree, frozen: PyTree, examples: PyTree) -> t
     images = examples["image"].astype(jnp.float32)
     for augmentation, keys in zip(task.augmentations, augment_keys, strict=True):
         images = augmentation(keys, images)
-    logits = model(images, dropout_key)
+    logits = full_precision(model(in_dtype(images, task.dtype), dropout_key))
     labels, mask = examples["label"], examples["mask"]
     sums = metric_sums(logits, labels, mask, task.threshold)
     return jnp.sum(losses(logits, labels) * mask), sums
@@ -174,7 +207,9 @@ def fit(
     augmentations: tuple[Augmentation, ...] = (),
     threshold: float = BLOG_THRESHOLD,
     seed: int = 0,
-    on_step: Callable[[Sums], None] | None = None,
+    dtype: Dtype = "float32",
+    on_device: bool | None = None,
+    on_step: Callable[[int, Sums], None] | None = None,
 ) -> Iterator[EpochRecord]:
     """Train `model` and yield a record after each epoch.
 
@@ -190,28 +225,33 @@ def fit(
         augmentations: applied in turn to the training images, each with a key an image.
         threshold: for models with one logit, see `BLOG_THRESHOLD`.
         seed: of dropout and augmentation.
-        on_step: called after each step with the sums of the epoch so far, still on the device.
+        dtype: what the model computes in, forward and backward: "float32", or "bfloat16", half the
+            memory and faster on accelerators made for it. Stored weights, augmentation, losses,
+            the optimizer and metrics are float32 all the same.
+        on_device: whether the photos of `splits.….shuffled` and `.batches` are kept on the devices
+            and an epoch is one program over them; by default on an accelerator where they take no
+            more than half of the free memory. Otherwise, as any other iterable, batches are sent
+            one by one. The history is the same up to rounding.
+        on_step: called with the epoch's number from 0 and its sums so far, still on the device:
+            after each step, or after the epoch where that is one program.
 
     Raises:
+        InputError: there are no images, or no such dtype.
         RunError: the loss is no longer a finite number.
     """
     optimizer = keras_adam() if optimizer is None else optimizer
     graphdef, state = create_state(model, optimizer, seed=seed)
-    task = Task(graphdef, optimizer, augmentations, threshold)
+    task = Task(graphdef, optimizer, augmentations, threshold, dtype)
     # Nothing random touches validation images, so a frozen backbone sees them once.
-    validation = with_features(model, validation)
+    validation = with_features(model, validation, dtype=dtype)
+    train_photos, validation_photos = Shelf(on_device), Shelf(on_device)
     for epoch in range(epochs):
         start = time.perf_counter()
-        totals: Sums = {"loss": np.float32(0), "correct": np.int32(0), "count": np.int32(0)}
-        for batch in map(dict, train(epoch)):
-            state, sums = train_step(task, replicate(state, batch), shard(batch))
-            before, totals = totals, jax.tree.map(jnp.add, totals, sums)
-            # One step ahead of the devices, no more. XLA lets each CPU device take on 32 programs
-            # and not always in order: further ahead, two devices come to wait for each other's
-            # gradients for good, and XLA ends the process.
-            jax.block_until_ready(before)
-            if on_step is not None:
-                on_step(totals)
+        report = None if on_step is None else partial(on_step, epoch)
+        batches = train_photos.place(train(epoch))
+        one_program = isinstance(batches, Resident)
+        state, totals = _run_epoch(task, state, batches, report)
+        del batches  # or its photos would stay while those of another split come
         trained = Metrics.from_sums(totals)
         if not np.isfinite(trained.loss):
             raise RunError(
@@ -220,7 +260,9 @@ def fit(
             )
         snapshot = jax.tree.map(jnp.copy, state)
         nnx.update(model, snapshot.params)
-        validated = evaluate(model, validation, threshold=threshold)
+        validated = evaluate(
+            model, validation_photos.place(validation), threshold=threshold, dtype=dtype
+        )
         yield EpochRecord(
             epoch=epoch + 1,
             loss=trained.loss,
@@ -228,5 +270,29 @@ def fit(
             val_loss=validated.loss,
             val_accuracy=validated.accuracy,
             seconds=time.perf_counter() - start,
+            on_device=one_program,
             state=snapshot,
         )
+
+
+def _run_epoch(
+    task: Task,
+    state: TrainState,
+    batches: Resident | Iterable[Batch],
+    on_step: Callable[[Sums], None] | None,
+) -> tuple[TrainState, Sums]:
+    """Train on all batches: as one program, or step by step."""
+    if isinstance(batches, Resident):
+        placed = replicate((state, batches.photos, batches.rows), batches.rows[0])
+        state, totals = train_epoch(task, *placed)
+        if on_step is not None:
+            on_step(totals)
+        return state, totals
+    totals = no_sums()
+    for batch in map(dict, stream(batches)):
+        # The step before is still being computed while this batch is sent.
+        state, sums = train_step(task, replicate(state, batch), shard(batch))
+        totals = add(totals, sums)
+        if on_step is not None:
+            on_step(totals)
+    return state, totals

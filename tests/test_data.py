@@ -888,9 +888,9 @@ def test_shuffled_batches():
         np.testing.assert_array_equal(labels, split.labels[order])
         assert [int(batch["mask"].sum()) for batch in batches] == [4, 4, 2]
         assert all(batch["image"].shape == (4, 2, 2, 3) for batch in batches)
-    first = next(epochs(0))["image"]
-    assert not np.array_equal(first, next(epochs(1))["image"])
-    assert np.array_equal(first, next(split.shuffled(4, seed=3)(0))["image"])
+    first = next(iter(epochs(0)))["image"]
+    assert not np.array_equal(first, next(iter(epochs(1)))["image"])
+    assert np.array_equal(first, next(iter(split.shuffled(4, seed=3)(0)))["image"])
 
 
 def test_batch_size_must_be_positive():

@@ -1,4 +1,7 @@
+import io
+import itertools
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tqdm import tqdm
 
 from catdog_jax import experiment as experiment_module
 from catdog_jax.data import load_data
@@ -97,6 +101,70 @@ def test_a_finished_run_is_read_not_repeated(finished: tuple[Run, list[str]]) ->
     assert lines == [f"{finished[0].folder} holds this run already; reading it"]
     assert again.history == finished[0].history
     assert again.metrics == json.loads(json.dumps(finished[0].metrics))
+
+
+def test_a_run_from_before_a_setting_was_there_had_its_default(
+    finished: tuple[Run, list[str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0].folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["experiment"]["on_device"], config["experiment"]["dtype"]
+    (folder / "config.json").write_text(json.dumps(config))
+    lines: list[str] = []
+    run(SMALL, folder, log=lines.append)
+    assert lines == [f"{folder} holds this run already; reading it"]
+    assert load_model(folder)[1] == SMALL
+    with pytest.raises(InputError, match="is not this run"):
+        run(replace(SMALL, on_device=True), folder)
+
+
+def test_photos_on_the_devices_give_the_same_run_and_are_recorded(
+    finished: tuple[Run, list[str]], tmp_path: Path
+) -> None:
+    resident = run(replace(SMALL, on_device=True), tmp_path / "run")
+    assert resident.metrics["on_device"]
+    assert not finished[0].metrics["on_device"]
+    for row, expected in zip(resident.history, finished[0].history, strict=True):
+        row, expected = ({**values, "seconds": 0} for values in (row, expected))
+        assert row == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("steps", [(16, 32, 48), (48,)], ids=["steps", "epochs"])
+def test_the_progress_bar_ends_where_the_run_does(
+    steps: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[tqdm] = []
+    monkeypatch.setattr(
+        experiment_module,
+        "tqdm",
+        lambda **options: bars.append(tqdm(**options, file=io.StringIO())) or bars[0],
+    )
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    clock = itertools.count(1.0, 0.3)  # every other call comes too soon after the last to be shown
+    monkeypatch.setattr(experiment_module.time, "monotonic", lambda: next(clock))
+    shown = []
+    with experiment_module._progress(SMALL, 48) as on_step:
+        assert on_step is not None
+        for epoch in range(3):
+            for count in steps:
+                on_step(
+                    epoch, {"loss": np.float32(1), "correct": np.int32(1), "count": np.int32(count)}
+                )
+                shown.append((bars[0].n, epoch * 48 + count))
+    assert all(position <= was for position, was in shown)
+    assert shown[-1] == (144, 144)
+
+
+def test_a_run_in_bfloat16_says_so_and_is_evaluated_in_it(tmp_path: Path) -> None:
+    rounded = run(replace(SMALL, epochs=1, dtype="bfloat16"), tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["experiment"]["dtype"] == "bfloat16"
+    assert rounded.metrics["validation"]["loss"] == pytest.approx(
+        rounded.history[0]["val_loss"], rel=1e-6
+    )
+    result = evaluate_run(tmp_path / "run")
+    assert result["loss"] == pytest.approx(rounded.metrics["test"]["loss"], rel=1e-6)
 
 
 def test_an_unfinished_run_is_started_again(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ ALLOWED = {
     },
     "data": {"pooch", "tensorflow", "tensorflow_datasets", "tqdm", ".errors", ".sketches"},
     "errors": set(),
-    "evaluate": {"flax", "jax", "optax", ".errors", ".parallel"},
+    "evaluate": {"flax", "jax", "optax", ".errors", ".feed", ".parallel"},
     "experiment": {
         "flax",
         "jax",
@@ -43,6 +43,7 @@ ALLOWED = {
         ".report",
         ".train",
     },
+    "feed": {"jax", ".parallel"},
     "models": {
         "flax",
         ".errors",
@@ -69,7 +70,7 @@ ALLOWED = {
     "reproduce": {".errors", ".experiment", ".parallel", ".recipes", ".report", ".sections"},
     "sections": {"jax", ".augment", ".data", ".report"},
     "sketches": {"PIL"},
-    "train": {"flax", "jax", "optax", ".augment", ".errors", ".evaluate", ".parallel"},
+    "train": {"flax", "jax", "optax", ".augment", ".errors", ".evaluate", ".feed", ".parallel"},
 }
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path

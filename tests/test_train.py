@@ -1,3 +1,6 @@
+import gc
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -8,12 +11,12 @@ import pytest
 from flax import nnx
 from scipy import stats
 
-from catdog_jax import parallel
+from catdog_jax import feed, parallel
 from catdog_jax import train as training
 from catdog_jax.augment import random_flip, random_rotation
 from catdog_jax.data import Split
-from catdog_jax.errors import RunError
-from catdog_jax.evaluate import losses
+from catdog_jax.errors import InputError, RunError
+from catdog_jax.evaluate import evaluate, losses, predict_logits, with_features
 from catdog_jax.models import Model4, create_model
 from catdog_jax.models.cnn import dropout
 from catdog_jax.train import EpochRecord, Task, create_state, fit, keras_adam, train_step
@@ -86,6 +89,231 @@ def test_a_run_does_not_depend_on_how_batches_are_cut(monkeypatch: pytest.Monkey
         history(train(split, augmentations=AUGMENTATIONS)), expected, rtol=1e-5
     )
     jax.clear_caches()
+
+
+@pytest.fixture(params=[1, 4], ids=lambda count: f"devices{count}")
+def devices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    chosen = jax.devices()[: request.param]
+    jax.clear_caches()
+    monkeypatch.setattr(jax, "devices", lambda: chosen)
+    monkeypatch.setattr(jax, "device_count", lambda: len(chosen))
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.usefixtures("devices")
+@pytest.mark.parametrize("name", ["model3", "model4"])
+def test_an_epoch_as_one_program_is_the_same_epoch(name: str, drawings: Split) -> None:
+    """With flips, rotations, dropout and a padded last batch; both trained and validated so."""
+    options = {"alpha": 0.35} if name == "model4" else {"image_size": 32}
+
+    def records(on_device: bool) -> list[EpochRecord]:
+        model = create_model(name, rngs=nnx.Rngs(0), **options)
+        train = drawings.shuffled(16, seed=0)
+        validation = drawings.batches(16)
+        return list(
+            fit(
+                model,
+                train,
+                validation,
+                epochs=2,
+                augmentations=AUGMENTATIONS,
+                on_device=on_device,
+            )
+        )
+
+    stepped, scanned = records(on_device=False), records(on_device=True)
+    assert [record.on_device for record in stepped + scanned] == [False, False, True, True]
+    np.testing.assert_allclose(history(scanned), history(stepped), rtol=1e-5)
+    for one, other in zip(
+        jax.tree.leaves(scanned[-1].state.params),
+        jax.tree.leaves(stepped[-1].state.params),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_an_epoch_as_one_program_is_the_same_in_float64() -> None:
+    split = coloured(20)
+    with jax.enable_x64(True):
+        stepped, scanned = (
+            train(split, augmentations=AUGMENTATIONS, on_device=on_device)
+            for on_device in (False, True)
+        )
+    np.testing.assert_allclose(history(scanned), history(stepped), rtol=1e-12)
+
+
+def test_an_epoch_over_resident_photos_is_one_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def spied(name: str) -> Any:
+        function = getattr(training, name)
+
+        def spy(*args: Any, **options: Any) -> Any:
+            calls.append(name)
+            return function(*args, **options)
+
+        return spy
+
+    for name in ("train_step", "train_epoch", "evaluate"):
+        monkeypatch.setattr(training, name, spied(name))
+    counts: list[tuple[int, int]] = []
+    train(
+        coloured(20),
+        on_device=True,
+        on_step=lambda epoch, sums: counts.append((epoch, int(sums["count"]))),
+    )
+    assert calls == ["train_epoch", "evaluate"] * 2
+    assert counts == [(0, 20), (1, 20)]
+
+
+def test_each_epoch_trains_on_its_own_split() -> None:
+    few, many = coloured(12), coloured(20)
+    many = replace(many, images=255 - many.images)
+
+    def epochs(epoch: int) -> Any:
+        return (few, many, many, few)[epoch].shuffled(8, seed=0)(epoch)
+
+    stepped, scanned = (
+        list(fit(Linear(rngs=nnx.Rngs(0)), epochs, few.batches(8), epochs=4, on_device=on_device))
+        for on_device in (False, True)
+    )
+    np.testing.assert_allclose(history(scanned), history(stepped), rtol=1e-5)
+
+
+def test_photos_of_a_split_no_longer_used_leave_before_others_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    validation, *splits = (coloured(count) for count in (9, 10, 11, 12))
+    there: list[list[int]] = []
+
+    def spy(tree: Any, batch: Any) -> Any:
+        there.append(sorted(len(x) for x in jax.live_arrays() if x.dtype == np.uint8))
+        return parallel.replicate(tree, batch)
+
+    monkeypatch.setattr(feed, "replicate", spy)
+    gc.collect()
+    records = fit(
+        Linear(rngs=nnx.Rngs(0)),
+        lambda epoch: splits[epoch].batches(8),
+        validation.batches(8),
+        epochs=3,
+        on_device=True,
+    )
+    assert all(record.on_device for record in records)
+    assert there == [[], [10], [9], [9]]
+
+
+def test_batches_of_another_kind_are_taken_one_by_one() -> None:
+    split = coloured(20)
+    kinds = (lambda _: iter(list(split.batches(8))), lambda _: split.batches(8))
+    one_by_one, resident = (
+        list(fit(Linear(rngs=nnx.Rngs(0)), kind, split.batches(8), epochs=2, on_device=True))
+        for kind in kinds
+    )
+    assert [record.on_device for record in one_by_one + resident] == [False, False, True, True]
+    np.testing.assert_allclose(history(one_by_one), history(resident), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("free", "kept"), [(4.1, [True, True]), (2.1, [True, False]), (1.9, [False, False])]
+)
+def test_validation_stays_on_the_devices_only_where_it_fits_beside_the_training_photos(
+    free: float, kept: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`free` in photos' worth of 20, as it was before any were there."""
+    split, other = coloured(20), coloured(20)
+    size = split.images.nbytes + split.labels.nbytes
+
+    def free_bytes() -> int:
+        held = [array for array in jax.live_arrays() if array.dtype == np.uint8]
+        return int(free * size) - size * len(held)
+
+    evaluated: list[bool] = []
+
+    def spy(model: Any, batches: Any, **rest: Any) -> Any:
+        evaluated.append(isinstance(batches, feed.Resident))
+        return evaluate(model, batches, **rest)
+
+    gc.collect()
+    monkeypatch.setattr(feed, "free_bytes", free_bytes)
+    monkeypatch.setattr(training, "evaluate", spy)
+    (record,) = fit(Linear(rngs=nnx.Rngs(0)), split.shuffled(8, seed=0), other.batches(8), epochs=1)
+    assert [record.on_device, *evaluated] == kept
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_no_photos_are_an_error(on_device: bool) -> None:
+    some, none = coloured(8), coloured(0)
+    for train, validation in ((none, some), (some, none)):
+        with pytest.raises(InputError, match="no images"):
+            list(
+                fit(
+                    Linear(rngs=nnx.Rngs(0)),
+                    train.shuffled(8, seed=0),
+                    validation.batches(8),
+                    on_device=on_device,
+                )
+            )
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_bfloat16_is_what_the_model_computes_in_and_nothing_else(on_device: bool) -> None:
+    computed: set[tuple[Any, ...]] = set()
+
+    class Watched(Linear):
+        def __call__(self, images: Any, keys: Any = None) -> Any:
+            logits = super().__call__(images, keys)
+            computed.add((images.dtype, self.linear.kernel[...].dtype, logits.dtype))
+            return logits
+
+    model, split = Watched(rngs=nnx.Rngs(0)), coloured(20)
+    options: dict[str, Any] = {"model": model, "augmentations": AUGMENTATIONS}
+    *_, record = train(split, dtype="bfloat16", on_device=on_device, **options)
+    assert computed == {(np.dtype(jnp.bfloat16),) * 3}
+    floats = {x.dtype for x in jax.tree.leaves((record.state.params, record.state.opt_state))}
+    assert floats == {np.dtype("float32"), np.dtype("int32")}  # the latter counts steps
+    validated = evaluate(model, split.batches(8), dtype="bfloat16")
+    assert record.val_loss == pytest.approx(validated.loss, rel=1e-6)
+    assert predict_logits(model, split.batches(8), dtype="bfloat16").dtype == np.float32
+    assert evaluate(model, split.batches(8)).loss != validated.loss
+
+
+@pytest.mark.parametrize("name", ["model1", "model3"])
+def test_a_history_in_bfloat16_is_near_the_one_in_float32(name: str, drawings: Split) -> None:
+    exact, rounded = (
+        [
+            (record.loss, record.val_loss)
+            for record in fit(
+                create_model(name, image_size=32, rngs=nnx.Rngs(0)),
+                drawings.shuffled(16, seed=0),
+                drawings.batches(16),
+                epochs=2,
+                dtype=dtype,
+            )
+        ]
+        for dtype in ("float32", "bfloat16")
+    )
+    np.testing.assert_allclose(rounded, exact, rtol=0.1)
+
+
+def test_a_backbone_in_bfloat16_is_near_the_one_in_float32(drawings: Split) -> None:
+    model = Model4(alpha=0.35, rngs=nnx.Rngs(0))
+    batches = drawings.batches(16)
+    exact, rounded = (
+        np.concatenate([batch["feature"] for batch in replaced])
+        for replaced in (
+            with_features(model, batches),
+            with_features(model, batches, dtype="bfloat16"),
+        )
+    )
+    assert rounded.dtype == jnp.bfloat16
+    assert np.corrcoef(exact.ravel(), rounded.astype(np.float32).ravel())[0, 1] > 0.99
+
+
+def test_an_unknown_dtype_is_named() -> None:
+    with pytest.raises(InputError, match="unknown dtype 'float8'; choose float32 or bfloat16"):
+        train(coloured(8), dtype="float8")
 
 
 def test_a_step_is_plain_gradient_descent_on_the_mean_loss_of_unmasked_images() -> None:
@@ -222,9 +450,10 @@ def test_adam_is_kerass_by_hand() -> None:
     np.testing.assert_allclose(np.asarray(updates), [-1e-3 * root / (root + 1)], rtol=1e-4)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run() -> None:
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_loss_that_is_not_finite_stops_the_run(on_device: bool) -> None:
     with pytest.raises(RunError, match=r"the loss became (nan|inf) in epoch"):
-        train(coloured(16), optimizer=optax.sgd(1e38), epochs=5)
+        train(coloured(16), optimizer=optax.sgd(1e38), epochs=5, on_device=on_device)
 
 
 def test_the_loop_is_at_most_one_step_ahead_of_the_devices(
@@ -246,10 +475,10 @@ def test_the_loop_is_at_most_one_step_ahead_of_the_devices(
     monkeypatch.setattr(jax, "block_until_ready", spy_wait)
     train(coloured(20), epochs=1)
     seen = ["step", "0 images done", "step", "8 images done", "step", "16 images done"]
-    assert events == seen
+    assert events[: len(seen)] == seen  # validation then waits likewise
 
 
 def test_the_running_sums_of_an_epoch_are_reported() -> None:
     counts: list[int] = []
-    train(coloured(20), epochs=1, on_step=lambda sums: counts.append(int(sums["count"])))
+    train(coloured(20), epochs=1, on_step=lambda _, sums: counts.append(int(sums["count"])))
     assert counts == [8, 16, 20]
