@@ -4,8 +4,8 @@
 
 Each contender does each work in a process of its own, one at a time and with nothing compiled
 before; in each round all take their turns, in an order that is rotated from round to round. Writes
-`benchmark.json` (machine, versions, every measurement) and `benchmark.md` (tables) into `--out`,
-after each turn. The works:
+`benchmark.json` (machine, versions, every measurement) and `benchmark.md` (tables) into `--out`
+after each turn, and a log of each process into `logs`. The works:
 
 - `epoch-model1` … `epoch-model4`: training from a folder of photos as a user would, with validation
   on all validation photos. The first epoch opens (here: decodes) the photos and compiles.
@@ -153,7 +153,8 @@ def main(options: BenchmarkOptions) -> None:
     for number in range(options.rounds):
         for work in works:
             for name in rotated(work, contenders, number):
-                turn = take_turn(options, prepared, work, name)
+                log = options.out / "logs" / f"{work}-{name}-{number + 1}.log"
+                turn = take_turn(options, prepared, work, name, log)
                 turns.append({"work": work, "contender": name, "round": number, **turn})
                 print(turn_line(turns[-1]), flush=True)
                 write(options, machine, turns)
@@ -247,25 +248,28 @@ def prepare_apart(options: BenchmarkOptions, works: Sequence[str]) -> Prepared:
         ).result()
 
 
-def take_turn(options: BenchmarkOptions, prepared: Prepared, work: str, name: str) -> Turn:
+def take_turn(
+    options: BenchmarkOptions, prepared: Prepared, work: str, name: str, log: Path
+) -> Turn:
     """Let one contender do one work; a start is made twice."""
+    log.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".turn-", dir=options.out.resolve()) as scratch:
-        turn = run_worker(options, prepared, work, name, Path(scratch))
+        turn = run_worker(options, prepared, work, name, Path(scratch), log)
         if kind(work) != "start" or turn["error"]:
             return turn
-        warm = run_worker(options, prepared, work, name, Path(scratch))
+        warm = run_worker(options, prepared, work, name, Path(scratch), log)
         return warm if warm["error"] else {**turn, "seconds": [warm["first"]]}
 
 
 def run_worker(
-    options: BenchmarkOptions, prepared: Prepared, work: str, name: str, scratch: Path
+    options: BenchmarkOptions, prepared: Prepared, work: str, name: str, scratch: Path, log: Path
 ) -> dict[str, Any]:
-    """Run a contender's process; gives what it measured, or its last words as `error`."""
+    """Run a contender's process; gives what it measured, or the log's last line as `error`."""
     contender, (work_kind, _, detail) = CONTENDERS[name], work.partition("-")
     growing = work_kind == "growth"
     photos = prepared.growth[int(detail)] if growing else prepared.photos
     weights = options.weights
-    order, log, result = (scratch / file for file in ("order.json", "log", "result.json"))
+    order, result = scratch / "order.json", scratch / "result.json"
     environment = {
         **os.environ,
         **contender.environment,

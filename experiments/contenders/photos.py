@@ -1,5 +1,6 @@
 """Makes what the contenders read: folders of photos, one batch of them, our decoded cache."""
 
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Sequence
@@ -64,6 +65,7 @@ def prepare(
     """
     photos = _drawn(folder, 2 * image_size) if source is None else _given(source, folder)
     exported = {count: _exported(tfds, count, folder) for count in growth} if tfds else {}
+    folder.mkdir(parents=True, exist_ok=True)
     prepared = Prepared(photos, exported, folder / "batch.npz", folder / "cache")
     if photos.counts[0] < batch_size:
         raise InputError(f"{photos.counts[0]} training photos do not fill a batch of {batch_size}")
@@ -99,17 +101,23 @@ def _drawn(prepared: Path, size: int) -> Photos:
 
 def _exported(data_dir: Path, count: int, prepared: Path) -> Photos:
     """The first `count` photos of TFDS's cats_vs_dogs, four fifths of them to train on."""
-    import tensorflow_datasets as tfds
 
     def fill(folder: Path) -> None:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        import tensorflow_datasets as tfds
+
         builder: Any = tfds.builder("cats_vs_dogs", data_dir=data_dir)
         if not builder.is_prepared():
             raise InputError(f"--tfds {data_dir} does not hold cats_vs_dogs")
         held = builder.info.splits["train"].num_examples
         if held < count:
             raise InputError(f"--tfds {data_dir} holds {held} photos, fewer than {count}")
-        encoded = {"image": tfds.decode.SkipDecoding()}
-        records = builder.as_dataset(split="train", decoders=encoded, shuffle_files=False)
+        records = builder.as_dataset(
+            split="train",
+            decoders={"image": tfds.decode.SkipDecoding()},
+            read_config=tfds.ReadConfig(try_autocache=False),
+            shuffle_files=False,
+        )
         for index, record in enumerate(tfds.as_numpy(records.take(count))):
             path = _place(folder, index, record["label"], count * 4 // 5)
             path.write_bytes(record["image"])

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
-import torch._inductor.config
+import torch  # pyright: ignore[reportMissingImports]
+import torch._inductor.config  # pyright: ignore[reportMissingImports]
 import worker
-from torch import nn
-from torch.nn import functional
+from torch import nn  # pyright: ignore[reportMissingImports]
+from torch.nn import functional  # pyright: ignore[reportMissingImports]
 from worker import Result, Spec
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -131,7 +131,7 @@ def augmented(images: torch.Tensor) -> torch.Tensor:
 def step(spec: Spec) -> Result:
     """Augmentation, forward, loss, backward and Adam; network and loss may be compiled.
 
-    The augmentation is not: compiled into the same graph it makes a step two to three times as slow.
+    The augmentation is not: in one graph with them it makes a step two to three times as slow.
     """
     with np.load(spec.batch) as batch:
         pixels, labels = batch["image"], batch["label"]
