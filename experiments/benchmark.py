@@ -154,7 +154,7 @@ def main(options: BenchmarkOptions) -> None:
         for work in works:
             for name in rotated(work, contenders, number):
                 log = options.out / "logs" / f"{work}-{name}-{number + 1}.log"
-                turn = take_turn(options, prepared, work, name, log)
+                turn = take_turn(options, prepared, work, name, number, log)
                 turns.append({"work": work, "contender": name, "round": number, **turn})
                 print(turn_line(turns[-1]), flush=True)
                 write(options, machine, turns)
@@ -249,20 +249,26 @@ def prepare_apart(options: BenchmarkOptions, works: Sequence[str]) -> Prepared:
 
 
 def take_turn(
-    options: BenchmarkOptions, prepared: Prepared, work: str, name: str, log: Path
+    options: BenchmarkOptions, prepared: Prepared, work: str, name: str, seed: int, log: Path
 ) -> Turn:
     """Let one contender do one work; a start is made twice."""
     log.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".turn-", dir=options.out.resolve()) as scratch:
-        turn = run_worker(options, prepared, work, name, Path(scratch), log)
+        turn = run_worker(options, prepared, work, name, seed, Path(scratch), log)
         if kind(work) != "start" or turn["error"]:
             return turn
-        warm = run_worker(options, prepared, work, name, Path(scratch), log)
+        warm = run_worker(options, prepared, work, name, seed, Path(scratch), log)
         return warm if warm["error"] else {**turn, "seconds": [warm["first"]]}
 
 
 def run_worker(
-    options: BenchmarkOptions, prepared: Prepared, work: str, name: str, scratch: Path, log: Path
+    options: BenchmarkOptions,
+    prepared: Prepared,
+    work: str,
+    name: str,
+    seed: int,
+    scratch: Path,
+    log: Path,
 ) -> dict[str, Any]:
     """Run a contender's process; gives what it measured, or the log's last line as `error`."""
     contender, (work_kind, _, detail) = CONTENDERS[name], work.partition("-")
@@ -291,6 +297,7 @@ def run_worker(
         batch_size=options.batch_size,
         epochs=options.epochs,
         repeats=options.repeats,
+        seed=seed,
         scratch=str(scratch),
         result=str(result),
         started=time.time(),

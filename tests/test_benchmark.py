@@ -58,7 +58,7 @@ def test_failures_and_unknown_memory_are_no_numbers() -> None:
     turns = [turn("forward", OURS, 0, 1.0, peak_mib=None), failed]
     assert summary.by_round(turns, "forward", OURS) == {0: 1.0}
     assert summary.by_round(turns, "forward", OURS, "peak_mib") == {}
-    assert "- catdog_jax failed in round 2: exit code 1: broken" in summary.tables(turns)
+    assert "- catdog_jax, round 2: failed: exit code 1: broken" in summary.tables(turns)
 
 
 def test_tables_by_hand() -> None:
@@ -82,6 +82,13 @@ def test_tables_by_hand() -> None:
     ):
         assert line in table.splitlines()
     assert "model3" not in table
+
+
+def test_a_model_that_died_is_told() -> None:
+    turns = [turn("epoch-model1", OURS, n, 1.0, loss=loss) for n, loss in enumerate((4.0, 4.1589))]
+    table = summary.tables(turns)
+    assert "- catdog_jax, round 2: the model died" in table
+    assert "round 1: the model died" not in table
 
 
 def test_a_target_of_exactly_what_was_reached_is_reached() -> None:
@@ -217,7 +224,7 @@ def test_failing_workers_are_told_and_the_others_go_on(
         benchmark.main(options)
     turns = json.loads((tmp_path / "out" / "benchmark.json").read_text())["turns"]
     assert [row["error"] for row in turns] == ["exit code 1: luck", "no result after 0.5 s"]
-    assert "failed in round 1: exit code 1: luck" in (tmp_path / "out/benchmark.md").read_text()
+    assert "round 1: failed: exit code 1: luck" in (tmp_path / "out/benchmark.md").read_text()
     assert "failed: no result after 0.5 s" in capsys.readouterr().out
 
 

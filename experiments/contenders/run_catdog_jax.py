@@ -32,8 +32,9 @@ def epoch(spec: Spec) -> Result:
         if line.startswith("epoch"):
             stamps.append(time.perf_counter())
 
-    run(_experiment(spec), Path(spec.scratch) / "run", log=log)
-    return {**worker.time_epochs(stamps), "device": device()}
+    finished = run(_experiment(spec), Path(spec.scratch) / "run", log=log)
+    loss = finished.history[-1]["loss"]
+    return {**worker.time_epochs(stamps), "loss": loss, "device": device()}
 
 
 def start(spec: Spec) -> Result:
@@ -57,6 +58,7 @@ def start(spec: Spec) -> Result:
             optimizer=keras_adam(experiment.learning_rate),
             augmentations=augmentations(flip=experiment.flip, rotation=experiment.rotation),
             threshold=experiment.threshold,
+            seed=experiment.seed,
             on_step=on_step,
         )
     )
@@ -68,7 +70,7 @@ def step(spec: Spec) -> Result:
     use_cpu_cores()
     experiment = _experiment(spec)
     optimizer = keras_adam(experiment.learning_rate)
-    graphdef, state = create_state(initial_model(experiment, 2), optimizer)
+    graphdef, state = create_state(initial_model(experiment, 2), optimizer, seed=experiment.seed)
     augmentation = augmentations(flip=experiment.flip, rotation=experiment.rotation)
     task = Task(graphdef, optimizer, augmentation, experiment.threshold)
     batch = dict(np.load(spec.batch))
@@ -131,6 +133,7 @@ def _experiment(spec: Spec) -> Experiment:
         batch_size=spec.batch_size,
         epochs=spec.epochs,
         stop_when_dead=False,
+        seed=spec.seed,
     )
 
 

@@ -21,6 +21,7 @@ class Stamps(keras.callbacks.Callback):
         super().__init__()
         self.epochs = [time.perf_counter()]
         self.first_step = 0.0
+        self.loss = 0.0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if not self.first_step:
@@ -29,13 +30,14 @@ class Stamps(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.epochs.append(time.perf_counter())
+        self.loss = float(logs["loss"])
 
 
 def epoch(spec: Spec) -> Result:
     """Training from a folder of photos, as the post does it."""
     stamps = Stamps()
     _fit(spec, [stamps], epochs=spec.epochs)
-    return {**worker.time_epochs(stamps.epochs), "device": _device()}
+    return {**worker.time_epochs(stamps.epochs), "loss": stamps.loss, "device": _device()}
 
 
 def start(spec: Spec) -> Result:
@@ -97,6 +99,7 @@ def _fit(spec: Spec, callbacks: list[Any], **options: Any) -> None:
 
 
 def _compiled_model(spec: Spec) -> Any:
+    keras.utils.set_random_seed(spec.seed)
     weights = None if spec.weights == "none" else spec.weights
     shape = (spec.image_size, spec.image_size, 3)
     layers = post_layers(spec.model, spec.image_size, weights)

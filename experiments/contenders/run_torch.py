@@ -135,6 +135,7 @@ def step(spec: Spec) -> Result:
     """
     with np.load(spec.batch) as batch:
         pixels, labels = batch["image"], batch["label"]
+    torch.manual_seed(spec.seed)
     model = network(spec.model)
     model(torch.zeros(1, 3, spec.image_size, spec.image_size))  # gives lazy layers their size
     model = _placed(model)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from catdog_jax.report import table_line
+from catdog_jax.report import DEAD_LOSS, table_line
 
 Turn = Mapping[str, Any]
 """A contender's try at a work: `work`, `contender`, `round`, `error`, and what it measured."""
@@ -97,6 +97,15 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(median(values), min(values), max(values)) if values else None
 
 
+def note(turn: Turn) -> str:
+    """What a reader must know of a turn; mostly nothing."""
+    if turn["error"]:
+        return f"failed: {turn['error']}"
+    if abs(turn.get("loss", 0) - DEAD_LOSS) < 1e-4:
+        return "the model died (all outputs zero), which may make it slower or faster to train"
+    return ""
+
+
 def tables(turns: Sequence[Turn]) -> str:
     """Markdown: the targets, then each work with a row a contender."""
     works = list(dict.fromkeys(turn["work"] for turn in turns))
@@ -143,15 +152,12 @@ def _work_lines(turns: Sequence[Turn], work: str) -> list[str]:
         if with_memory:
             cells.append(_cell(by_round(turns, work, name, "peak_mib").values()))
         lines.append(table_line([*cells, _times(spread(ratios(turns, work, [name])))]))
-    failed = [turn for turn in of_work if turn["error"]]
-    return (
-        lines
-        + [""] * bool(failed)
-        + [
-            f"- {turn['contender']} failed in round {turn['round'] + 1}: {turn['error']}"
-            for turn in failed
-        ]
-    )
+    notes = [
+        f"- {turn['contender']}, round {turn['round'] + 1}: {note(turn)}"
+        for turn in of_work
+        if note(turn)
+    ]
+    return [*lines, *([""] if notes else []), *notes]
 
 
 def _cell(values: Any) -> str:

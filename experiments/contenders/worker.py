@@ -43,6 +43,7 @@ class Spec:
     batch_size: int
     epochs: int
     repeats: int
+    seed: int
     scratch: str
     """A folder of this process's own."""
     result: str
