@@ -1,0 +1,179 @@
+"""What the turns of the benchmark come to: medians, ratios round by round, targets, tables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from catdog_jax.report import DEAD_LOSS, table_line
+
+Turn = Mapping[str, Any]
+"""A contender's try at a work: `work`, `contender`, `round`, `error`, and what it measured."""
+
+OURS = "catdog_jax"
+KERAS_TENSORFLOW, KERAS_JAX = "keras-tensorflow", "keras-jax"
+TORCH_EAGER, TORCH_COMPILE = "torch-eager", "torch-compile"
+
+MODELS = ("model1", "model2", "model3", "model4")
+
+_HEADS = {
+    "epoch": ("an epoch, s", "first epoch, s"),
+    "step": ("a step, ms", "first, s"),
+    "forward": ("a batch, ms", "first, s"),
+    "augment": ("a batch, ms", "first, s"),
+    "start": ("warm, s", "cold, s"),
+    "growth": ("an epoch, s", "first epoch, s"),
+}
+_WITH_MEMORY = ("epoch", "growth")
+_QUANTITIES = {"seconds": "time", "peak_mib": "peak memory"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """How many times ours the best of `rivals` should take of `quantity`."""
+
+    work: str
+    rivals: tuple[str, ...]
+    at_least: float
+    quantity: str = "seconds"
+
+
+TARGETS: tuple[Target, ...] = (
+    *(Target(f"epoch-{model}", (KERAS_TENSORFLOW,), 1.2) for model in MODELS[:3]),
+    *(Target(f"epoch-{model}", (KERAS_JAX,), 3.0) for model in MODELS[:3]),
+    Target("epoch-model4", (KERAS_TENSORFLOW,), 3.0),
+    Target("epoch-model4", (KERAS_JAX,), 12.0),
+    *(Target(f"epoch-{model}", (KERAS_TENSORFLOW,), 1.0, "peak_mib") for model in MODELS),
+    Target("forward", (TORCH_COMPILE, KERAS_TENSORFLOW), 1.3),
+    Target("augment", (KERAS_TENSORFLOW,), 3.0),
+    *(Target(f"start-{model}", (KERAS_TENSORFLOW,), 1.0) for model in MODELS[2:]),
+)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median over rounds, with the extremes."""
+
+    median: float
+    lowest: float
+    highest: float
+
+
+def kind(work: str) -> str:
+    """`epoch` of `epoch-model4`."""
+    return work.partition("-")[0]
+
+
+def by_round(
+    turns: Sequence[Turn], work: str, contender: str, quantity: str = "seconds"
+) -> dict[int, float]:
+    """A quantity (of `seconds`, their median) in each round in which the contender had it."""
+    found = {}
+    for turn in turns:
+        if (turn["work"], turn["contender"]) == (work, contender) and not turn["error"]:
+            value = turn[quantity]
+            if quantity == "seconds":
+                value = median(value)
+            if value is not None:
+                found[turn["round"]] = value
+    return found
+
+
+def ratios(
+    turns: Sequence[Turn], work: str, rivals: Sequence[str], quantity: str = "seconds"
+) -> list[float]:
+    """The best rival's quantity over ours, in each round that has both."""
+    ours = by_round(turns, work, OURS, quantity)
+    theirs = [by_round(turns, work, rival, quantity) for rival in rivals]
+    return [
+        min(values[number] for values in theirs if number in values) / value
+        for number, value in ours.items()
+        if any(number in values for values in theirs)
+    ]
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """Median and extremes; None of nothing."""
+    return Spread(median(values), min(values), max(values)) if values else None
+
+
+def note(turn: Turn) -> str:
+    """What a reader must know of a turn; mostly nothing."""
+    if turn["error"]:
+        return f"failed: {turn['error']}"
+    if abs(turn.get("loss", 0) - DEAD_LOSS) < 1e-4:
+        return "the model died (all outputs zero), which may make it slower or faster to train"
+    return ""
+
+
+def tables(turns: Sequence[Turn]) -> str:
+    """Markdown: the targets, then each work with a row a contender."""
+    works = list(dict.fromkeys(turn["work"] for turn in turns))
+    lines = ["# Benchmark", "", *_target_lines(turns, works)]
+    for work in works:
+        lines += ["", f"## {work}", "", *_work_lines(turns, work)]
+    lines += [
+        "",
+        "Median over the rounds (lowest … highest) of each turn's median; ratios are of the same "
+        "round. Peak memory is that of the whole process on the host, in MiB. PyTorch has no "
+        "loader of photos without torchvision, so it takes no part in epoch, start and growth. "
+        "Weights are random in forward.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _target_lines(turns: Sequence[Turn], works: Sequence[str]) -> list[str]:
+    rows: list[str] = []
+    for target in TARGETS:
+        if target.work in works:
+            found = spread(ratios(turns, target.work, target.rivals, target.quantity))
+            verdict = "not measured"
+            if found is not None:
+                verdict = "yes" if found.median >= target.at_least else "no"
+            what = f"{target.work}, {_QUANTITIES[target.quantity]}"
+            against = " or ".join(target.rivals)
+            wanted = f"≥ {target.at_least:g} ×"
+            rows.append(table_line([what, against, _times(found), wanted, verdict]))
+    if not rows:
+        return []
+    return ["| work | against | times ours | target | reached |", "|---|---|---|---|---|", *rows]
+
+
+def _work_lines(turns: Sequence[Turn], work: str) -> list[str]:
+    later, first = _HEADS[kind(work)]
+    with_memory = kind(work) in _WITH_MEMORY
+    heads = ["contender", later, first, *(["peak MiB"] if with_memory else []), "times our time"]
+    lines = [table_line(heads), "|---" * len(heads) + "|"]
+    of_work = [turn for turn in turns if turn["work"] == work]
+    factor = 1000 if later.endswith("ms") else 1
+    for name in sorted({turn["contender"] for turn in of_work}):
+        seconds = [factor * value for value in by_round(turns, work, name).values()]
+        cells = [name, _cell(seconds), _cell(by_round(turns, work, name, "first").values())]
+        if with_memory:
+            cells.append(_cell(by_round(turns, work, name, "peak_mib").values()))
+        lines.append(table_line([*cells, _times(spread(ratios(turns, work, [name])))]))
+    notes = [
+        f"- {turn['contender']}, round {turn['round'] + 1}: {note(turn)}"
+        for turn in of_work
+        if note(turn)
+    ]
+    return [*lines, *([""] if notes else []), *notes]
+
+
+def _cell(values: Any) -> str:
+    found = spread(list(values))
+    if found is None:
+        return "–"
+    numbers = [_number(value) for value in (found.median, found.lowest, found.highest)]
+    return "{} ({} … {})".format(*numbers)
+
+
+def _times(found: Spread | None) -> str:
+    if found is None:
+        return "–"
+    return f"{found.median:.2f} ({found.lowest:.2f} … {found.highest:.2f})"
+
+
+def _number(value: float) -> str:
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{digits}f}"

@@ -1,0 +1,272 @@
+"""The benchmark: its statistics by hand-made turns, its options, its workers from end to end."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import benchmark
+import pytest
+from benchmark import CONTENDERS, WORKS, BenchmarkOptions
+from contenders import photos, summary, worker
+from contenders.summary import KERAS_TENSORFLOW, OURS, TARGETS, TORCH_COMPILE, Spread, Turn
+
+from catdog_jax.cli import guarded
+from catdog_jax.errors import InputError, RunError
+
+QUICK = BenchmarkOptions(quick=True)
+
+
+def turn(work: str, contender: str, number: int, *seconds: float, **other: Any) -> Turn:
+    measured = {"seconds": list(seconds), "first": 9.0, "peak_mib": 100.0, "error": None}
+    return {"work": work, "contender": contender, "round": number, **measured, **other}
+
+
+def test_a_turn_counts_by_its_median() -> None:
+    turns = [
+        turn("forward", OURS, 0, 1.0, 2.0, 30.0),
+        turn("forward", OURS, 1, 4.0, 5.0),
+        turn("augment", OURS, 0, 7.0),
+        turn("forward", TORCH_COMPILE, 0, 8.0),
+    ]
+    assert summary.by_round(turns, "forward", OURS) == {0: 2.0, 1: 4.5}
+    assert summary.by_round(turns, "forward", OURS, "first") == {0: 9.0, 1: 9.0}
+    assert summary.by_round(turns, "forward", KERAS_TENSORFLOW) == {}
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    turns = [
+        turn("forward", OURS, 0, 1.0),
+        turn("forward", OURS, 1, 2.0),
+        turn("forward", OURS, 2, 4.0),
+        turn("forward", KERAS_TENSORFLOW, 0, 3.0),
+        turn("forward", KERAS_TENSORFLOW, 2, 2.0),
+        turn("forward", TORCH_COMPILE, 0, 5.0),
+        turn("forward", TORCH_COMPILE, 1, 5.0),
+    ]
+    assert summary.ratios(turns, "forward", [KERAS_TENSORFLOW]) == [3.0, 0.5]
+    assert summary.ratios(turns, "forward", [KERAS_TENSORFLOW, TORCH_COMPILE]) == [3.0, 2.5, 0.5]
+    assert summary.ratios(turns, "forward", [OURS]) == [1.0, 1.0, 1.0]
+    assert summary.ratios(turns[3:], "forward", [KERAS_TENSORFLOW]) == []
+    assert summary.spread([3.0, 2.5, 0.5]) == Spread(2.5, 0.5, 3.0)
+    assert summary.spread([]) is None
+
+
+def test_failures_and_unknown_memory_are_no_numbers() -> None:
+    failed = {"work": "forward", "contender": OURS, "round": 1, "error": "exit code 1: broken"}
+    turns = [turn("forward", OURS, 0, 1.0, peak_mib=None), failed]
+    assert summary.by_round(turns, "forward", OURS) == {0: 1.0}
+    assert summary.by_round(turns, "forward", OURS, "peak_mib") == {}
+    assert "- catdog_jax, round 2: failed: exit code 1: broken" in summary.tables(turns)
+
+
+def test_tables_by_hand() -> None:
+    turns = [
+        turn("epoch-model4", OURS, 0, 10.0, first=20.0, peak_mib=1000.0),
+        turn("epoch-model4", OURS, 1, 8.0, first=24.0, peak_mib=1100.0),
+        turn("epoch-model4", KERAS_TENSORFLOW, 0, 31.0, peak_mib=900.0),
+        turn("epoch-model4", KERAS_TENSORFLOW, 1, 32.0, peak_mib=900.0),
+        turn("step-model1", OURS, 0, 0.25),
+    ]
+    table = summary.tables(turns)
+    for line in (
+        "| epoch-model4, time | keras-tensorflow | 3.55 (3.10 … 4.00) | ≥ 3 × | yes |",
+        "| epoch-model4, time | keras-jax | – | ≥ 12 × | not measured |",
+        "| epoch-model4, peak memory | keras-tensorflow | 0.86 (0.82 … 0.90) | ≥ 1 × | no |",
+        "| contender | an epoch, s | first epoch, s | peak MiB | times our time |",
+        "| catdog_jax | 9.00 (8.00 … 10.0) | 22.0 (20.0 … 24.0) | 1050 (1000 … 1100) "
+        "| 1.00 (1.00 … 1.00) |",
+        "| contender | a step, ms | first, s | times our time |",
+        "| catdog_jax | 250 (250 … 250) | 9.00 (9.00 … 9.00) | 1.00 (1.00 … 1.00) |",
+    ):
+        assert line in table.splitlines()
+    assert "model3" not in table
+
+
+def test_a_model_that_died_is_told() -> None:
+    turns = [turn("epoch-model1", OURS, n, 1.0, loss=loss) for n, loss in enumerate((4.0, 4.1589))]
+    table = summary.tables(turns)
+    assert "- catdog_jax, round 2: the model died" in table
+    assert "round 1: the model died" not in table
+
+
+def test_a_target_of_exactly_what_was_reached_is_reached() -> None:
+    turns = [turn("augment", OURS, 0, 2.0), turn("augment", KERAS_TENSORFLOW, 0, 6.0)]
+    assert "| 3.00 (3.00 … 3.00) | ≥ 3 × | yes |" in summary.tables(turns)
+
+
+def test_targets_are_of_works_that_their_rivals_do() -> None:
+    for target in TARGETS:
+        assert target.work in WORKS
+        for rival in target.rivals:
+            assert summary.kind(target.work) in CONTENDERS[rival].works
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"works": ("epochs",)}, "unknown work 'epochs'; choose from: epoch-model1, "),
+        ({"works": ()}, "no work is left; give --works"),
+        ({"works": ("growth",)}, "no work is left; give --works"),
+        ({"contenders": ("theano",)}, "unknown contender 'theano'; choose from: catdog_jax, "),
+        ({"contenders": ()}, "no contender is left; give --contenders"),
+        ({"quick": False}, "give the photos with --data"),
+        ({"quick": False, "data": Path("nowhere"), "rounds": 0}, "--rounds must be 1 or more"),
+        ({"quick": False, "data": Path("nowhere"), "epochs": 1}, "--epochs must be 2 or more"),
+        ({"quick": False, "data": Path("nowhere"), "batch_size": 0}, "--batch-size must be 1 or"),
+        ({"data": Path("nowhere")}, "--data nowhere does not exist"),
+        ({"weights": "nowhere.h5"}, "no weights file at nowhere.h5"),
+    ],
+)
+def test_wrong_input_is_told(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    options = replace(QUICK, out=tmp_path, **change)
+    with pytest.raises(InputError, match=said):
+        benchmark.main(options)
+    assert not (tmp_path / "benchmark.json").exists()
+
+
+def test_wrong_input_ends_in_one_line_and_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--quick", "--works", "nothing"])
+    assert guarded(benchmark.parse_and_run) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: unknown work 'nothing'")
+    assert error.count("\n") == 1
+
+
+def test_works_are_chosen_by_how_they_begin(capsys: pytest.CaptureFixture[str]) -> None:
+    def chosen(*works: str, tfds: Path | None = None) -> list[str]:
+        return benchmark.chosen_works(BenchmarkOptions(works=works, tfds=tfds))
+
+    assert chosen("step-model4", "epoch") == [f"epoch-model{n}" for n in (1, 2, 3, 4)] + [
+        "step-model4"
+    ]
+    assert chosen("growth-2", "aug", tfds=Path()) == ["augment", "growth-2000"]
+    assert not capsys.readouterr().out
+    assert chosen("growth", "aug") == ["augment"]
+    assert "give them with --tfds" in capsys.readouterr().out
+
+
+def test_contenders_that_are_not_installed_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmark, "find_spec", lambda name: None if name == "torch" else name)
+    assert benchmark.installed(list(CONTENDERS)) == [OURS, KERAS_TENSORFLOW, "keras-jax"]
+    assert capsys.readouterr().out.splitlines() == [
+        "torch-eager is left out: torch not installed",
+        "torch-compile is left out: torch not installed",
+    ]
+    with pytest.raises(InputError, match="no contender is left"):
+        benchmark.installed([TORCH_COMPILE])
+
+
+def test_the_order_is_rotated_among_those_who_can() -> None:
+    names = list(CONTENDERS)
+    assert benchmark.rotated("forward", names, 0) == names
+    assert benchmark.rotated("forward", names, 1) == [*names[1:], OURS]
+    assert benchmark.rotated("epoch-model1", names, 4) == [KERAS_TENSORFLOW, "keras-jax", OURS]
+    assert benchmark.rotated("growth-500", [TORCH_COMPILE], 1) == []
+
+
+def test_the_worker_counts_calls_and_epochs() -> None:
+    calls = []
+    result = worker.time_calls(lambda: calls.append(1), 4)
+    assert len(result["seconds"]) == 4
+    assert len(calls) == 1 + worker.WARM_UPS + 4
+    assert worker.time_epochs([1.0, 4.0, 5.0, 5.5]) == {"first": 3.0, "seconds": [1.0, 0.5]}
+    peak = worker.peak_mib()
+    assert peak is None or peak > 10
+
+
+def test_what_must_not_be_timed_is_refused() -> None:
+    worker.check_mobilenet(2_257_984)
+    with pytest.raises(ValueError, match="3 parameters are not MobileNetV2's 2257984"):
+        worker.check_mobilenet(3)
+    with pytest.raises(ValueError, match="left the images as they were"):
+        worker.check_changed(False)
+
+
+def test_photos_are_found_where_they_are(tmp_path: Path) -> None:
+    drawn = photos.prepare(tmp_path, None, None, [], 32, 16)
+    assert drawn.photos.counts == photos.DRAWINGS
+    folder = drawn.photos.folder
+    assert photos.prepare(tmp_path, folder, None, [], 32, 16).photos == drawn.photos
+    (tmp_path / "wrapped").mkdir()
+    (tmp_path / "wrapped" / "photos").symlink_to(folder)
+    assert photos.prepare(tmp_path, tmp_path / "wrapped", None, [], 32, 16).photos.counts == (
+        photos.DRAWINGS
+    )
+    with pytest.raises(InputError, match="no zip that can be read"):
+        photos.prepare(tmp_path, Path(__file__), None, [], 32, 16)
+    with pytest.raises(InputError, match="has no train/ and validation/"):
+        photos.prepare(tmp_path, folder / "train", None, [], 32, 16)
+    with pytest.raises(InputError, match="64 training photos do not fill a batch of 65"):
+        photos.prepare(tmp_path, None, None, [], 32, 65)
+
+
+def test_failing_workers_are_told_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken, slow = tmp_path / "broken.py", tmp_path / "slow.py"
+    broken.write_text("raise SystemExit('out of\\nluck')")
+    slow.write_text("import time; time.sleep(60)")
+    contenders = {
+        OURS: replace(CONTENDERS[OURS], worker=str(broken)),
+        KERAS_TENSORFLOW: replace(CONTENDERS[KERAS_TENSORFLOW], worker=str(slow)),
+    }
+    monkeypatch.setattr(benchmark, "CONTENDERS", contenders)
+    options = replace(
+        QUICK, works=("augment",), contenders=tuple(contenders), timeout=0.5, out=tmp_path / "out"
+    )
+    with pytest.raises(RunError, match="catdog_jax failed in augment; see "):
+        benchmark.main(options)
+    turns = json.loads((tmp_path / "out" / "benchmark.json").read_text())["turns"]
+    assert [row["error"] for row in turns] == ["exit code 1: luck", "no result after 0.5 s"]
+    assert "round 1: failed: exit code 1: luck" in (tmp_path / "out/benchmark.md").read_text()
+    assert "failed: no result after 0.5 s" in capsys.readouterr().out
+
+
+def test_a_start_is_made_cold_then_with_what_that_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "starter.py"
+    script.write_text(
+        "import json, os, pathlib, sys\n"
+        "order = json.loads(pathlib.Path(sys.argv[1]).read_text())\n"
+        "compiled = pathlib.Path(os.environ['JAX_COMPILATION_CACHE_DIR'])\n"
+        "first = 1.0 if compiled.exists() else 5.0\n"
+        "compiled.mkdir(exist_ok=True)\n"
+        "answer = {'first': first, 'seconds': [], 'peak_mib': 1.0, 'device': order['model']}\n"
+        "pathlib.Path(order['result']).write_text(json.dumps(answer))\n"
+    )
+    monkeypatch.setattr(
+        benchmark, "CONTENDERS", {OURS: replace(CONTENDERS[OURS], worker=str(script))}
+    )
+    options = replace(QUICK, works=("start",), contenders=(OURS,), out=tmp_path / "out")
+    for row, model in zip(measured(options), ("model3", "model4"), strict=True):
+        assert row["first"] == 5.0
+        assert row["seconds"] == [1.0]
+        assert row["device"] == model
+
+
+@pytest.mark.parametrize(
+    ("contender", "work", "count"), [(OURS, "epoch-model3", 1), (KERAS_TENSORFLOW, "augment", 3)]
+)
+def test_contenders_end_to_end(contender: str, work: str, count: int, tmp_path: Path) -> None:
+    (row,) = measured(replace(QUICK, works=(work,), contenders=(contender,), out=tmp_path))
+    assert row["error"] is None
+    assert len(row["seconds"]) == count
+    assert min(row["seconds"]) > 0
+    assert row["first"] > 0
+    assert row["device"]
+
+
+def measured(options: BenchmarkOptions) -> list[dict[str, Any]]:
+    benchmark.main(options)
+    left = {path.name for path in options.out.iterdir()}
+    assert left == {"benchmark.json", "benchmark.md", "logs", "prepared"}
+    results = json.loads((options.out / "benchmark.json").read_text())
+    assert results["machine"]["versions"]["jax"]
+    return results["turns"]
