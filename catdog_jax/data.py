@@ -33,6 +33,7 @@ from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 from . import sketches
+from .cache import cache_folder
 from .errors import InputError
 
 SOURCES = ("cats_vs_dogs", "cats_and_dogs_filtered", "sketches")
@@ -283,7 +284,7 @@ def load_data(
         is not laid out as said above or is damaged, or the cache cannot be written.
 
     """
-    request = _Request(str(source), image_size, seed, sizes, _cache_folder(cache_dir))
+    request = _Request(str(source), image_size, seed, sizes, cache_folder(cache_dir))
     _check_request(request)
     if source == "cats_vs_dogs":
         return _load_cached(_tfds_source(data_dir), request)
@@ -308,11 +309,6 @@ class _Request:
     seed: int
     sizes: _Sizes | None
     cache: Path
-
-
-def _cache_folder(cache_dir: str | Path | None) -> Path:
-    chosen = cache_dir or os.environ.get("CATDOG_CACHE") or pooch.os_cache("catdog_jax")
-    return Path(chosen).expanduser()
 
 
 def _check_request(request: _Request) -> None:

@@ -24,7 +24,7 @@ from .data import Split, Splits, class_counts, load_data, majority_baseline
 from .errors import InputError
 from .evaluate import Dtype, Sums, metrics_of, predict_logits, probabilities, wilson_interval
 from .models import create_model, load_keras_weights
-from .parallel import use_cpu_cores
+from .parallel import set_up_jax
 from .recipes import Experiment
 from .train import EpochRecord, fit, keras_adam
 
@@ -61,7 +61,7 @@ def run(
             Nothing has been written then.
         RunError: the training failed; what was written until then stays.
     """
-    use_cpu_cores()
+    set_up_jax()
     splits = load_splits(experiment) if splits is None else splits
     if is_finished(out, experiment, splits):
         log(f"{out} holds this run already; reading it")
@@ -160,7 +160,7 @@ def load_model(folder: Path, which: str = "best") -> tuple[nnx.Module, Experimen
     """
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} is not a run: it has no {CONFIG}")
-    use_cpu_cores()
+    set_up_jax()
     config = read_json(folder / CONFIG)
     try:
         experiment = _experiment(config["experiment"])

@@ -6,9 +6,11 @@ is compiled once; inside it `map_batch` and `sum_batch` cut the batch.
 """
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable
 from functools import cache, wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -16,6 +18,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
+
+from .cache import cache_folder
 
 _MAX_CPU_DEVICES = 16
 
@@ -55,6 +59,12 @@ def _compiler_options() -> dict[str, str] | None:
     return _CPU_OPTIONS
 
 
+def set_up_jax() -> None:
+    """What every run begins with: all CPU cores, and programs compiled once and kept."""
+    use_cpu_cores()
+    keep_compiled_programs()
+
+
 def use_cpu_cores() -> None:
     """Let JAX see each CPU core (up to 16) as a device.
 
@@ -67,6 +77,33 @@ def use_cpu_cores() -> None:
     # Once it has devices JAX refuses to change their number; a caller's own choice then stands.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", min(cores or 1, _MAX_CPU_DEVICES))
+
+
+def keep_compiled_programs() -> None:
+    """Let JAX keep compiled programs in the cache, for the next process.
+
+    Where JAX has such a folder already (`JAX_COMPILATION_CACHE_DIR`), that one stays; where ours
+    cannot be written to, nothing is kept.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore[reportAttributeAccessIssue]
+        return
+    folder = cache_folder() / "programs" / _processor()
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        # Building a model compiles many small programs: a second each time, all in all.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _processor() -> str:
+    """Tells processors apart: a program compiled for one may end in an illegal instruction.
+
+    A home folder may be shared by machines, and JAX's own key leaves this out.
+    """
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8").splitlines() if info.is_file() else []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return hashlib.sha256(features.encode()).hexdigest()[:12]
 
 
 def replicate(tree: PyTree, batch: PyTree) -> PyTree:

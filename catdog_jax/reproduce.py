@@ -19,7 +19,7 @@ from .experiment import (
     load_splits,
     run,
 )
-from .parallel import use_cpu_cores
+from .parallel import set_up_jax
 from .recipes import RECIPES, Experiment
 from .sections import draw_augmentations, draw_data
 
@@ -55,7 +55,7 @@ def reproduce(
             raise InputError(f"unknown model '{model}'; choose from: {', '.join(RECIPES)}")
     if not models:
         raise InputError(f"no models to run; choose from: {', '.join(RECIPES)}")
-    use_cpu_cores()
+    set_up_jax()
     recipes = [adapt(RECIPES[model]) for model in models]
     splits = load_splits(recipes[0])
     for line in describe(splits):

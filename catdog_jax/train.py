@@ -32,6 +32,7 @@ from .evaluate import (
     with_features,
 )
 from .feed import Batch, Resident, Shelf, stream
+from .ops import in_microbatches
 from .parallel import jit, replicate, shard, sum_batch
 
 
@@ -188,9 +189,14 @@ def _loss_sum(task: Task, params: PyTree, frozen: PyTree, examples: PyTree) -> t
         jax.vmap(lambda key: jax.random.split(key, 1 + len(task.augmentations)))(examples["key"]),
         axis=1,
     )
-    images = examples["image"].astype(jnp.float32)
-    for augmentation, keys in zip(task.augmentations, augment_keys, strict=True):
-        images = augmentation(keys, images)
+
+    def augment(images: Array, *keys: Array) -> Array:
+        images = images.astype(jnp.float32)
+        for augmentation, its_keys in zip(task.augmentations, keys, strict=True):
+            images = augmentation(its_keys, images)
+        return images
+
+    images = in_microbatches(augment, examples["image"], *augment_keys)
     logits = full_precision(model(in_dtype(images, task.dtype), dropout_key))
     labels, mask = examples["label"], examples["mask"]
     sums = metric_sums(logits, labels, mask, task.threshold)
@@ -242,8 +248,6 @@ def fit(
     optimizer = keras_adam() if optimizer is None else optimizer
     graphdef, state = create_state(model, optimizer, seed=seed)
     task = Task(graphdef, optimizer, augmentations, threshold, dtype)
-    # Nothing random touches validation images, so a frozen backbone sees them once.
-    validation = with_features(model, validation, dtype=dtype)
     train_photos, validation_photos = Shelf(on_device), Shelf(on_device)
     for epoch in range(epochs):
         start = time.perf_counter()
@@ -260,6 +264,9 @@ def fit(
             )
         snapshot = jax.tree.map(jnp.copy, state)
         nnx.update(model, snapshot.params)
+        if epoch == 0:
+            # Nothing random touches validation images, so a frozen backbone sees them once.
+            validation = with_features(model, validation, dtype=dtype)
         validated = evaluate(
             model, validation_photos.place(validation), threshold=threshold, dtype=dtype
         )

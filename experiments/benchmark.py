@@ -281,6 +281,7 @@ def run_worker(
         **contender.environment,
         # Nothing compiled or decoded by an earlier turn; but who starts has decoded before.
         "JAX_COMPILATION_CACHE_DIR": str(scratch / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
         "CATDOG_CACHE": str(prepared.cache if work_kind == "start" else scratch / "cache"),
         "KERAS_HOME": str(scratch / "keras"),  # not the user's settings

@@ -14,6 +14,7 @@ COMMON = {"numpy", "jaxtyping"} | sys.stdlib_module_names
 ALLOWED = {
     "__init__": {".data", ".errors", ".evaluate", ".models", ".parallel", ".recipes", ".train"},
     "augment": {"jax"},
+    "cache": {"pooch"},
     "checkpoint": {"flax", "orbax", ".errors"},
     "cli": {
         "tyro",
@@ -25,7 +26,15 @@ ALLOWED = {
         ".reproduce",
         ".sections",
     },
-    "data": {"pooch", "tensorflow", "tensorflow_datasets", "tqdm", ".errors", ".sketches"},
+    "data": {
+        "pooch",
+        "tensorflow",
+        "tensorflow_datasets",
+        "tqdm",
+        ".cache",
+        ".errors",
+        ".sketches",
+    },
     "errors": set(),
     "evaluate": {"flax", "jax", "optax", ".errors", ".feed", ".parallel"},
     "experiment": {
@@ -58,19 +67,30 @@ ALLOWED = {
         "h5py",
         "jax",
         "pooch",
+        ".cache",
         ".errors",
         ".models.mobilenet_v2",
     },
     "models.mobilenet_v2": {"flax", "jax", ".ops"},
     "models.transfer": {"flax", "jax", ".augment", ".models.cnn", ".models.mobilenet_v2"},
     "ops": {"jax"},
-    "parallel": {"jax"},
+    "parallel": {"jax", ".cache"},
     "recipes": set(),
     "report": {"matplotlib"},
     "reproduce": {".errors", ".experiment", ".parallel", ".recipes", ".report", ".sections"},
     "sections": {"jax", ".augment", ".data", ".report"},
     "sketches": {"PIL"},
-    "train": {"flax", "jax", "optax", ".augment", ".errors", ".evaluate", ".feed", ".parallel"},
+    "train": {
+        "flax",
+        "jax",
+        "optax",
+        ".augment",
+        ".errors",
+        ".evaluate",
+        ".feed",
+        ".parallel",
+        ".ops",
+    },
 }
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path

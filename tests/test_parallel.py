@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -42,3 +46,36 @@ def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch: pytest.M
     parallel._compiler_options.cache_clear()
     assert parallel._compiler_options() is None
     parallel._compiler_options.cache_clear()
+
+
+def test_compiled_programs_are_kept_for_the_next_process(tmp_path: Path) -> None:
+    """The second process finds in the cache all that the first put there, and adds nothing."""
+    script = (
+        "from catdog_jax.parallel import set_up_jax; set_up_jax()\n"
+        "import jax; jax.jit(lambda x: x + 41)(1)"
+    )
+    variables = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    kept = []
+    for _ in range(2):
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env=variables | {"CATDOG_CACHE": str(tmp_path)},
+            check=True,
+        )
+        kept.append({path.name for path in (tmp_path / "programs").rglob("*-cache")})
+    assert kept[0]
+    assert kept[1] == kept[0]
+
+
+def test_a_compilation_cache_that_jax_has_already_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CATDOG_CACHE", str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
+    try:
+        parallel.keep_compiled_programs()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")  # pyright: ignore[reportAttributeAccessIssue]
+        assert not (tmp_path / "programs").exists()
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)

@@ -1,7 +1,7 @@
 import gc
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -377,7 +377,7 @@ def test_every_draw_of_every_image_and_step_is_its_own() -> None:
     for _ in range(steps):
         state, _ = train_step(task, parallel.replicate(state, batch), parallel.shard(batch))
         # The loss is ln(1 + e^0): its gradient, half the drawn number, over the 32 images.
-        draws.append(2 * images * np.asarray(state.opt_state["weight"][...]))
+        draws.append(2 * images * np.asarray(cast(Any, state.opt_state)["weight"][...]))
     drawn = np.stack(draws)  # [steps, images, 3]
     assert len(np.unique(drawn)) > 0.999 * drawn.size  # of 2^23 numbers, two may be alike
     assert stats.kstest(drawn.ravel(), "uniform").pvalue > 0.01

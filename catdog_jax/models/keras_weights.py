@@ -6,7 +6,6 @@ that holds a MobileNetV2 as one of its layers. Files are only read as arrays, ne
 """
 
 import io
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import numpy as np
 import pooch
 from flax import nnx
 
+from ..cache import cache_folder
 from ..errors import InputError
 from .mobilenet_v2 import ConvNorm, MobileNetV2
 
@@ -187,13 +187,8 @@ def _variables(backbone: MobileNetV2) -> dict[str, nnx.Variable]:
 
 def cached_official_weights(alpha: float = 1.0, image_size: int = 160) -> Path | None:
     """The official no-top file, if it has been downloaded."""
-    path = _cache_folder() / _official_name(alpha, image_size, include_top=False)
+    path = cache_folder() / "weights" / _official_name(alpha, image_size, include_top=False)
     return path if path.is_file() else None
-
-
-def _cache_folder() -> Path:
-    cache = Path(os.environ.get("CATDOG_CACHE") or pooch.os_cache("catdog_jax"))
-    return cache.expanduser() / "weights"
 
 
 def _official_name(alpha: float, image_size: int, *, include_top: bool) -> str:
@@ -211,7 +206,7 @@ def _official_file(backbone: MobileNetV2, image_size: int) -> Path:
     try:
         # Keras gives no hashes for these files either.
         path = pooch.retrieve(
-            OFFICIAL_URL + name, known_hash=None, fname=name, path=_cache_folder()
+            OFFICIAL_URL + name, known_hash=None, fname=name, path=cache_folder() / "weights"
         )
     except OSError as error:
         raise InputError(

@@ -19,7 +19,7 @@ from catdog_jax.augment import random_flip, random_rotation
 from catdog_jax.evaluate import Sums
 from catdog_jax.experiment import augmentations, device, initial_model, load_splits, run
 from catdog_jax.models import MobileNetV2
-from catdog_jax.parallel import map_batch, replicate, shard, use_cpu_cores
+from catdog_jax.parallel import jit, map_batch, replicate, set_up_jax, shard
 from catdog_jax.recipes import RECIPES, Experiment
 from catdog_jax.train import Task, create_state, fit, keras_adam, train_step
 
@@ -39,13 +39,13 @@ def epoch(spec: Spec) -> Result:
 
 def start(spec: Spec) -> Result:
     """As `run` begins, up to the first step; the photos were decoded by an earlier run."""
-    use_cpu_cores()
+    set_up_jax()
     experiment = _experiment(spec)
     splits = load_splits(experiment)
     batches = splits.train.shuffled(experiment.batch_size, seed=experiment.seed)
     finished: list[float] = []
 
-    def on_step(sums: Sums) -> None:
+    def on_step(_: int, sums: Sums) -> None:
         jax.block_until_ready(sums)
         finished.append(time.time())
 
@@ -67,7 +67,7 @@ def start(spec: Spec) -> Result:
 
 def step(spec: Spec) -> Result:
     """A step as `fit` takes it, the batch coming from the host's memory."""
-    use_cpu_cores()
+    set_up_jax()
     experiment = _experiment(spec)
     optimizer = keras_adam(experiment.learning_rate)
     graphdef, state = create_state(initial_model(experiment, 2), optimizer, seed=experiment.seed)
@@ -86,7 +86,7 @@ def step(spec: Spec) -> Result:
 
 def forward(spec: Spec) -> Result:
     """Features of MobileNetV2 in inference mode."""
-    use_cpu_cores()
+    set_up_jax()
     graphdef, state = nnx.split(MobileNetV2(rngs=nnx.Rngs(0)))
     worker.check_mobilenet(sum(leaf.size for leaf in jax.tree.leaves(state)))
 
@@ -94,7 +94,7 @@ def forward(spec: Spec) -> Result:
         model: Any = nnx.merge(graphdef, state)
         return model(images)
 
-    features = jax.jit(partial(map_batch, apply))
+    features = jit()(partial(map_batch, apply))
     images = shard(_float_images(spec) / 127.5 - 1)
     state = replicate(state, images)
     call = partial(_finished, features, state, images)
@@ -103,13 +103,13 @@ def forward(spec: Spec) -> Result:
 
 def augment(spec: Spec) -> Result:
     """Flips and rotations, the keys drawn as `train_step` draws them."""
-    use_cpu_cores()
+    set_up_jax()
 
     def transform(_: PyTree, examples: PyTree) -> Any:
         flip_keys, rotation_keys = jnp.unstack(jax.vmap(jax.random.split)(examples["key"]), axis=1)
         return random_rotation(rotation_keys, random_flip(flip_keys, examples["image"]))
 
-    @jax.jit
+    @jit()
     def augmented(key: PyTree, images: PyTree) -> Any:
         keys = jax.random.split(key, len(images))
         return map_batch(transform, (), {"image": images, "key": keys})
