@@ -75,11 +75,13 @@ def _bilinear(
     # a third of that when what lies beyond the border is laid out once, not worked out pixel by
     # pixel. No rotation reaches further out than half the diagonal.
     height, width, _ = image.shape
-    border = math.ceil((math.hypot(height, width) - min(height, width)) / 2) + 2
-    image = jnp.pad(image, ((border, border), (border, border), (0, 0)), mode="symmetric")
+    diagonal = math.hypot(height, width)
+    above_it, beside_it = (math.ceil((diagonal - side) / 2) + 2 for side in (height, width))
+    borders = ((above_it, above_it), (beside_it, beside_it), (0, 0))
+    image = jnp.pad(image, borders, mode="symmetric")
     top, left = jnp.floor(y), jnp.floor(x)
     down, right = (y - top)[..., None], (x - left)[..., None]
-    row, column = top.astype(jnp.int32) + border, left.astype(jnp.int32) + border
+    row, column = top.astype(jnp.int32) + above_it, left.astype(jnp.int32) + beside_it
 
     def pixel(below: int, beside: int) -> Array:
         return image.at[row + below, column + beside].get(mode="promise_in_bounds")

@@ -68,7 +68,8 @@ class Options:
     """What the model computes in (float32); bfloat16 is for accelerators, and rounds more."""
     on_device: bool | None = None
     """Keep the photos in the devices' memory and run an epoch as one program, rather than stream
-    them (by itself: on a GPU or TPU, where they take no more than half of its free memory)."""
+    them (by itself: on a GPU or TPU, where they take no more than half of its free memory; on a
+    CPU it is slow)."""
 
     def adapt(self, experiment: Experiment) -> Experiment:
         """The experiment with these changes."""

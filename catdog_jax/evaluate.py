@@ -202,12 +202,11 @@ def predict_logits(
         InputError: there are no images, or no such dtype.
     """
     graphdef, state = nnx.split(model)
-    logits = [
-        np.asarray(_logits(graphdef, dtype, replicate(state, inputs), shard(inputs)))[mask]
-        for inputs, mask in (
-            (_inputs(batch), np.asarray(batch["mask"])) for batch in stream(batches)
-        )
-    ]
+    logits = []
+    for batch in stream(batches):
+        state = replicate(state, dict(batch))  # moves once
+        outputs = _logits(graphdef, dtype, state, shard(_inputs(batch)))
+        logits.append(np.asarray(outputs)[np.asarray(batch["mask"])])
     if not logits:
         raise InputError("there are no images to evaluate")
     return np.concatenate(logits)
@@ -237,9 +236,10 @@ def evaluate(
         placed = replicate((state, batches.photos, batches.rows), batches.rows[0])
         return Metrics.from_sums(_eval_epoch(graphdef, threshold, dtype, *placed))
     totals = no_sums()
-    for batch in map(dict, stream(batches)):
-        placed = shard(batch)
-        logits = _logits(graphdef, dtype, replicate(state, batch), _inputs(placed))
+    for batch in stream(batches):
+        state = replicate(state, dict(batch))  # moves once
+        placed = shard(_inputs(batch) | {"label": batch["label"], "mask": batch["mask"]})
+        logits = _logits(graphdef, dtype, state, _inputs(placed))
         sums = _metric_sums(logits, placed["label"], placed["mask"], threshold=threshold)
         totals = add(totals, sums)
     return Metrics.from_sums(totals)
@@ -255,7 +255,8 @@ def with_features(
     replaced = []
     for batch in stream(batches):
         image = batch["image"]
-        feature = _features(graphdef, dtype, replicate(state, image), shard(image))
+        state = replicate(state, image)  # moves once
+        feature = _features(graphdef, dtype, state, shard(image))
         if replaced:  # as in `add`: not further ahead than one batch
             jax.block_until_ready(replaced[-1]["feature"])
         replaced.append({"feature": feature, "label": batch["label"], "mask": batch["mask"]})

@@ -78,7 +78,7 @@ class Shelf:
 def free_bytes() -> int | None:
     """Free memory of the fullest device; None on a CPU or where the platform does not tell.
 
-    On a CPU "the device" is the host, and a step after the other is as fast as a scan.
+    On a CPU "the device" is the host, and the convolutions of models 1 to 3 are slow in a scan.
     """
     if jax.default_backend() == "cpu":
         return None

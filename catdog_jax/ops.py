@@ -1,10 +1,11 @@
 """Convolution, depthwise convolution and max pooling, each lowered to what is fast on the platform.
 
 On GPU and TPU these are the plain `lax` operations. On a CPU, XLA (0.10 to 0.12) has a fast
-convolution, but not inside a loop (5 to 25 times slower) nor depthwise, and the gradient of its
-pooling is slow. There a convolution in a loop is a matrix product over columns of shifted images, a
-depthwise convolution nine shifted multiply-adds, and pooling has a gradient of its own. Values and
-gradients are the same up to rounding; `tests/test_ops.py` compares them.
+convolution, given the option that `parallel.jit` compiles with, but not inside a loop (5 to 25
+times slower) nor depthwise, and the gradient of its pooling is slow. There a convolution in a loop
+is a matrix product over columns of shifted images, a depthwise convolution nine shifted
+multiply-adds, and pooling has a gradient of its own. Values and gradients are the same up to
+rounding; `tests/test_ops.py` compares them.
 
 Layout throughout: images `[batch, height, width, channels]`, kernels
 `[kernel_height, kernel_width, in_channels, out_channels]`.
@@ -64,7 +65,7 @@ def max_pool(images: Images) -> Images:
 
 
 def in_microbatches(function: Callable[..., Array], *batch: Array) -> Array:
-    """`function(*batch)`, which treats each image alone; on a CPU two images at a time.
+    """`function(*batch)`, which treats each image alone; on a CPU at most two images at a time.
 
     A whole batch's activations overflow the processor's caches, those of two images do not: it
     halved the time of MobileNetV2's forward pass. It also keeps XLA from fusing `function` into

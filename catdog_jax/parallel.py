@@ -32,7 +32,10 @@ Result = TypeVar("Result")
 
 
 def jit(**options: Any) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """A decorator: `jax.jit(**options)`, compiled with what makes this platform fast."""
+    """A decorator: `jax.jit(**options)`, compiled with what makes this platform fast.
+
+    For whole programs: JAX takes no compiler options inside another `jax.jit`.
+    """
 
     def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         @cache  # not before the first call: asking for the platform starts JAX
@@ -83,13 +86,15 @@ def keep_compiled_programs() -> None:
     """Let JAX keep compiled programs in the cache, for the next process.
 
     Where JAX has such a folder already (`JAX_COMPILATION_CACHE_DIR`), that one stays; where ours
-    cannot be written to, nothing is kept.
+    cannot be written to, nothing is kept. `JAX_ENABLE_COMPILATION_CACHE=false` switches it off.
     """
     if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore[reportAttributeAccessIssue]
         return
     folder = cache_folder() / "programs" / _processor()
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            return
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # Building a model compiles many small programs: a second each time, all in all.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -191,12 +191,13 @@ def _loss_sum(task: Task, params: PyTree, frozen: PyTree, examples: PyTree) -> t
     )
 
     def augment(images: Array, *keys: Array) -> Array:
-        images = images.astype(jnp.float32)
         for augmentation, its_keys in zip(task.augmentations, keys, strict=True):
             images = augmentation(its_keys, images)
         return images
 
-    images = in_microbatches(augment, examples["image"], *augment_keys)
+    images = examples["image"].astype(jnp.float32)
+    if task.augmentations:
+        images = in_microbatches(augment, images, *augment_keys)
     logits = full_precision(model(in_dtype(images, task.dtype), dropout_key))
     labels, mask = examples["label"], examples["mask"]
     sums = metric_sums(logits, labels, mask, task.threshold)

@@ -12,7 +12,8 @@ after each turn, and a log of each process into `logs`. The works:
 - `step-model1` … `step-model4`: one training step on a batch from the host's memory.
 - `forward`: features of a frozen MobileNetV2. `augment`: flips and rotations of a batch.
 - `start-model3`, `start-model4`: from the start of the process to the end of its first step, with
-  empty compile caches (cold), then again with what that left in them (warm).
+  empty compile caches (cold), then again with what that left in them (warm). Ours finds its photos
+  decoded, as from its second run on.
 - `growth-500` … `growth-6000`: epochs of model 4 on so many photos of those in `--tfds`.
 
 PyTorch takes part in what needs no loader of photos, where it is installed (`pip install torch`).
@@ -257,7 +258,8 @@ def take_turn(
         turn = run_worker(options, prepared, work, name, seed, Path(scratch), log)
         if kind(work) != "start" or turn["error"]:
             return turn
-        warm = run_worker(options, prepared, work, name, seed, Path(scratch), log)
+        warm_log = log.with_stem(log.stem + "-warm")
+        warm = run_worker(options, prepared, work, name, seed, Path(scratch), warm_log)
         return warm if warm["error"] else {**turn, "seconds": [warm["first"]]}
 
 

@@ -26,7 +26,7 @@ class Spec:
     """One process's order."""
 
     work: str
-    """A key of the contender's `WORKS`."""
+    """A key of the works that the contender gives to `main`."""
     model: str
     """`model1` … `model4`; empty where the work has none."""
     compiled: bool
