@@ -71,21 +71,23 @@ def _bilinear(
     y: Float[Array, "out_height out_width"],
     x: Float[Array, "out_height out_width"],
 ) -> Float[Array, "out_height out_width channels"]:
-    # `map_coordinates` would do, a channel at a time; fetching whole pixels takes half as long, and
-    # a third of that when what lies beyond the border is laid out once, not worked out pixel by
-    # pixel. No rotation reaches further out than half the diagonal.
+    """Pixels at (y, x), at most half the image's diagonal from its centre; others are not safe.
+
+    The mirrored border is laid out once, which takes a third of the time of working out mirrored
+    places pixel by pixel; 2 more for the second pixel of a pair and for rounding. Whole pixels are
+    fetched: `map_coordinates` does it a channel at a time.
+    """
     height, width, _ = image.shape
     diagonal = math.hypot(height, width)
-    above_it, beside_it = (math.ceil((diagonal - side) / 2) + 2 for side in (height, width))
-    borders = ((above_it, above_it), (beside_it, beside_it), (0, 0))
-    image = jnp.pad(image, borders, mode="symmetric")
+    pad_y, pad_x = (math.ceil((diagonal - side) / 2) + 2 for side in (height, width))
+    image = jnp.pad(image, ((pad_y, pad_y), (pad_x, pad_x), (0, 0)), mode="symmetric")
     top, left = jnp.floor(y), jnp.floor(x)
     down, right = (y - top)[..., None], (x - left)[..., None]
-    row, column = top.astype(jnp.int32) + above_it, left.astype(jnp.int32) + beside_it
+    row, column = top.astype(jnp.int32) + pad_y, left.astype(jnp.int32) + pad_x
 
-    def pixel(below: int, beside: int) -> Array:
-        return image.at[row + below, column + beside].get(mode="promise_in_bounds")
+    def pixel(dy: int, dx: int) -> Array:
+        return image.at[row + dy, column + dx].get(mode="promise_in_bounds")
 
-    above = (1 - right) * pixel(0, 0) + right * pixel(0, 1)
-    below = (1 - right) * pixel(1, 0) + right * pixel(1, 1)
-    return (1 - down) * above + down * below
+    upper = (1 - right) * pixel(0, 0) + right * pixel(0, 1)
+    lower = (1 - right) * pixel(1, 0) + right * pixel(1, 1)
+    return (1 - down) * upper + down * lower

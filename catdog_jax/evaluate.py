@@ -166,6 +166,7 @@ def scan_sums(
         return (after, jax.tree.map(jnp.add, totals, sums)), None
 
     _, shapes = jax.eval_shape(lambda: step(carry, batch_of(rows[0])))
+    # Not `no_sums()`: a scan wants the very dtypes of the step, which in 64 bits are others.
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     return jax.lax.scan(add_step, (carry, zeros), rows)[0]
 
@@ -204,7 +205,7 @@ def predict_logits(
     graphdef, state = nnx.split(model)
     logits = []
     for batch in stream(batches):
-        state = replicate(state, dict(batch))  # moves once
+        state = replicate(state, dict(batch))  # moves only if the devices change
         outputs = _logits(graphdef, dtype, state, shard(_inputs(batch)))
         logits.append(np.asarray(outputs)[np.asarray(batch["mask"])])
     if not logits:
@@ -237,7 +238,7 @@ def evaluate(
         return Metrics.from_sums(_eval_epoch(graphdef, threshold, dtype, *placed))
     totals = no_sums()
     for batch in stream(batches):
-        state = replicate(state, dict(batch))  # moves once
+        state = replicate(state, dict(batch))  # moves only if the devices change
         placed = shard(_inputs(batch) | {"label": batch["label"], "mask": batch["mask"]})
         logits = _logits(graphdef, dtype, state, _inputs(placed))
         sums = _metric_sums(logits, placed["label"], placed["mask"], threshold=threshold)
@@ -255,7 +256,7 @@ def with_features(
     replaced = []
     for batch in stream(batches):
         image = batch["image"]
-        state = replicate(state, image)  # moves once
+        state = replicate(state, image)  # moves only if the devices change
         feature = _features(graphdef, dtype, state, shard(image))
         if replaced:  # as in `add`: not further ahead than one batch
             jax.block_until_ready(replaced[-1]["feature"])

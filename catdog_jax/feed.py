@@ -58,10 +58,11 @@ class Shelf:
         self._photos: PyTree = None
 
     def place(self, batches: Iterable[Batch]) -> Resident | Iterable[Batch]:
-        """`batches` over photos on the devices, or as they are.
+        """`batches` over photos kept on the devices, or `batches` itself.
 
-        As they are: if they are no `Rows`, or none at all, or `on_device` says so. The photos of
-        the split before are let go. A split's arrays must not change while it is used.
+        Itself: where it is no `Rows` or is empty, where `on_device` is False, and where that is
+        None and the photos would not fit or JAX runs on a CPU. The photos of another split, kept
+        before, are let go. A split's arrays must not change while it is used.
         """
         if self._on_device is False or not isinstance(batches, Rows) or not len(batches.order):
             return batches

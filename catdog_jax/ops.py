@@ -1,11 +1,11 @@
 """Convolution, depthwise convolution and max pooling, each lowered to what is fast on the platform.
 
-On GPU and TPU these are the plain `lax` operations. On a CPU, XLA (0.10 to 0.12) has a fast
-convolution, given the option that `parallel.jit` compiles with, but not inside a loop (5 to 25
+On GPU and TPU these are the plain `lax` operations. On a CPU, XLA (of jaxlib 0.10 to 0.12) has a
+fast convolution, given the option that `parallel.jit` compiles with, but not inside a loop (5 to 25
 times slower) nor depthwise, and the gradient of its pooling is slow. There a convolution in a loop
-is a matrix product over columns of shifted images, a depthwise convolution nine shifted
-multiply-adds, and pooling has a gradient of its own. Values and gradients are the same up to
-rounding; `tests/test_ops.py` compares them.
+is a matrix product over columns of shifted images, a depthwise convolution a shifted multiply-add
+for each of the kernel's places, and pooling has a gradient of its own. Values and gradients are the
+same up to rounding; `tests/test_ops.py` compares them.
 
 Layout throughout: images `[batch, height, width, channels]`, kernels
 `[kernel_height, kernel_width, in_channels, out_channels]`.
@@ -104,15 +104,14 @@ def _max_pool_lax(images: Images) -> Images:
 
 
 def _conv2d_cpu(stride: int, padding: Padding, images: Images, kernel: Kernel) -> Images:
-    shifts = _shifts(_pad(images, kernel.shape, stride, padding), kernel.shape, stride)
+    shifts = _shifts(images, kernel.shape, stride, padding)
     # Each output pixel's patch as one row, ordered as the kernel's first three axes.
     columns = jnp.concatenate(shifts, axis=-1)
     return columns @ kernel.reshape(-1, kernel.shape[-1])
 
 
 def _depthwise_conv2d_cpu(stride: int, padding: Padding, images: Images, kernel: Kernel) -> Images:
-    padded = _pad(images, kernel.shape, stride, padding)
-    shifts = _shifts(padded, kernel.shape, stride)
+    shifts = _shifts(images, kernel.shape, stride, padding)
     taps = kernel.reshape(-1, kernel.shape[-1])
     return sum(
         (shift * tap for shift, tap in zip(shifts, taps, strict=True)),
@@ -154,20 +153,11 @@ def _max_pool_cpu_backward(saved: tuple[Images, Images], cotangent: Images) -> t
 _max_pool_cpu.defvjp(_max_pool_cpu_forward, _max_pool_cpu_backward)
 
 
-def _pads(
-    images: tuple[int, ...], kernel: tuple[int, ...], stride: int, padding: Padding
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    rows, columns = lax.padtype_to_pads(images[1:3], kernel[:2], (stride, stride), padding)
-    return rows, columns
-
-
-def _pad(images: Images, kernel: tuple[int, ...], stride: int, padding: Padding) -> Images:
-    return jnp.pad(images, ((0, 0), *_pads(images.shape, kernel, stride, padding), (0, 0)))
-
-
-def _shifts(padded: Images, kernel: tuple[int, ...], stride: int) -> list[Images]:
+def _shifts(images: Images, kernel: tuple[int, ...], stride: int, padding: Padding) -> list[Images]:
     """What each kernel tap sees, in the taps' order: `[batch, out_height, out_width, channels]`."""
     rows, cols = kernel[:2]
+    above, beside = lax.padtype_to_pads(images.shape[1:3], (rows, cols), (stride, stride), padding)
+    padded = jnp.pad(images, ((0, 0), above, beside, (0, 0)))
     height = padded.shape[1] - rows + 1
     width = padded.shape[2] - cols + 1
     return [

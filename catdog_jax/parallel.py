@@ -1,8 +1,9 @@
 """How programs are compiled, and how a batch is spread over the devices.
 
 One mesh axis, `data`: the cores of a laptop (as JAX CPU devices) and the GPUs or TPU cores of a
-host are the same path. Arrays are placed before a jitted step (`replicate`, `shard`), so that it
-is compiled once; inside it `map_batch` and `sum_batch` cut the batch.
+host are the same path. Before a jitted step `replicate` and `shard` place its arrays, so that it
+is compiled once; inside it `map_batch` and `sum_batch` run a function on each device's part, and
+`take` makes a batch of photos that are on every device.
 """
 
 import contextlib
@@ -23,8 +24,8 @@ from .cache import cache_folder
 
 _MAX_CPU_DEVICES = 16
 
-# XLA (0.10 to 0.12) hands convolutions on a CPU to a library that takes up to three times as long
-# with their gradients; of what it hands over, this leaves the matrix products.
+# jaxlib 0.10 to 0.12 hand convolutions on a CPU to a library (YNN) in which their gradients take up
+# to three times as long as in XLA's own code. With this, only matrix products go there.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
 Arguments = ParamSpec("Arguments")
@@ -101,9 +102,10 @@ def keep_compiled_programs() -> None:
 
 
 def _processor() -> str:
-    """Tells processors apart: a program compiled for one may end in an illegal instruction.
+    """A name for the processor's features, on Linux; the same for all processors elsewhere.
 
-    A home folder may be shared by machines, and JAX's own key leaves this out.
+    A home folder may be shared by machines, and a program compiled for one processor may end in an
+    illegal instruction on another.
     """
     info = Path("/proc/cpuinfo")
     lines = info.read_text("utf-8").splitlines() if info.is_file() else []
@@ -146,8 +148,8 @@ def sum_batch(
     For results that are sums over examples: gradients, losses, counts.
     """
 
-    def on_device(replicated: PyTree, shard: PyTree) -> PyTree:
-        return lax.psum(function(replicated, shard), "data")
+    def on_device(replicated: PyTree, part: PyTree) -> PyTree:
+        return lax.psum(function(replicated, part), "data")
 
     return _on_all_devices(on_device, batch, PartitionSpec())(replicated, batch)
 
@@ -165,14 +167,7 @@ def _on_all_devices(
 
 
 def _mesh(batch: PyTree) -> Mesh:
-    return Mesh(np.array(jax.devices()[: _device_count(batch)]), ("data",))
-
-
-def _device_count(batch: PyTree) -> int:
     """As many devices as cut the batch evenly."""
-    size = _batch_size(batch)
-    return max(n for n in range(1, jax.device_count() + 1) if size % n == 0)
-
-
-def _batch_size(batch: PyTree) -> int:
-    return jax.tree.leaves(batch)[0].shape[0]
+    size = jax.tree.leaves(batch)[0].shape[0]
+    count = max(n for n in range(1, jax.device_count() + 1) if size % n == 0)
+    return Mesh(np.array(jax.devices()[:count]), ("data",))

@@ -2,10 +2,11 @@
 
     python experiments/benchmark.py --data PATH/cats_and_dogs_filtered.zip --weights FILE
 
-Each contender does each work in a process of its own, one at a time and with nothing compiled
-before; in each round all take their turns, in an order that is rotated from round to round. Writes
-`benchmark.json` (machine, versions, every measurement) and `benchmark.md` (tables) into `--out`
-after each turn, and a log of each process into `logs`. The works:
+Each contender does each work in a process of its own (a start in two), one at a time and with
+nothing compiled before, but for a warm start; in each round all take their turns, in an order that
+is rotated from round to round. Writes `benchmark.json` (machine, versions, every measurement) and
+`benchmark.md` (tables) into `--out` after each turn, and a log of each process into `logs`. The
+works:
 
 - `epoch-model1` … `epoch-model4`: training from a folder of photos as a user would, with validation
   on all validation photos. The first epoch opens (here: decodes) the photos and compiles.
@@ -273,7 +274,8 @@ def run_worker(
     log: Path,
 ) -> dict[str, Any]:
     """Run a contender's process; gives what it measured, or the log's last line as `error`."""
-    contender, (work_kind, _, detail) = CONTENDERS[name], work.partition("-")
+    contender = CONTENDERS[name]
+    work_kind, _, detail = work.partition("-")
     growing = work_kind == "growth"
     photos = prepared.growth[int(detail)] if growing else prepared.photos
     weights = options.weights
@@ -281,7 +283,8 @@ def run_worker(
     environment = {
         **os.environ,
         **contender.environment,
-        # Nothing compiled or decoded by an earlier turn; but who starts has decoded before.
+        # Nothing compiled or decoded by an earlier turn, except that a start finds our photos
+        # decoded.
         "JAX_COMPILATION_CACHE_DIR": str(scratch / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),

@@ -26,7 +26,8 @@ from pathlib import Path
 from statistics import mean, stdev, variance
 from typing import Any
 
-from contenders.keras_models import post_layers
+from contenders.keras_models import compile_as_post, post_layers
+from contenders.worker import write_json
 from scipy.stats import fisher_exact
 
 from catdog_jax import report
@@ -135,13 +136,7 @@ def train_keras(experiment: Experiment, splits: Splits) -> dict[str, list[float]
         weights = cached_official_weights() or weights
     keras.utils.set_random_seed(experiment.seed)
     model = keras.Sequential(post_layers(experiment.model, experiment.image_size, weights))
-    loss = (
-        keras.losses.BinaryCrossentropy(from_logits=True)
-        if experiment.model == "model4"
-        else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    )
-    optimizer = keras.optimizers.Adam(experiment.learning_rate)
-    model.compile(optimizer, loss, metrics=["accuracy"])
+    compile_as_post(model, experiment.model, experiment.learning_rate)
     return model.fit(
         dataset(splits.train, shuffle=True),
         validation_data=dataset(splits.validation),
@@ -160,9 +155,7 @@ def train_keras_seeds(options: ParityOptions, model: str, seeds: int, splits: Sp
         print(f"{model}, seed {seed}: Keras, into {folder}", flush=True)
         experiment = replace(options.adapt(RECIPES[model]), seed=seed)
         run = {**config(experiment, splits), "history": train_keras(experiment, splits)}
-        path = folder / f"{model}-seed{seed}.json"
-        path.with_suffix(".tmp").write_text(json.dumps(run) + "\n", "utf-8")
-        path.with_suffix(".tmp").replace(path)
+        write_json(folder / f"{model}-seed{seed}.json", run)
 
 
 def config(experiment: Experiment, splits: Splits) -> dict[str, Any]:

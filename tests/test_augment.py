@@ -13,7 +13,7 @@ from catdog_jax import augment
 
 pytestmark = keras_reference.ignore_keras_warnings
 
-SIZES = [(24, 24), (17, 30), (31, 16)]
+SIZES = [(24, 24), (17, 30), (31, 16), (6, 60)]
 AUGMENTATIONS = [jax.jit(augment.random_flip), jax.jit(augment.random_rotation)]
 flip, rotate = jax.jit(augment.flip), jax.jit(augment.rotate)
 

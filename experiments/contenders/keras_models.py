@@ -39,3 +39,11 @@ def post_layers(model: str, image_size: int, weights: Any = None) -> list[Any]:
     backbone.trainable = False
     head = [layers.GlobalMaxPooling2D(), layers.Dropout(0.1), layers.Dense(1)]
     return [*rescaled, backbone, *head]
+
+
+def compile_as_post(network: Any, model: str, learning_rate: float) -> None:
+    """Compile `network` with the post's loss for `model`, Adam, and accuracy."""
+    from keras import losses, optimizers
+
+    loss = losses.BinaryCrossentropy if model == "model4" else losses.SparseCategoricalCrossentropy
+    network.compile(optimizers.Adam(learning_rate), loss(from_logits=True), metrics=["accuracy"])

@@ -102,7 +102,10 @@ def forward(spec: Spec) -> Result:
 
 
 def augment(spec: Spec) -> Result:
-    """Flips and rotations, the keys drawn as `train_step` draws them."""
+    """Flips and rotations of a batch, with a key an image, drawn on the device.
+
+    The transforms alone: on a CPU a training step does them two images at a time.
+    """
     set_up_jax()
 
     def transform(_: PyTree, examples: PyTree) -> Any:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 import worker
-from keras_models import post_layers
+from keras_models import compile_as_post, post_layers
 from worker import Result, Spec
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -104,11 +104,7 @@ def _compiled_model(spec: Spec) -> Any:
     shape = (spec.image_size, spec.image_size, 3)
     layers = post_layers(spec.model, spec.image_size, weights)
     model = keras.Sequential([keras.Input(shape), *layers])
-    if spec.model == "model4":
-        loss, rate = keras.losses.BinaryCrossentropy(from_logits=True), 1e-4
-    else:
-        loss, rate = keras.losses.SparseCategoricalCrossentropy(from_logits=True), 1e-3
-    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
+    compile_as_post(model, spec.model, 1e-4 if spec.model == "model4" else 1e-3)
     return model
 
 

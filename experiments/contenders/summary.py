@@ -30,7 +30,7 @@ _QUANTITIES = {"seconds": "time", "peak_mib": "peak memory"}
 
 @dataclass(frozen=True)
 class Target:
-    """How many times ours the best of `rivals` should take of `quantity`."""
+    """The best of `rivals` should take at least so many times as much of `quantity` as ours."""
 
     work: str
     rivals: tuple[str, ...]
@@ -118,8 +118,8 @@ def tables(turns: Sequence[Turn]) -> str:
         "round. Peak memory is that of the whole process on the host, in MiB. PyTorch has no "
         "loader of photos without torchvision, so it takes no part in epoch, start and growth. "
         "Weights are random in forward. Keras reads and decodes each photo in each epoch, as its "
-        "loader does; ours are decoded in the first epoch (before a start), and its later ones "
-        "write a checkpoint where validation has improved.",
+        "loader does; ours are decoded in the first epoch (before a start), and each later epoch "
+        "includes the checkpoint of the one before, where that improved validation.",
     ]
     return "\n".join(lines) + "\n"
 
