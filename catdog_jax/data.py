@@ -2,8 +2,8 @@
 
     source -> which photos it holds -> one cut by seed -> decoding -> arrays in the cache -> batches
 
-TensorFlow decodes the photos and is imported only for that, so a prepared folder (or a cache hit)
-serves a machine that has none. TensorFlow never sees the GPU.
+TensorFlow decodes the photos, in a process of its own, so a prepared folder (or a cache hit) serves
+a machine that has none. TensorFlow never sees the GPU.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import urllib.error
@@ -284,14 +285,17 @@ def load_data(
         is not laid out as said above or is damaged, or the cache cannot be written.
 
     """
-    request = _Request(str(source), image_size, seed, sizes, cache_folder(cache_dir))
+    folder = None if data_dir is None else Path(data_dir).expanduser()
+    request = _Request(str(source), image_size, folder, seed, sizes, cache_folder(cache_dir))
     _check_request(request)
     if source == "cats_vs_dogs":
-        return _load_cached(_tfds_source(data_dir), request)
+        if not _tensorflow_is_imported():  # TFDS cannot even be asked without
+            return _load_in_own_process(request)
+        return _load_cached(_tfds_source(folder), request)
     if source == "sketches":
         return _load_cached(_sketches_source(request), request)
     if source == "cats_and_dogs_filtered":
-        path = _download_filtered(Path(data_dir or request.cache / "downloads").expanduser())
+        path = _download_filtered(folder or request.cache / "downloads")
     else:
         path = _existing_path(source)
     if _is_prepared(path):
@@ -306,6 +310,7 @@ class _Request:
 
     source: str
     image_size: int
+    data_dir: Path | None
     seed: int
     sizes: _Sizes | None
     cache: Path
@@ -376,12 +381,14 @@ class _Source:
       identity: anything JSON can hold that changes when the photos change.
       photos: lists the photos, which may take a while: not called when the cache has them.
       sizes: of the splits of a single pool; None for 70/20/10 %.
+      is_encoded: whether reading them takes TensorFlow.
 
     """
 
     identity: Any
     photos: Callable[[], _Photos]
     sizes: _Sizes | None = None
+    is_encoded: bool = True
 
 
 def _sketches_source(request: _Request) -> _Source:
@@ -404,11 +411,12 @@ def _sketches_source(request: _Request) -> _Source:
 
     # The program's text stands for its drawings: there is no version to forget to raise.
     program = Path(sketches.__file__).read_bytes()
-    return _Source(["sketches", hashlib.sha256(program).hexdigest()], photos, sizes)
+    identity = ["sketches", hashlib.sha256(program).hexdigest()]
+    return _Source(identity, photos, sizes, is_encoded=False)
 
 
-def _tfds_source(data_dir: str | Path | None) -> _Source:
-    builder = _tfds_builder(None if data_dir is None else Path(data_dir).expanduser())
+def _tfds_source(data_dir: Path | None) -> _Source:
+    builder = _tfds_builder(data_dir)
     count = builder.info.splits["train"].num_examples
     identity = [builder.name, str(builder.version), count]
     return _Source(identity, functools.partial(_tfds_photos, builder), _TFDS_SIZES)
@@ -808,6 +816,57 @@ def _tensorflow_datasets() -> Any:
     return tfds
 
 
+def _tensorflow_is_imported() -> bool:
+    return "tensorflow" in sys.modules
+
+
+def _load_in_own_process(request: _Request) -> Splits:
+    """Call `load_data` in a process that ends with its work, and open what it has prepared.
+
+    TensorFlow gives nothing back: after decoding, half a gigabyte stayed and a step of model 4 took
+    98 ms instead of 86, to the end of the process. And a photo that crashes it ends only its own.
+    """
+    asked = dataclasses.asdict(request)
+    command = [sys.executable, "-P", "-c", f"from {__name__} import _answer; _answer()"]
+    with subprocess.Popen(
+        [*command, json.dumps(asked, default=str)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8"},
+    ) as process:
+        output, _ = process.communicate()
+    lines = output.splitlines()
+    if process.returncode or not lines:
+        raise InputError(
+            f"the process that was to read {request.source} ended with {process.returncode} "
+            "(-9: killed, perhaps for want of memory): try again, or with fewer photos"
+        )
+    answer = json.loads(lines[-1])
+    if "error" in answer:
+        raise InputError(answer["error"])
+    folder = Path(answer["folder"])
+    return dataclasses.replace(_open_prepared(folder, _read_meta(folder)), source=request.source)
+
+
+def _answer() -> None:
+    """Be the other process: prepare what is asked for and print where it is, or what is wrong."""
+    asked = json.loads(sys.argv[1])
+    sizes, cache_dir = asked.pop("sizes"), asked.pop("cache")
+    # TensorFlow's C++ grumbles at every photo that it cannot read; Python shows the progress.
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    try:
+        with _native_stderr_hidden():
+            _tensorflow()
+            splits = load_data(**asked, sizes=sizes and tuple(sizes), cache_dir=cache_dir)
+        answer = {"folder": str(splits.folder)}
+    except InputError as error:
+        answer = {"error": str(error)}
+    except KeyboardInterrupt:  # Ctrl-C goes to both processes; the other one will say so
+        sys.exit(130)
+    print(json.dumps(answer))
+
+
 @contextlib.contextmanager
 def _native_stderr_hidden() -> Iterator[None]:
     """Hide what C++ code writes to file descriptor 2, which Python's sys.stderr cannot."""
@@ -830,6 +889,8 @@ def _load_cached(source: _Source, request: _Request) -> Splits:
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     folder = request.cache / "data" / key
     if not folder.is_dir():
+        if source.is_encoded and not _tensorflow_is_imported():
+            return _load_in_own_process(request)
         photos = source.photos()
         cut = _cut(photos, source, request)
         try:

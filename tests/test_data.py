@@ -630,6 +630,48 @@ def test_tensorflow_missing(monkeypatch):
         data._tensorflow.__wrapped__()
 
 
+@pytest.fixture
+def own_process(monkeypatch):
+    """As where nobody has imported TensorFlow yet; the other process does not see it."""
+    monkeypatch.setattr(data, "_tensorflow_is_imported", lambda: False)
+
+
+def test_another_process_decodes(tmp_path, own_process, no_tensorflow):
+    folder = write_classes(tmp_path / "photos", cat=10, dog=10)
+    (folder / "cats/cat.99.jpg").write_text("no photo")
+    loaded = load(folder, sizes=(15, 3, 3))
+    assert (sizes_of(loaded), len(loaded.skipped)) == ((14, 3, 3), 1)
+    assert loaded.source == str(folder)
+    check_whole(loaded)
+
+
+def test_another_process_leaves_this_one_without_tensorflow(tmp_path):
+    folder = write_classes(tmp_path / "photos", cat=5, dog=5)
+    code = (
+        "import sys; from catdog_jax.data import load_data\n"
+        f"print(len(load_data({str(folder)!r}, 32).train), 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "7 False"
+
+
+def test_another_process_reads_tfds(tfds_folder, own_process, no_tensorflow):
+    here = [data.load_data("cats_vs_dogs", SIZE, tfds_folder, sizes=(4, 2, 2)) for _ in range(2)]
+    assert here[0].fingerprint == here[1].fingerprint
+    assert (sizes_of(here[0]), here[0].source) == ((4, 2, 2), "cats_vs_dogs")
+
+
+def test_another_process_says_what_is_wrong(tmp_path, own_process):
+    folder = write_classes(tmp_path / "photos", cat=5, dog=5)
+    assert error_of(folder, sizes=(90, 1, 1)).endswith("only 10 left for it: give smaller sizes")
+
+
+def test_another_process_dies(tmp_path, own_process, monkeypatch):
+    folder = write_classes(tmp_path / "photos", cat=5, dog=5)
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    assert f"the process that was to read {folder} ended with 1 " in error_of(folder)
+
+
 # The split.
 
 

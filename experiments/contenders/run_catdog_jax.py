@@ -32,9 +32,17 @@ def epoch(spec: Spec) -> Result:
         if line.startswith("epoch"):
             stamps.append(time.perf_counter())
 
-    finished = run(_experiment(spec), Path(spec.scratch) / "run", log=log)
-    loss = finished.history[-1]["loss"]
-    return {**worker.time_epochs(stamps), "loss": loss, "device": device()}
+    experiment = _experiment(spec)
+    splits = load_splits(experiment)
+    decoding = worker.peak_with_helper_mib()  # photos are decoded in a process of their own
+    finished = run(experiment, Path(spec.scratch) / "run", splits=splits, log=log)
+    peak = worker.peak_mib()
+    return {
+        **worker.time_epochs(stamps),
+        "loss": finished.history[-1]["loss"],
+        "device": device(),
+        "peak_mib": None if peak is None or decoding is None else max(peak, decoding),
+    }
 
 
 def start(spec: Spec) -> Result:
