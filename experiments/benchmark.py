@@ -5,7 +5,8 @@
 Each contender does each work in a process of its own (a start in two), one at a time and with
 nothing compiled before, but for a warm start; in each round all take their turns, in an order that
 is rotated from round to round. Writes `benchmark.json` (machine, versions, every measurement) and
-`benchmark.md` (tables) into `--out` after each turn, and a log of each process into `logs`. The
+`benchmark.md` (tables) into `--out` after each turn, and a log of each process into `logs`. What is
+there already, of the same machine, versions and commit, is kept, and rounds are added to it. The
 works:
 
 - `epoch-model1` … `epoch-model4`: training from a folder of photos as a user would, with validation
@@ -57,8 +58,10 @@ from contenders.worker import Spec, write_json
 
 from catdog_jax.cli import guarded
 from catdog_jax.errors import InputError, RunError
+from catdog_jax.experiment import read_json
 
 HERE = Path(__file__).parent
+RESULTS = "benchmark.json"
 GROWTH = (500, 2000, 6000)
 WORKS: tuple[str, ...] = (
     *(f"epoch-{model}" for model in MODELS),
@@ -150,20 +153,41 @@ def main(options: BenchmarkOptions) -> None:
     options = check(options)
     works, contenders = chosen_works(options), installed(options.contenders)
     machine = describe_machine()
+    orders, turns = earlier(options.out, machine)
+    orders.append(plain(options))
+    rounds = {
+        work: 1 + max((turn["round"] for turn in turns if turn["work"] == work), default=-1)
+        for work in works
+    }
     prepared = prepare_apart(options, works)
-    turns: list[Turn] = []
-    for number in range(options.rounds):
+    for added in range(options.rounds):
         for work in works:
+            number = rounds[work] + added
             for name in rotated(work, contenders, number):
                 log = options.out / "logs" / f"{work}-{name}-{number + 1}.log"
                 turn = take_turn(options, prepared, work, name, number, log)
                 turns.append({"work": work, "contender": name, "round": number, **turn})
                 print(turn_line(turns[-1]), flush=True)
-                write(options, machine, turns)
+                write(options.out, machine, orders, turns)
     print(f"benchmark.json and benchmark.md are in {options.out}")
     failed = [turn["work"] for turn in turns if turn["contender"] == OURS and turn["error"]]
     if failed:
         raise RunError(f"{OURS} failed in {', '.join(sorted(set(failed)))}; see {options.out}")
+
+
+def earlier(out: Path, machine: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], list[Turn]]:
+    """What was asked for and measured into `out` before, on this very machine and versions.
+
+    Raises:
+        InputError: it was another machine or version, or the file cannot be read.
+    """
+    path = out / RESULTS
+    if not path.is_file():
+        return [], []
+    results = read_json(path)
+    if results["machine"] != machine:
+        raise InputError(f"{path} is of another machine, version or commit; choose another --out")
+    return results["options"], results["turns"]
 
 
 def check(options: BenchmarkOptions) -> BenchmarkOptions:
@@ -336,17 +360,25 @@ def turn_line(turn: Turn) -> str:
     return f"{line} {median(turn['seconds']):.4f} s (first {turn['first']:.2f} s)"
 
 
-def write(options: BenchmarkOptions, machine: Mapping[str, Any], turns: Sequence[Turn]) -> None:
-    """Write the results so far."""
-    settings = {
+def plain(options: BenchmarkOptions) -> dict[str, Any]:
+    """As JSON takes them."""
+    return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in asdict(options).items()
     }
-    results = {"machine": machine, "options": settings, "turns": turns}
-    write_json(options.out / "benchmark.json", results)
+
+
+def write(
+    out: Path,
+    machine: Mapping[str, Any],
+    orders: Sequence[Mapping[str, Any]],
+    turns: Sequence[Turn],
+) -> None:
+    """Write the results so far."""
+    write_json(out / RESULTS, {"machine": machine, "options": orders, "turns": turns})
     about = [f"- {name}: {value}" for name, value in machine.items() if value]
     text = tables(turns) + "\n" + "\n".join(about) + "\n"
-    (options.out / "benchmark.md").write_text(text, "utf-8")
+    (out / "benchmark.md").write_text(text, "utf-8")
 
 
 def describe_machine() -> dict[str, Any]:

@@ -249,6 +249,10 @@ def test_a_start_is_made_cold_then_with_what_that_left(
         assert row["first"] == 5.0
         assert row["seconds"] == [1.0]
         assert row["device"] == model
+    assert [row["round"] for row in measured(options)] == [0, 0, 1, 1]
+    monkeypatch.setattr(benchmark, "describe_machine", lambda: {"cpu": "another"})
+    with pytest.raises(InputError, match=r"benchmark\.json is of another machine"):
+        benchmark.main(options)
 
 
 @pytest.mark.parametrize(
