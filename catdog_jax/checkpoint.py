@@ -1,36 +1,221 @@
-"""Saving and restoring a model's weights with Orbax."""
+"""A run's checkpoints, with Orbax: all that training needs to go on as if it had never stopped.
 
+`checkpoint/` holds a folder an epoch, named by its number: the last epoch's, and the best one's
+where that is another. A checkpoint is complete when it holds `sha256.json`, the hashes of its other
+files, which is written last; they are checked before it is read.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any, TypedDict, TypeVar, cast
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
-from flax import nnx
 
-from .errors import InputError
+from .errors import InputError, RunError
+from .files import written_whole
+from .report import COLUMNS
+from .train import TrainState
+
+FORMAT = 1
+"""Raise it when a checkpoint would hold something else."""
+
+_DIGESTS = "sha256.json"
+
+Rows = list[dict[str, float]]
+Result = TypeVar("Result")
 
 
-def save(folder: Path, model: nnx.Module) -> None:
-    """Write all of `model`'s variables to `folder`, replacing what is there.
+class Record(TypedDict):
+    """What a checkpoint says of itself, beside its arrays."""
 
-    Orbax writes beside and renames, so a reader never meets half a checkpoint.
-    """
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute(), nnx.to_pure_dict(nnx.state(model)), force=True)
+    format: int
+    experiment: dict[str, Any]
+    """As in `config.json`."""
+    fingerprint: str
+    """Of the photos."""
+    history: Rows
+    """Up to its epoch."""
+    on_device: bool
 
 
-def restore(folder: Path, model: nnx.Module) -> None:
-    """Fill `model`, in place, from `folder`.
+def best_epoch(history: Rows) -> int:
+    """The epoch, counted from 1, of the best validation accuracy; the first of several."""
+    accuracies = [row["val_accuracy"] for row in history]
+    return 1 + accuracies.index(max(accuracies))
+
+
+def epochs(folder: Path) -> list[int]:
+    """The epochs that have a checkpoint in `folder`, in order."""
+    complete = folder.glob(f"[0-9]*/{_DIGESTS}")
+    return sorted(int(path.parent.name) for path in complete if path.parent.name.isdecimal())
+
+
+def save(folder: Path, state: TrainState, record: Record) -> None:
+    """Write the checkpoint of the history's last epoch; then remove those no longer needed.
 
     Raises:
-        InputError: there is no checkpoint, or it is another model's.
+        RunError: it cannot be written; those that were there are still whole.
     """
-    if not folder.is_dir():
-        raise InputError(f"no checkpoint at {folder}")
-    state = nnx.state(model)
+    epoch, kept = len(record["history"]), epochs(folder)
+    arrays = _named(state)
     try:
+        folder.mkdir(exist_ok=True)
+        # Orbax on a full disk says so in many lines from its threads: better not to begin.
+        if shutil.disk_usage(folder).free < 1.2 * sum(x.nbytes for x in arrays.values()) + 1e6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301
         with ocp.StandardCheckpointer() as checkpointer:
-            saved = checkpointer.restore(folder.absolute(), nnx.to_pure_dict(state))
-    except (ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{folder} is not a checkpoint of this model: {reason}") from error
-    nnx.replace_by_pure_dict(state, saved)
-    nnx.update(model, state)
+            checkpointer.save(
+                (folder / str(epoch)).absolute(),
+                arrays,
+                custom_metadata=cast(dict[str, Any], record),
+                force=True,
+            )
+        digests = _digests(folder / str(epoch))
+        with written_whole(folder / str(epoch) / _DIGESTS) as file:
+            json.dump(digests, file, indent=2)
+    except Exception as error:  # Orbax and its storage document none of what they raise
+        _remove_all_but(kept, folder)
+        raise RunError(
+            f"the checkpoint of epoch {epoch} could not be written to {folder} "
+            f"({_first_line(error)}): make room, then catdog-jax train --resume {folder.parent}"
+        ) from error
+    _remove_all_but([epoch, best_epoch(record["history"])], folder)
+
+
+def read(path: Path) -> Record:
+    """What the checkpoint `path` says of itself.
+
+    Raises:
+        InputError: there is none, it is damaged, or another version's.
+    """
+    if not path.is_dir():
+        raise InputError(f"no checkpoint at {path}")
+    return _orderly(path, partial(_read, path))
+
+
+def restore(path: Path, state: TrainState) -> TrainState:
+    """The state in the checkpoint `path`.
+
+    Args:
+        path: a checkpoint's folder.
+        state: another state of the same model and optimizer; stays as it is.
+
+    Raises:
+        InputError: a tensor is missing, left over, of another shape or dtype, or not finite; or
+            the checkpoint is damaged.
+    """
+    wanted = _named(state)
+    saved = _orderly(path, partial(_restore, path, wanted))
+    for name, array in saved.items():
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise InputError(f"{path} is of no use: {name} holds NaN or infinity")
+    leaves, structure = jax.tree.flatten(state)
+    return jax.tree.unflatten(
+        structure,
+        [
+            jax.random.wrap_key_data(saved[name]) if _is_key(leaf) else saved[name]
+            for name, leaf in zip(wanted, leaves, strict=True)
+        ],
+    )
+
+
+def _read(path: Path) -> Record:
+    with ocp.StandardCheckpointer() as checkpointer:
+        record: Any = checkpointer.metadata(path.absolute()).custom_metadata
+    if record["format"] != FORMAT:
+        raise InputError(
+            f"{path} was written in format {record['format']}, this version of catdog_jax reads "
+            f"format {FORMAT}; train anew into another folder"
+        )
+    if [row["epoch"] for row in record["history"]] != list(range(1, int(path.name) + 1)):
+        raise ValueError("its history is another epoch's")
+    for row in record["history"]:
+        sum(row[name] for name in COLUMNS)  # numbers, all of them
+    return Record(**{name: record[name] for name in Record.__annotations__})
+
+
+def _restore(path: Path, wanted: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    with ocp.StandardCheckpointer() as checkpointer:
+        found: Any = checkpointer.metadata(path.absolute()).item_metadata
+        _check(path, {name: (tuple(x.shape), x.dtype) for name, x in found.items()}, wanted)
+        return checkpointer.restore(path.absolute(), dict(wanted))
+
+
+def _orderly(path: Path, work: Callable[[], Result]) -> Result:
+    """What `work` gives; what Orbax raises, which it does not document, as one `InputError`."""
+    try:
+        _verify(path)
+        return work()
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{path} is not a whole checkpoint ({_first_line(error)}); "
+            "delete it, and an earlier one is used"
+        ) from error
+
+
+def _digests(path: Path) -> dict[str, str]:
+    """The SHA-256 of each file of a checkpoint but the one that will hold them."""
+    digests = {}
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path).as_posix()
+        if file.is_file() and name != _DIGESTS:
+            with file.open("rb") as content:
+                digests[name] = hashlib.file_digest(content, "sha256").hexdigest()
+    return digests
+
+
+def _verify(path: Path) -> None:
+    # Orbax would find damage, too, but say so in a hundred lines from its threads.
+    there, now = json.loads((path / _DIGESTS).read_text("utf-8")), _digests(path)
+    for name in sorted(there.keys() | now.keys()):
+        if there.get(name) != now.get(name):
+            raise ValueError(f"{name} is not what was written")
+
+
+def _check(path: Path, found: dict[str, Any], wanted: Mapping[str, jax.Array]) -> None:
+    expected = {name: (array.shape, array.dtype) for name, array in wanted.items()}
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
+            there, here = (
+                "no such tensor" if side.get(name) is None else "{1}{0}".format(*side[name])
+                for side in (found, expected)
+            )
+            raise InputError(
+                f"{path} is not a checkpoint of this model: {name} is {there} there, {here} here"
+            )
+
+
+def _named(state: TrainState) -> dict[str, jax.Array]:
+    """Every array by the path to it, keys as the numbers they are made of."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): (
+            jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def _is_key(leaf: jax.Array) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _remove_all_but(kept: Collection[int], folder: Path) -> None:
+    """Also what a killed process left unfinished."""
+    for path in folder.iterdir():
+        if path.name not in map(str, kept):
+            shutil.rmtree(path)
+
+
+def _first_line(error: Exception) -> str:
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (said.strip() or type(error).__name__).splitlines()[0][:200]

@@ -23,6 +23,7 @@ from .experiment import (
     predict,
     run,
 )
+from .experiment import resume as resume_run
 from .models.keras_weights import cached_official_weights
 from .recipes import RECIPES, Experiment
 from .reproduce import reproduce as reproduce_series
@@ -77,9 +78,6 @@ class Options:
         chosen = {name: value for name, value in chosen.items() if value is not None}
         if experiment.model != "model4":
             chosen.pop("weights", None)
-        for name in ("epochs", "batch_size", "learning_rate"):
-            if name in chosen and chosen[name] <= 0:
-                raise InputError(f"--{name.replace('_', '-')} must be above 0, not {chosen[name]}")
         return replace(experiment, **chosen)
 
 
@@ -117,8 +115,12 @@ def train_model(model: str, options: TrainOptions) -> tuple[Run, Splits]:
     for line in describe(splits):
         print(line)
     finished = run(experiment, out, splits=splits)
-    print(f"history.csv, history.png, metrics.json and the checkpoint are in {finished.folder}")
+    _say_where(finished)
     return finished, splits
+
+
+def _say_where(finished: Run) -> None:
+    print(f"history.csv, history.png, metrics.json and the checkpoints are in {finished.folder}")
 
 
 def reproduce_post(options: ReproduceOptions) -> list[Run]:
@@ -131,16 +133,25 @@ def reproduce_post(options: ReproduceOptions) -> list[Run]:
 
 
 def _train(
-    model: Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]],
     options: Annotated[TrainOptions, tyro.conf.arg(name="")],
+    model: Positional[Annotated[str | None, tyro.conf.arg(metavar="MODEL")]] = None,
+    resume: Path | None = None,
 ) -> None:
-    """Train one model: model1, model2, model3 or model4.
+    """Train one model, model1, model2, model3 or model4, or go on with an interrupted run.
 
     Args:
-        model: model1 (plain CNN), model2 (augmented), model3 (rescaled), model4 (transfer).
         options: what to change of the recipe.
+        model: model1 (plain CNN), model2 (augmented), model3 (rescaled), model4 (transfer).
+        resume: the folder of an interrupted run, which goes on as it was begun; give nothing else.
     """
-    train_model(model, options)
+    if resume is not None:
+        if model is not None or options != TrainOptions():
+            raise InputError("--resume goes on with a run as it was begun; give nothing beside it")
+        _say_where(resume_run(resume))
+    elif model is None:
+        raise InputError(f"which model? choose one of: {', '.join(RECIPES)}")
+    else:
+        train_model(model, options)
 
 
 def _reproduce(options: Annotated[ReproduceOptions, tyro.conf.arg(name="")]) -> None:
@@ -331,6 +342,9 @@ def guarded(command: Callable[[], int | None]) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except MemoryError:
+        print("error: not enough memory; try a smaller batch or image size", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -147,8 +147,10 @@ def scan_sums(
     carry: PyTree,
     photos: PyTree,
     rows: Int[Array, "steps batch"],
-) -> tuple[PyTree, Sums]:
+) -> tuple[PyTree, Sums, Bool[Array, " steps"]]:
     """`step(carry, batch)` for one batch of rows after the other, and the sum of its sums.
+
+    Also says, for each step, whether the sum of losses was finite after it.
 
     Args:
         step: gives the next `carry` and the sums of `batch`.
@@ -160,15 +162,17 @@ def scan_sums(
     def batch_of(rows: Int[Array, " batch"]) -> PyTree:
         return {**take(photos, rows), "mask": rows >= 0}
 
-    def add_step(carry: tuple[PyTree, Sums], rows: Int[Array, " batch"]) -> tuple[PyTree, None]:
+    def add_step(carry: tuple[PyTree, Sums], rows: Int[Array, " batch"]) -> tuple[PyTree, Array]:
         before, totals = carry
         after, sums = step(before, batch_of(rows))
-        return (after, jax.tree.map(jnp.add, totals, sums)), None
+        totals = jax.tree.map(jnp.add, totals, sums)
+        return (after, totals), jnp.isfinite(totals["loss"])
 
     _, shapes = jax.eval_shape(lambda: step(carry, batch_of(rows[0])))
     # Not `no_sums()`: a scan wants the very dtypes of the step, which in 64 bits are others.
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.scan(add_step, (carry, zeros), rows)[0]
+    (carry, totals), finite = jax.lax.scan(add_step, (carry, zeros), rows)
+    return carry, totals, finite
 
 
 def probabilities(

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,17 +21,20 @@ from tqdm import tqdm
 
 from . import checkpoint, report
 from .augment import Augmentation, random_flip, random_rotation
+from .checkpoint import Record, Rows
 from .data import Split, Splits, class_counts, load_data, majority_baseline
-from .errors import InputError
+from .errors import InputError, RunError
 from .evaluate import Dtype, Sums, metrics_of, predict_logits, probabilities, wilson_interval
+from .files import claimed, is_empty, uninterrupted, written_whole
 from .models import create_model, load_keras_weights
 from .parallel import set_up_jax
 from .recipes import Experiment
-from .train import EpochRecord, fit, keras_adam
+from .train import EpochRecord, TrainState, create_state, fit, keras_adam
 
 Log = Callable[[str], None]
 
 CONFIG, HISTORY, METRICS = "config.json", "history.csv", "metrics.json"
+CHECKPOINT = "checkpoint"
 _PACKAGES = ("catdog_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -48,7 +52,8 @@ def run(
 ) -> Run:
     """Train, evaluate and report one experiment into the folder `out`.
 
-    A folder that already holds this very experiment is read if it is finished, else run anew.
+    A folder that already holds this very experiment is read if it is finished; else training goes
+    on after the last epoch that was saved, to the same history as without the interruption.
 
     Args:
         experiment: what to run.
@@ -57,39 +62,97 @@ def run(
         log: takes one line at a time.
 
     Raises:
-        InputError: a model, source or weights file is wrong, or `out` holds something else.
-            Nothing has been written then.
+        InputError: a model, source, weights file or checkpoint is wrong, another run is writing to
+            `out`, or it holds something else. Nothing has been written then.
         RunError: the training failed; what was written until then stays.
+        KeyboardInterrupt: on Ctrl-C, once what is being written is written and `log` has been given
+            the command that goes on.
     """
     set_up_jax()
     splits = load_splits(experiment) if splits is None else splits
     if is_finished(out, experiment, splits):
         log(f"{out} holds this run already; reading it")
         return load_run(out)
-    if out.exists() and any(out.iterdir()):
-        log(f"{out} holds this run unfinished; starting it again")
     model = initial_model(experiment, len(splits.class_names))
-    out.mkdir(parents=True, exist_ok=True)
+    with claimed(out):
+        try:
+            record = _train(experiment, out, model, splits, log)
+            return _report(experiment, out, model, splits, record, log)
+        except KeyboardInterrupt:
+            log(f"interrupted; to go on: catdog-jax train --resume {shlex.quote(str(out))}")
+            raise
+        except RunError as error:
+            saved = checkpoint.epochs(out / CHECKPOINT)
+            kept = f"; the state after epoch {saved[-1]} is kept in {out}" if saved else ""
+            raise RunError(f"{error}{kept}") from error
+
+
+def resume(folder: Path, *, log: Log = print) -> Run:
+    """Go on with an interrupted run by its own `config.json`; a finished one is read.
+
+    Raises:
+        InputError: `folder` is no run, or as `run` says.
+        RunError: as `run` says.
+    """
+    experiment, _ = _read_config(folder)
+    return run(experiment, folder, log=log)
+
+
+def _train(
+    experiment: Experiment, out: Path, model: nnx.Module, splits: Splits, log: Log
+) -> Record:
+    """Train `model` to the end, after the last saved epoch; gives the last checkpoint's record."""
+    _, state = create_state(model, keras_adam(experiment.learning_rate), seed=experiment.seed)
+    record = Record(
+        format=checkpoint.FORMAT,
+        experiment=plain(experiment),
+        fingerprint=splits.fingerprint,
+        history=[],
+        on_device=False,
+    )
+    saved = checkpoint.epochs(out / CHECKPOINT)
+    if saved:
+        path = out / CHECKPOINT / str(saved[-1])
+        record = _read_record(path, experiment, splits.fingerprint)
+        state = checkpoint.restore(path, state)
     _write_json(out / CONFIG, _config(experiment, splits))
     log(f"{experiment.model}, seed {experiment.seed}: {device()}, into {out}")
-    history: list[dict[str, float]] = []
-    best, on_device = 0, False
-    for record in _train(experiment, model, splits):
-        row = {name: getattr(record, name) for name in report.COLUMNS}
+    if saved:
+        log(f"going on after epoch {saved[-1]}, the last that was saved")
+    history = record["history"]
+    # A dead run is not gone on with, but its model must be there to be judged.
+    epochs = len(history) if _has_died(experiment, history) else experiment.epochs
+    for epoch in _epochs(replace(experiment, epochs=epochs), model, splits, (len(history), state)):
+        row = {name: getattr(epoch, name) for name in report.COLUMNS}
         history.append(row)
-        on_device = record.on_device
-        report.write_history(out / HISTORY, history)
+        record["on_device"] = epoch.on_device
+        with uninterrupted():
+            checkpoint.save(out / CHECKPOINT, epoch.state, record)
+            report.write_history(out / HISTORY, history)
         log(_line(row, experiment.epochs, len(splits.train)))
-        if not best or row["val_accuracy"] > history[best - 1]["val_accuracy"]:
-            best = record.epoch
-            checkpoint.save(out / "checkpoint" / "best", model)
-        if experiment.stop_when_dead and report.is_dead(row):
+        if _has_died(experiment, history):
             log("died: all outputs are zero (loss ln 64), so no gradient is left; stopping here")
             break
-    checkpoint.save(out / "checkpoint" / "last", model)
+    return record
 
+
+def _has_died(experiment: Experiment, history: Rows) -> bool:
+    return experiment.stop_when_dead and bool(history) and report.is_dead(history[-1])
+
+
+def _report(
+    experiment: Experiment,
+    out: Path,
+    model: nnx.Module,
+    splits: Splits,
+    record: Record,
+    log: Log,
+) -> Run:
+    """Judge the trained `model` and the best epoch's, and write what makes `out` a finished run."""
+    history = record["history"]
+    best = checkpoint.best_epoch(history)
     test_last = _test(model, splits.test, experiment)
-    checkpoint.restore(out / "checkpoint" / "best", model)
+    _restore(model, out / CHECKPOINT / str(best), experiment, splits.fingerprint)
     metrics = {
         "model": experiment.model,
         "seed": experiment.seed,
@@ -105,10 +168,11 @@ def run(
         "seconds": sum(row["seconds"] for row in history),
         "images_per_second": _images_per_second(history, len(splits.train)),
         "device": device(),
-        "on_device": on_device,
+        "on_device": record["on_device"],
         "versions": {name: version(name) for name in _PACKAGES}
         | {"python": sys.version.split()[0]},
     }
+    report.write_history(out / HISTORY, history)
     report.plot_history(out / "history.png", history, f"{experiment.model}, seed {experiment.seed}")
     # Written last: a folder with this file is a finished run.
     _write_json(out / METRICS, metrics)
@@ -121,18 +185,18 @@ def is_finished(out: Path, experiment: Experiment, splits: Splits) -> bool:
     """Whether `out` holds this very run on these very photos, finished.
 
     Raises:
-        InputError: it holds something else, or the seed is negative.
+        InputError: it holds something else.
     """
-    if experiment.seed < 0:
-        raise InputError(f"the seed must be 0 or more, not {experiment.seed}")
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if is_empty(out):
         return False
-    config = read_json(out / CONFIG) if (out / CONFIG).is_file() else {}
-    fingerprint = config.get("data", {}).get("fingerprint")
-    # A setting that came after the folder was written had what is its default now.
-    recorded = plain(Experiment(model="")) | config.get("experiment", {})
-    if (recorded, fingerprint) != (plain(experiment), splits.fingerprint):
-        raise InputError(f"{out} already exists and is not this run; choose another --out")
+    difference = f"it has no {CONFIG}"
+    if (out / CONFIG).is_file():
+        there, data = _read_config(out)
+        difference = _difference(there, data["fingerprint"], experiment, splits.fingerprint)
+    if difference:
+        raise InputError(
+            f"{out} already exists and is not this run: {difference}; choose another --out"
+        )
     return (out / METRICS).is_file()
 
 
@@ -158,17 +222,18 @@ def load_model(folder: Path, which: str = "best") -> tuple[nnx.Module, Experimen
     Raises:
         InputError: `folder` is no run, or its checkpoint is not this model's.
     """
-    if not (folder / CONFIG).is_file():
-        raise InputError(f"{folder} is not a run: it has no {CONFIG}")
+    experiment, data = _read_config(folder)
+    saved = checkpoint.epochs(folder / CHECKPOINT)
+    if not saved:
+        raise InputError(f"{folder} has no checkpoint yet; train at least one epoch")
+    epoch = saved[-1]
+    if which == "best":
+        last = _read_record(folder / CHECKPOINT / str(epoch), experiment, data["fingerprint"])
+        epoch = checkpoint.best_epoch(last["history"])
     set_up_jax()
-    config = read_json(folder / CONFIG)
-    try:
-        experiment = _experiment(config["experiment"])
-        class_names = tuple(config["data"]["class_names"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / CONFIG} is not a run's configuration: {error}") from error
+    class_names = tuple(data["class_names"])
     model = build_model(experiment, len(class_names))
-    checkpoint.restore(folder / "checkpoint" / which, model)
+    _restore(model, folder / CHECKPOINT / str(epoch), experiment, data["fingerprint"])
     return model, experiment, class_names
 
 
@@ -330,7 +395,9 @@ def accuracy_line(result: dict[str, Any]) -> str:
     return text
 
 
-def _train(experiment: Experiment, model: nnx.Module, splits: Splits) -> Iterator[EpochRecord]:
+def _epochs(
+    experiment: Experiment, model: nnx.Module, splits: Splits, after: tuple[int, TrainState]
+) -> Iterator[EpochRecord]:
     with _progress(experiment, len(splits.train)) as on_step:
         yield from fit(
             model,
@@ -343,6 +410,7 @@ def _train(experiment: Experiment, model: nnx.Module, splits: Splits) -> Iterato
             seed=experiment.seed,
             dtype=experiment.dtype,
             on_device=experiment.on_device,
+            after=after,
             on_step=on_step,
         )
 
@@ -424,9 +492,69 @@ def plain(experiment: Experiment) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(experiment)))
 
 
+def _read_config(folder: Path) -> tuple[Experiment, dict[str, Any]]:
+    """What a run's `config.json` says of the experiment, and of its data.
+
+    Raises:
+        InputError: there is none, or it does not say it.
+    """
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder} is not a run: it has no {CONFIG}")
+    config = read_json(folder / CONFIG)
+    try:
+        experiment, data = config["experiment"], config["data"]
+        return _experiment(experiment), {
+            name: data[name] for name in ("class_names", "fingerprint")
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / CONFIG} is not a run's configuration: {error}") from error
+
+
 def _experiment(plain: dict[str, Any]) -> Experiment:
-    sizes = plain["sizes"]
-    return Experiment(**{**plain, "sizes": None if sizes is None else tuple(sizes)})
+    """A setting that came after `plain` was written had what is its default now."""
+    sizes = plain.get("sizes")
+    return Experiment(**{**plain, "sizes": sizes if sizes is None else tuple(sizes)})
+
+
+def _difference(
+    there: Experiment, fingerprint_there: str, here: Experiment, fingerprint_here: str
+) -> str:
+    """The first thing that tells two runs apart, with both sides, or nothing."""
+    left = {**plain(there), "photos": fingerprint_there}
+    right = {**plain(here), "photos": fingerprint_here}
+    return next(
+        (
+            f"its {name} is {value}, this run's {right[name]}"
+            for name, value in left.items()
+            if value != right[name]
+        ),
+        "",
+    )
+
+
+def _read_record(path: Path, experiment: Experiment, fingerprint: str) -> Record:
+    """What a checkpoint says of itself, if it is of this experiment on these photos.
+
+    Raises:
+        InputError: it is of others, or cannot be read.
+    """
+    record = checkpoint.read(path)
+    try:
+        there = _experiment(record["experiment"])
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{path} does not say of which run it is: {error}") from error
+    difference = _difference(there, record["fingerprint"], experiment, fingerprint)
+    if difference:
+        raise InputError(f"{path} is not a checkpoint of this run: {difference}")
+    return record
+
+
+def _restore(model: nnx.Module, path: Path, experiment: Experiment, fingerprint: str) -> None:
+    """Fill `model`, in place, with the weights of a checkpoint of this very run."""
+    _read_record(path, experiment, fingerprint)
+    _, state = create_state(model, keras_adam(experiment.learning_rate))
+    state = checkpoint.restore(path, state)
+    nnx.update(model, state.params, state.frozen)
 
 
 def read_json(path: Path) -> Any:
@@ -442,4 +570,5 @@ def read_json(path: Path) -> Any:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    with written_whole(path) as file:
+        file.write(json.dumps(content, indent=2) + "\n")

@@ -115,7 +115,11 @@ def _processor() -> str:
 
 def replicate(tree: PyTree, batch: PyTree) -> PyTree:
     """`tree` on every device that `batch` will be cut over; nothing moves if it is there."""
-    return jax.device_put(tree, NamedSharding(_mesh(batch), PartitionSpec()))
+    sharding = NamedSharding(_mesh(batch), PartitionSpec())
+    # To "move" model 4's 270 arrays to where they are took milliseconds in each step.
+    if all(getattr(leaf, "sharding", None) == sharding for leaf in jax.tree.leaves(tree)):
+        return tree
+    return jax.device_put(tree, sharding)
 
 
 def shard(batch: PyTree) -> PyTree:

@@ -1,14 +1,20 @@
 """What a run is, and the post's four runs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
+
+from .errors import InputError
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One run, completely: the same values give the same history on the same machine."""
+    """One run, completely: the same values give the same history on the same machine.
+
+    Raises:
+        InputError: a value is of the wrong type or out of range.
+    """
 
     model: str
     """A name of `catdog_jax.models.MODELS`."""
@@ -43,6 +49,65 @@ class Experiment:
     """Keep the photos on the devices, an epoch one program over them; None: where it pays."""
     seed: int = 0
     """Of initial weights, order of images, dropout and augmentation."""
+
+    def __post_init__(self) -> None:
+        """Check the values, which may come from a command line or a file."""
+        for name, (rule, holds) in _RULES.items():
+            value = getattr(self, name)
+            if not holds(value):
+                raise InputError(f"{name} must be {rule}, not {value!r}")
+
+
+Rule = tuple[str, Callable[[Any], bool]]
+
+
+def _whole(least: int, most: int) -> Rule:
+    return (
+        f"a whole number from {least} to {most}",
+        lambda value: type(value) is int and least <= value <= most,
+    )
+
+
+def _number(rule: str, least: float, most: float = 1e30) -> Rule:
+    return rule, lambda value: type(value) in (int, float) and least <= value <= most
+
+
+def _sizes(value: Any) -> bool:
+    if value is None:
+        return True
+    return (
+        type(value) is tuple
+        and [type(size) for size in value] == [int, int, int]
+        and min(value) >= 0
+        and min(value[:2]) >= 1
+    )
+
+
+_TEXT: Rule = ("a text", lambda value: type(value) is str)
+_FLAG: Rule = ("True or False", lambda value: type(value) is bool)
+_SEED = _whole(0, 2**32 - 1)  # JAX would take a larger one and drop what is beyond
+
+# What each setting must be, in words and as a test.
+_RULES: Mapping[str, Rule] = {
+    "model": _TEXT,
+    "data": _TEXT,
+    "data_dir": ("a text or None", lambda value: value is None or type(value) is str),
+    "weights": _TEXT,
+    "image_size": _whole(32, 4096),
+    "sizes": ("three whole numbers, of at least 1, 1 and 0", _sizes),
+    "split_seed": _SEED,
+    "batch_size": _whole(1, 2**16),
+    "epochs": _whole(1, 10**6),
+    "learning_rate": _number("a number above 0", 1e-30),
+    "flip": _FLAG,
+    "rotation": _number("a number from 0 to 1", 0, 1),
+    "blog_logits": _FLAG,
+    "threshold": _number("a finite number", -1e30),
+    "stop_when_dead": _FLAG,
+    "dtype": ("float32 or bfloat16", lambda value: value in ("float32", "bfloat16")),
+    "on_device": ("True, False or None", lambda value: value is None or type(value) is bool),
+    "seed": _SEED,
+}
 
 
 RECIPES: Mapping[str, Experiment] = MappingProxyType(

@@ -15,6 +15,8 @@ from jaxtyping import UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from .files import written_whole
+
 COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds")
 """The columns of `history.csv`: nats, shares of one, and seconds with validation."""
 
@@ -40,7 +42,7 @@ def is_dead(record: Mapping[str, float]) -> bool:
 
 def write_history(path: Path, history: History) -> None:
     """Write `history.csv`: one line an epoch."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with written_whole(path) as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows({name: record[name] for name in COLUMNS} for record in history)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Int, Key, PyTree
+from jaxtyping import Array, Bool, Int, Key, PyTree
 
 from .augment import Augmentation
 from .errors import RunError
@@ -164,7 +164,7 @@ train_step = jit(static_argnames="task", donate_argnames="state")(_step)
 @jit(static_argnames="task", donate_argnames="state")
 def train_epoch(
     task: Task, state: TrainState, photos: PyTree, rows: Int[Array, "steps batch"]
-) -> tuple[TrainState, Sums]:
+) -> tuple[TrainState, Sums, Bool[Array, " steps"]]:
     """An epoch of `train_step` as one program over photos that are on the devices.
 
     The host sends the order of the photos, a few kilobytes, rather than let the device draw it, so
@@ -177,7 +177,8 @@ def train_epoch(
         rows: which photos are a step's batch; -1 is padding.
 
     Returns:
-        The state after the epoch, and the sums over all of it.
+        The state after the epoch, the sums over all of it, and after which steps the sum of
+        losses was finite.
     """
     return scan_sums(partial(_step, task), state, photos, rows)
 
@@ -216,6 +217,7 @@ def fit(
     seed: int = 0,
     dtype: Dtype = "float32",
     on_device: bool | None = None,
+    after: tuple[int, TrainState] | None = None,
     on_step: Callable[[int, Sums], None] | None = None,
 ) -> Iterator[EpochRecord]:
     """Train `model` and yield a record after each epoch.
@@ -227,7 +229,7 @@ def fit(
             gives logits. Only its parameters are trained; running statistics are left as they are.
         train: the batches of an epoch, by its number from 0: `splits.train.shuffled(seed=0)`.
         validation: batches that can be gone through many times: `splits.validation.batches()`.
-        epochs: how many.
+        epochs: how many, those before `after` counted in.
         optimizer: by default Keras's Adam at 1e-3.
         augmentations: applied in turn to the training images, each with a key an image.
         threshold: for models with one logit, see `BLOG_THRESHOLD`.
@@ -239,6 +241,8 @@ def fit(
             and an epoch is one program over them; by default on an accelerator where they take no
             more than half of the free memory. Otherwise, as any other iterable, batches are sent
             one by one. The history is the same up to rounding.
+        after: the number and state of the epoch to go on after, as its record had them, with the
+            other arguments of then: what follows is what would have followed then.
         on_step: called with the epoch's number from 0 and its sums so far, still on the device:
             after each step, or after the epoch where that is one program.
 
@@ -248,24 +252,29 @@ def fit(
     """
     optimizer = keras_adam() if optimizer is None else optimizer
     graphdef, state = create_state(model, optimizer, seed=seed)
+    done = 0
+    if after is not None:
+        done, state = after
+        nnx.update(model, state.params, state.frozen)
+        state = jax.tree.map(jnp.copy, state)  # a step donates its state, not the caller's
     task = Task(graphdef, optimizer, augmentations, threshold, dtype)
     train_photos, validation_photos = Shelf(on_device), Shelf(on_device)
-    for epoch in range(epochs):
+    for epoch in range(done, epochs):
         start = time.perf_counter()
         report = None if on_step is None else partial(on_step, epoch)
         batches = train_photos.place(train(epoch))
         one_program = isinstance(batches, Resident)
-        state, totals = _run_epoch(task, state, batches, report)
+        state, totals, bad_step = _run_epoch(task, state, batches, report)
         del batches  # or its photos would stay while those of another split come
-        trained = Metrics.from_sums(totals)
-        if not np.isfinite(trained.loss):
+        if bad_step:
             raise RunError(
-                f"the loss became {trained.loss} in epoch {epoch + 1}; "
+                f"the loss became {float(totals['loss'])} in step {bad_step} of epoch {epoch + 1}; "
                 "try a smaller learning rate or rescaled images"
             )
+        trained = Metrics.from_sums(totals)
         snapshot = jax.tree.map(jnp.copy, state)
         nnx.update(model, snapshot.params)
-        if epoch == 0:
+        if epoch == done:
             # Nothing random touches validation images, so a frozen backbone sees them once.
             validation = with_features(model, validation, dtype=dtype)
         validated = evaluate(
@@ -288,19 +297,26 @@ def _run_epoch(
     state: TrainState,
     batches: Resident | Iterable[Batch],
     on_step: Callable[[Sums], None] | None,
-) -> tuple[TrainState, Sums]:
-    """Train on all batches: as one program, or step by step."""
+) -> tuple[TrainState, Sums, int]:
+    """Train on all batches: as one program, or step by step.
+
+    Returns:
+        The state, the sums, and the first step (from 1) whose loss was not finite, or 0.
+    """
     if isinstance(batches, Resident):
         placed = replicate((state, batches.photos, batches.rows), batches.rows[0])
-        state, totals = train_epoch(task, *placed)
+        state, totals, finite = train_epoch(task, *placed)
         if on_step is not None:
             on_step(totals)
-        return state, totals
-    totals = no_sums()
-    for batch in map(dict, stream(batches)):
+        bad_steps = np.flatnonzero(~np.asarray(finite))
+        return state, totals, 1 + int(bad_steps[0]) if len(bad_steps) else 0
+    totals, step = no_sums(), 0
+    for step, batch in enumerate(map(dict, stream(batches)), 1):
         # The step before is still being computed while this batch is sent.
         state, sums = train_step(task, replicate(state, batch), shard(batch))
-        totals = add(totals, sums)
+        before, totals = totals, add(totals, sums)
+        if not np.isfinite(before["loss"]):  # it is there: `add` has waited for it
+            return state, before, step - 1
         if on_step is not None:
             on_step(totals)
-    return state, totals
+    return state, totals, 0 if np.isfinite(totals["loss"]) else step

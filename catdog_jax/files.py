@@ -1,0 +1,88 @@
+"""Writing so that nothing saved is lost: whole or not at all, and by one run at a time."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from filelock import FileLock, Timeout
+
+from .errors import InputError
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[str]]:
+    """A UTF-8 text file to write, which takes the place of `path` when it is complete.
+
+    What was there stays if the body raises, and if the process is killed.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        with unfinished.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether `folder` is absent, or holds nothing but hidden files, such as those of this module.
+
+    Raises:
+        InputError: it is no folder, or cannot be listed.
+    """
+    try:
+        return all(path.name.startswith(".") for path in folder.iterdir())
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise InputError(f"{folder} cannot be listed ({error.strerror}); choose another") from error
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make `folder` and hold it against other processes; a killed one lets go of it, too.
+
+    Raises:
+        InputError: another process holds it, or it cannot be written to.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise InputError(
+            f"{folder} is in use by another run; wait for that one, or choose another --out"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written to ({error.strerror}); choose another --out"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait until the body is done, then raise KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():  # signals reach only that one
+        yield
+        return
+    pressed = False
+
+    def note(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
+    if pressed:
+        raise KeyboardInterrupt

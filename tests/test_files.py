@@ -1,0 +1,116 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from catdog_jax.errors import InputError
+from catdog_jax.files import claimed, is_empty, uninterrupted, written_whole
+
+
+def test_a_file_is_replaced_when_the_new_one_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "history.csv"
+    path.write_text("old")
+    with written_whole(path) as file:
+        file.write("new")
+        file.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failed_write_leaves_the_old_file_and_no_other(
+    error: BaseException, tmp_path: Path
+) -> None:
+    path = tmp_path / "history.csv"
+    path.write_text("old")
+
+    def fail() -> None:
+        with written_whole(path) as file:
+            file.write("ne")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_held_against_other_processes_until_its_holder_is_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    code = (
+        "import sys, time; from pathlib import Path; from catdog_jax.files import claimed\n"
+        "with claimed(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        message = r"run is in use by another run; wait for that one"
+        with pytest.raises(InputError, match=message), claimed(folder):
+            pass
+        holder.send_signal(signal.SIGKILL)
+    with claimed(folder):
+        assert is_empty(folder)  # but for the lock
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        message = r"cannot be written to \(.*\); choose another --out"
+        with pytest.raises(InputError, match=message), claimed(folder):
+            pass
+    with pytest.raises(InputError, match=r"file cannot be listed \(Not a directory\)"):
+        is_empty(tmp_path / "file")
+
+
+def test_a_read_only_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Injected: permissions do not bind the user that tests often run as.
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    message = r"run cannot be written to \(Permission denied\)"
+    with pytest.raises(InputError, match=message), claimed(tmp_path / "run"):
+        pass
+
+
+def test_ctrl_c_waits_until_the_body_is_done() -> None:
+    done = []
+
+    def press() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append(True)
+
+    def write() -> None:
+        with uninterrupted():
+            press()
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert done
+    with pytest.raises(KeyboardInterrupt):  # at once, as before
+        press()
+    assert len(done) == 1
+
+
+def test_what_the_body_raises_comes_out() -> None:
+    with pytest.raises(OSError, match="full"), uninterrupted():
+        raise OSError("full")
+
+
+def test_in_another_thread_the_body_just_runs() -> None:
+    done = []
+
+    def work() -> None:
+        with uninterrupted():
+            done.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done

@@ -1,0 +1,450 @@
+"""Runs that are killed, stopped, or out of room, and what is left of them."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from catdog_jax import checkpoint
+from catdog_jax import experiment as experiment_module
+from catdog_jax.data import load_data
+from catdog_jax.errors import InputError, RunError
+from catdog_jax.experiment import (
+    build_model,
+    evaluate_run,
+    initial_model,
+    load_model,
+    load_run,
+    resume,
+    run,
+)
+from catdog_jax.recipes import RECIPES, Experiment
+from catdog_jax.report import read_history
+from catdog_jax.train import TrainState, create_state, fit, keras_adam
+
+SETTINGS: dict[str, Any] = {
+    "data": "sketches",
+    "image_size": 32,
+    "sizes": (48, 20, 12),
+    "epochs": 4,
+    "batch_size": 16,
+}
+SMALL = replace(RECIPES["model3"], **SETTINGS)
+KILLS = 20
+
+
+class Stop(BaseException):
+    """Stands for whatever ends a process between two epochs."""
+
+
+def run_until(epoch: int, experiment: Experiment, out: Path, error: BaseException) -> None:
+    """Run until `epoch` is reported, then raise `error`."""
+
+    def log(line: str) -> None:
+        if line.startswith(f"epoch {epoch:>2}/"):
+            raise error
+
+    with pytest.raises(type(error)):
+        run(experiment, out, log=log)
+
+
+def timeless(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{**row, "seconds": 0} for row in history]
+
+
+def saved_arrays(out: Path, experiment: Experiment, epoch: int) -> dict[str, np.ndarray]:
+    _, state = create_state(build_model(experiment, 2), keras_adam(experiment.learning_rate))
+    restored = checkpoint.restore(out / "checkpoint" / str(epoch), state)
+    return {name: np.asarray(array) for name, array in checkpoint._named(restored).items()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was not interrupted."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    run(SMALL, out, log=lambda line: None)
+    return out
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(name: str, tmp_path: Path) -> None:
+    experiment = replace(RECIPES[name], **{**SETTINGS, "weights": "none", "stop_when_dead": False})
+    one = run(experiment, tmp_path / "one", log=lambda line: None)
+    run_until(2, experiment, tmp_path / "two", Stop())
+    lines: list[str] = []
+    two = resume(tmp_path / "two", log=lines.append)
+    assert "going on after epoch 2, the last that was saved" in lines
+    assert timeless(two.history) == timeless(one.history)
+    assert timeless(read_history(tmp_path / "two/history.csv")) == timeless(one.history)
+    for result in ("best", "validation", "test", "test_last"):
+        assert two.metrics[result] == one.metrics[result]
+    epochs = checkpoint.epochs(tmp_path / "one/checkpoint")
+    assert checkpoint.epochs(tmp_path / "two/checkpoint") == epochs
+    first, second = (saved_arrays(tmp_path / side, experiment, 4) for side in ("one", "two"))
+    assert first.keys() == second.keys()
+    for key, array in first.items():
+        np.testing.assert_array_equal(second[key], array, err_msg=key)
+
+
+def test_fit_goes_on_after_a_record() -> None:
+    splits = load_data("sketches", 32, sizes=(48, 20, 12))
+
+    def records(model: nnx.Module, **options: Any) -> list[Any]:
+        return list(
+            fit(
+                model,
+                splits.train.shuffled(16, seed=0),
+                splits.validation.batches(16),
+                epochs=3,
+                **options,
+            )
+        )
+
+    one = records(build_model(SMALL, 2))
+    model = build_model(replace(SMALL, seed=5), 2)  # whose weights play no part
+    two = records(model, after=(1, one[0].state))
+    assert two == [replace(record, seconds=two[i].seconds) for i, record in enumerate(one[1:])]
+    for a, b in zip(
+        jax.tree.leaves(nnx.state(model, nnx.Param)),
+        jax.tree.leaves(one[-1].state.params),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    assert records(model, after=(3, one[-1].state)) == []
+
+
+def test_the_last_and_the_best_epoch_are_kept(whole: Path) -> None:
+    history = read_history(whole / "history.csv")
+    best = checkpoint.best_epoch(history)
+    accuracies = [row["val_accuracy"] for row in history]
+    assert accuracies[best - 1] == max(accuracies)
+    assert max(accuracies) not in accuracies[: best - 1]
+    assert checkpoint.epochs(whole / "checkpoint") == sorted({best, 4})
+    assert {path.name for path in (whole / "checkpoint").iterdir()} == {str(best), "4"}
+    record = checkpoint.read(whole / "checkpoint" / "4")
+    assert record["history"] == history
+    assert record["fingerprint"] == load_data("sketches", 32, sizes=(48, 20, 12)).fingerprint
+
+
+def test_an_unfinished_run_can_be_evaluated(tmp_path: Path) -> None:
+    run_until(2, SMALL, tmp_path / "run", Stop())
+    history = checkpoint.read(tmp_path / "run/checkpoint/2")["history"]
+    best = checkpoint.best_epoch(history)
+    for which, epoch in (("best", best), ("last", 2)):
+        result = evaluate_run(tmp_path / "run", split="validation", which=which)
+        assert result["loss"] == pytest.approx(history[epoch - 1]["val_loss"], rel=1e-6)
+
+
+def test_a_run_stopped_after_its_last_epoch_is_only_judged(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run/metrics.json").unlink()
+    lines: list[str] = []
+    again = resume(tmp_path / "run", log=lines.append)
+    assert not [line for line in lines if line.startswith("epoch")]
+    metrics = load_run(whole).metrics
+    assert json.loads(json.dumps(again.metrics)) == metrics
+
+
+def test_a_dead_run_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stillborn(experiment: Experiment, num_classes: int) -> nnx.Module:
+        model: Any = build_model(experiment, num_classes)
+        model.dense2.bias[...] = jnp.full(64, -1e9)
+        return model
+
+    monkeypatch.setattr(experiment_module, "build_model", stillborn)
+    lines: list[str] = []
+    dead = run(SMALL, tmp_path / "run", log=lines.append)
+    assert dead.metrics["dead"]
+    assert len(dead.history) == 1
+    (tmp_path / "run/metrics.json").unlink()
+    lines.clear()
+    assert timeless(resume(tmp_path / "run", log=lines.append).history) == timeless(dead.history)
+    assert not [line for line in lines if line.startswith("epoch")]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-u", "-m", "catdog_jax.cli", *arguments]
+
+
+TRAIN = ("train", "model3", "--data", "sketches", "--image-size", "32", "--batch-size", "16")
+TRAIN = (*TRAIN, "--sizes", "48", "20", "12", "--epochs", "60")
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_history(tmp_path: Path) -> None:
+    """Twenty times SIGKILL, every other time in the middle of writing a checkpoint."""
+    subprocess.run(
+        command(*TRAIN, "--out", str(tmp_path / "whole")), check=True, capture_output=True
+    )
+    expected = timeless(load_run(tmp_path / "whole").history)
+    out, draw = tmp_path / "run", random.Random(0)
+    kills = during_writes = finished = 0
+    deadline = time.monotonic() + 300
+    while kills < KILLS:
+        assert time.monotonic() < deadline, f"{kills} kills in 300 s"
+        with subprocess.Popen(
+            command(*TRAIN, "--out", str(out)), stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith(("epoch", "going on")):
+                    break
+            if kills % 2:
+                wait_for_a_write(out / "checkpoint", process)
+            else:
+                time.sleep(draw.uniform(0, 0.3))
+            process.send_signal(signal.SIGKILL)
+        if process.returncode == 0:  # it was faster: check it and begin anew
+            assert timeless(load_run(out).history) == expected
+            shutil.rmtree(out)
+            finished += 1
+            continue
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+        during_writes += bool(unfinished(out / "checkpoint"))
+        saved = checkpoint.epochs(out / "checkpoint")
+        if saved:
+            history = timeless(checkpoint.read(out / "checkpoint" / str(saved[-1]))["history"])
+            assert history == expected[: saved[-1]]
+            load_model(out)
+    done = subprocess.run(
+        command("train", "--resume", str(out)), check=True, capture_output=True, text=True
+    )
+    assert "going on after epoch" in done.stdout
+    assert timeless(load_run(out).history) == expected
+    assert not unfinished(out / "checkpoint")
+    print(f"{kills} kills, {during_writes} in the middle of a checkpoint; {finished} runs finished")
+    assert during_writes >= KILLS // 4
+
+
+def unfinished(folder: Path) -> list[str]:
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(set(names) - set(map(str, checkpoint.epochs(folder))))
+
+
+def wait_for_a_write(folder: Path, process: subprocess.Popen[str]) -> None:
+    while process.poll() is None and not unfinished(folder):
+        time.sleep(0.0005)
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "a run"  # the command must be quoted
+    with subprocess.Popen(
+        command(*TRAIN, "--out", str(out)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch  2/"):
+                break
+        wait_for_a_write(out / "checkpoint", process)
+        process.send_signal(signal.SIGINT)
+        output, error = process.communicate()
+    assert process.returncode == 130
+    assert f"interrupted; to go on: catdog-jax train --resume '{out}'\n" in output
+    assert error == "interrupted\n"
+    assert not unfinished(out / "checkpoint")  # the write was finished
+    saved = checkpoint.epochs(out / "checkpoint")[-1]
+    assert 2 <= saved < 60
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of ten megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=10m", "none", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_in_one_line_and_costs_nothing_saved(small_disk: Path) -> None:
+    out = small_disk / "run"
+    run_until(2, SMALL, out, Stop())
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"0" * (shutil.disk_usage(small_disk).free - 500_000))
+    done = subprocess.run(command("train", "--resume", str(out)), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: the checkpoint of epoch 3 could not be written to {out}/checkpoint "
+        f"(No space left on device): make room, then catdog-jax train --resume {out}"
+        f"; the state after epoch 2 is kept in {out}\n"
+    )
+    assert checkpoint.epochs(out / "checkpoint")[-1] == 2
+    assert not unfinished(out / "checkpoint")
+    ballast.unlink()
+    assert len(resume(out, log=lambda line: None).history) == 4
+
+
+def test_a_checkpoint_that_breaks_off_costs_nothing_saved(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_until(2, SMALL, out, Stop())
+    # The system then refuses to let any file grow beyond 100 kB.
+    code = (
+        "import resource, sys; from catdog_jax.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "sys.exit(main(['train', '--resume', sys.argv[1]]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(out)], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    # Orbax's threads say more than this.
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert error.startswith(f"error: the checkpoint of epoch 3 could not be written to {out}")
+    assert checkpoint.epochs(out / "checkpoint")[-1] == 2
+    assert not unfinished(out / "checkpoint")
+    assert len(resume(out, log=lambda line: None).history) == 4
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_until(2, SMALL, tmp_path / "run", Stop())
+    before = saved_arrays(tmp_path / "run", SMALL, 2)
+
+    def diverge(*_: object, **__: object) -> None:
+        raise RunError("the loss became nan in step 1 of epoch 3; try a smaller learning rate")
+
+    monkeypatch.setattr(experiment_module, "fit", diverge)
+    with pytest.raises(RunError) as caught:
+        resume(tmp_path / "run", log=lambda line: None)
+    said = str(caught.value)
+    assert said.startswith("the loss became nan in step 1 of epoch 3; try a smaller learning rate")
+    assert said.endswith(f"; the state after epoch 2 is kept in {tmp_path / 'run'}")
+    after = saved_arrays(tmp_path / "run", SMALL, 2)
+    for name, array in before.items():
+        np.testing.assert_array_equal(after[name], array)
+
+
+def test_a_run_folder_in_use_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    refused = []
+
+    def log(line: str) -> None:
+        if line.startswith("epoch  1/"):
+            with pytest.raises(InputError, match="is in use by another run"):
+                run(SMALL, out, log=lambda line: None)
+            refused.append(line)
+
+    run(SMALL, out, log=log)
+    assert refused
+
+
+# Checkpoints of something else.
+
+
+def state_of(experiment: Experiment) -> TrainState:
+    return create_state(initial_model(experiment, 2), keras_adam())[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": "model2"}, "its model is model3, this run's model2"),
+        ({"seed": 7}, "its seed is 0, this run's 7"),
+        ({"epochs": 9}, "its epochs is 4, this run's 9"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    change: dict[str, Any], said: str, whole: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "run"
+    shutil.copytree(whole, other)
+    (other / "metrics.json").unlink()
+    config = json.loads((other / "config.json").read_text())
+    config["experiment"].update(change)
+    (other / "config.json").write_text(json.dumps(config))
+    for use in (resume, load_model):
+        with pytest.raises(InputError, match=said):
+            use(other)
+
+
+def test_a_checkpoint_of_other_photos_is_refused(whole: Path, tmp_path: Path) -> None:
+    other = tmp_path / "run"
+    shutil.copytree(whole, other)
+    config = json.loads((other / "config.json").read_text())
+    config["data"]["fingerprint"] = "others"
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"its photos is [0-9a-f]+, this run's others"):
+        load_model(other)
+
+
+def test_a_checkpoint_of_another_version_is_refused(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    with pytest.raises(InputError, match=r"written in format 1, this version .* reads format 2"):
+        load_model(whole)
+
+
+def test_a_checkpoint_of_another_network_is_refused_by_tensor(whole: Path) -> None:
+    path = whole / "checkpoint/4"
+    for model, size in (("model4", 32), ("model3", 64)):
+        other = replace(SMALL, model=model, image_size=size)
+        with pytest.raises(
+            InputError, match=r"not a checkpoint of this model: \S+ is .* there, .* here"
+        ):
+            checkpoint.restore(path, state_of(other))
+
+
+def test_a_checkpoint_that_is_not_finite_is_refused_by_tensor(whole: Path, tmp_path: Path) -> None:
+    state = state_of(SMALL)
+    leaves, structure = jax.tree.flatten(state.params)
+    leaves[0] = leaves[0].at[0].set(jnp.inf)
+    broken = replace(state, params=jax.tree.unflatten(structure, leaves))
+    record = checkpoint.read(whole / "checkpoint/4")
+    checkpoint.save(tmp_path / "checkpoint", broken, record)
+    with pytest.raises(InputError, match=r"4 is of no use: params\.\S+ holds NaN or infinity"):
+        checkpoint.restore(tmp_path / "checkpoint/4", state)
+
+
+def test_a_damaged_checkpoint_is_refused(whole: Path, tmp_path: Path) -> None:
+    """Each of its files cut in half, in turn; in another process, to see what it prints, too."""
+    files = sorted(
+        path.relative_to(whole)
+        for path in (whole / "checkpoint/4").rglob("*")
+        if path.is_file() and path.stat().st_size
+    )
+    for number, name in enumerate(files):
+        copy = tmp_path / str(number)
+        shutil.copytree(whole, copy)
+        content = (copy / name).read_bytes()
+        (copy / name).write_bytes(content[: len(content) // 2])
+    code = (
+        "import sys; from pathlib import Path; from catdog_jax.cli import guarded\n"
+        "from catdog_jax.experiment import load_model\n"
+        "for folder in sys.argv[1:]:\n"
+        "    print(guarded(lambda: load_model(Path(folder), 'last') and 0))"
+    )
+    folders = [str(tmp_path / str(number)) for number in range(len(files))]
+    done = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True)
+    codes = done.stdout.split()
+    assert codes == ["2"] * len(files)
+    errors = done.stderr.splitlines()
+    assert len(errors) == len(files), done.stderr
+    for line, name in zip(errors, files, strict=True):
+        assert line.startswith("error: ")
+        assert line.endswith("; delete it, and an earlier one is used")
+        assert name.name in line or name.name == "sha256.json"
+
+
+def test_no_checkpoint_yet(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    shutil.copy(whole / "config.json", tmp_path / "run")
+    with pytest.raises(InputError, match="has no checkpoint yet; train at least one epoch"):
+        load_model(tmp_path / "run")
