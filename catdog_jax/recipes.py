@@ -68,7 +68,7 @@ def _whole(least: int, most: int) -> Rule:
     )
 
 
-def _number(rule: str, least: float, most: float = 1e30) -> Rule:
+def _number(rule: str, least: float, most: float = 3e38) -> Rule:
     return rule, lambda value: type(value) in (int, float) and least <= value <= most
 
 
@@ -98,11 +98,11 @@ _RULES: Mapping[str, Rule] = {
     "split_seed": _SEED,
     "batch_size": _whole(1, 2**16),
     "epochs": _whole(1, 10**6),
-    "learning_rate": _number("a number above 0", 1e-30),
+    "learning_rate": _number("a number above 0", 1e-38),
     "flip": _FLAG,
     "rotation": _number("a number from 0 to 1", 0, 1),
     "blog_logits": _FLAG,
-    "threshold": _number("a finite number", -1e30),
+    "threshold": _number("a finite number", -3e38),
     "stop_when_dead": _FLAG,
     "dtype": ("float32 or bfloat16", lambda value: value in ("float32", "bfloat16")),
     "on_device": ("True, False or None", lambda value: value is None or type(value) is bool),
