@@ -6,6 +6,7 @@ beside another one's label or name is caught by its pixels.
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -877,6 +878,27 @@ def test_damaged_array(prepared, name, damage):
     assert name in message
     assert "delete the folder" in message
 
+
+class Pickled:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("is_bare", [False, True], ids=["object array", "bare pickle"])
+@pytest.mark.parametrize("name", ["train_images.npy", "test_labels.npy"])
+def test_nothing_is_unpickled(prepared, tmp_path, name, is_bare):
+    spring = Pickled(tmp_path / "unpickled")
+    if is_bare:
+        (prepared / name).write_bytes(pickle.dumps(spring))
+    else:
+        np.save(prepared / name, np.array([spring]), allow_pickle=True)
+    assert f"{name} is missing or damaged" in error_of(prepared)
+    assert not (tmp_path / "unpickled").exists()
 
 
 def test_labels_beyond_the_classes(prepared):
