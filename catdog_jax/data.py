@@ -28,13 +28,13 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
-import pooch
 from jaxtyping import Bool, Int32, Int64, UInt8
 from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 from . import sketches
 from .cache import cache_folder
+from .download import fetch
 from .errors import InputError
 
 SOURCES = ("cats_vs_dogs", "cats_and_dogs_filtered", "sketches")
@@ -480,24 +480,8 @@ def _tfds_records(builder: Any, decoders: Any) -> Any:
 
 
 def _download_filtered(folder: Path) -> Path:
-    # Its only message at this level is a hash to copy into the program.
-    pooch.get_logger().setLevel(logging.WARNING)
-    name = _FILTERED_URL.rpartition("/")[2]
-    try:
-        return Path(
-            pooch.retrieve(
-                _FILTERED_URL,
-                known_hash=None,  # none was published
-                fname=name,
-                path=folder,
-                progressbar=sys.stderr.isatty(),
-            )
-        )
-    except OSError as error:
-        raise InputError(
-            f"{_FILTERED_URL} could not be downloaded to {folder} ({_first_line(error)}): "
-            f"download it by other means and give the path of the zip as the source"
-        ) from error
+    path = folder / _FILTERED_URL.rpartition("/")[2]
+    return fetch(_FILTERED_URL, path, lambda path: zipfile.ZipFile(path).close())
 
 
 @contextlib.contextmanager

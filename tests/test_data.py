@@ -6,6 +6,7 @@ beside another one's label or name is caught by its pixels.
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,8 @@ from types import SimpleNamespace
 
 import keras_reference
 import numpy as np
-import pooch
 import pytest
+import requests
 from PIL import Image
 
 from catdog_jax import data, sketches
@@ -41,7 +42,7 @@ def _no_network(monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError("no network in tests")
 
-    monkeypatch.setattr(pooch, "retrieve", refuse)
+    monkeypatch.setattr(requests, "get", refuse)
     monkeypatch.setattr(data.urllib.request, "urlopen", refuse)
 
 
@@ -244,21 +245,23 @@ def test_filtered_zip_is_downloaded(tmp_path, monkeypatch, cache):
     path = zip_of(write_classes(tmp_path / "photos", cat=5, dog=5))
     asked = []
 
-    def retrieve(url, **arguments):
-        asked.append((url, arguments["path"]))
-        return str(path)
+    def fetch(url, wanted, check):
+        check(path)
+        asked.append((url, wanted))
+        return path
 
-    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    monkeypatch.setattr(data, "fetch", fetch)
     assert len(names_of(load("cats_and_dogs_filtered"))) == 10
     load("cats_and_dogs_filtered", data_dir=tmp_path / "zips")
-    assert [url for url, _ in asked] == [data._FILTERED_URL] * 2
-    assert [folder for _, folder in asked] == [cache / "downloads", tmp_path / "zips"]
+    name = "cats_and_dogs_filtered.zip"
+    folders = [cache / "downloads", tmp_path / "zips"]
+    assert asked == [(data._FILTERED_URL, folder / name) for folder in folders]
 
 
 def test_filtered_zip_without_network():
     message = error_of("cats_and_dogs_filtered")
     assert "no network in tests" in message
-    assert "give the path of the zip" in message
+    assert "give its path" in message
 
 
 def store_tfds(tmp_path, write):
@@ -874,6 +877,28 @@ def test_damaged_array(prepared, name, damage):
     message = error_of(prepared)
     assert name in message
     assert "delete the folder" in message
+
+
+class Pickled:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("is_bare", [False, True], ids=["object array", "bare pickle"])
+@pytest.mark.parametrize("name", ["train_images.npy", "test_labels.npy"])
+def test_nothing_is_unpickled(prepared, tmp_path, name, is_bare):
+    spring = Pickled(tmp_path / "unpickled")
+    if is_bare:
+        (prepared / name).write_bytes(pickle.dumps(spring))
+    else:
+        np.save(prepared / name, np.array([spring]), allow_pickle=True)
+    assert f"{name} is missing or damaged" in error_of(prepared)
+    assert not (tmp_path / "unpickled").exists()
 
 
 def test_labels_beyond_the_classes(prepared):

@@ -1,6 +1,7 @@
 """Keras files into MobileNetV2: every layout, and nothing but a file that fits in every tensor."""
 
 import os
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,13 @@ import h5py
 import jax
 import keras_reference as reference
 import numpy as np
-import pooch
 import pytest
+import requests
 from flax import nnx
 from keras_reference import blank, infer, largest_error, mobilenet, random_images
 
 from catdog_jax.errors import InputError
-from catdog_jax.models import MobileNetV2, Model1, Model4, load_keras_weights
+from catdog_jax.models import MobileNetV2, Model1, Model4, keras_weights, load_keras_weights
 from catdog_jax.models.keras_weights import cached_official_weights
 
 pytestmark = reference.ignore_keras_warnings
@@ -32,7 +33,7 @@ def _no_network(monkeypatch, tmp_path):
     def refuse(*args, **kwargs):
         raise OSError("no network in tests")
 
-    monkeypatch.setattr(pooch, "retrieve", refuse)
+    monkeypatch.setattr(requests, "get", refuse)
     monkeypatch.setenv("CATDOG_CACHE", str(tmp_path))
 
 
@@ -173,8 +174,43 @@ def replace(file, name, value):
     file[name] = value
 
 
+def create(name, *args, **options):
+    """Spoil by a dataset made with h5py's options, in place of that of the same name."""
+
+    def spoil(file):
+        file.pop(name, None)
+        file.create_dataset(name, *args, **options)
+
+    return spoil
+
+
+def beside(file):
+    """Another file with sixteen good numbers, where a hostile one might point to."""
+    path = Path(file.filename).with_name("other")
+    with h5py.File(path, "w") as other:
+        other["beta"] = np.zeros(16, np.float32)
+    return path
+
+
+def virtual(file):
+    layout = h5py.VirtualLayout((16,), np.float32)
+    layout[:] = h5py.VirtualSource(beside(file), "beta", (16,))
+    del file[BETA]
+    file.create_virtual_dataset(BETA, layout)
+
+
+def exchange(file, one, other):
+    a, b = file[one][...], file[other][...]
+    replace(file, one, b)
+    replace(file, other, a)
+
+
 BETA, KERNEL = "bn_Conv1/bn_Conv1/beta:0", "block_3_project/block_3_project/kernel:0"
+MEAN, VARIANCE = (f"bn_Conv1/bn_Conv1/moving_{name}:0" for name in ("mean", "variance"))
+EXPANDING = "block_3_expand/block_3_expand/kernel:0"
+STORED = "bn_Conv1/beta is not stored as Keras does"
 SPOILT = {
+    # Names.
     "missing": (lambda f: f.pop(BETA), "bn_Conv1/beta is missing"),
     "left over": (
         lambda f: f.create_dataset("Conv_1/Conv_1/bias:0", data=np.zeros(1280)),
@@ -184,6 +220,21 @@ SPOILT = {
         lambda f: f.create_dataset("head/head/kernel:0", data=np.zeros((1280, 1))),
         "head/kernel is not part of this model",
     ),
+    "twice": (
+        lambda f: f.copy(BETA, "bn_Conv1/beta:0"),
+        "/bn_Conv1/beta:0 is not part of this model",
+    ),
+    "outside of layers": (lambda f: f.copy(BETA, "beta"), "/beta is not part of this model"),
+    "in two lines": (lambda f: f.copy(BETA, "head/a\nb"), "head/a b is not part of this model"),
+    "soft link": (
+        lambda f: replace(f, BETA, h5py.SoftLink("/bn_Conv1/bn_Conv1/moving_mean:0")),
+        "bn_Conv1/beta is missing",
+    ),
+    "link to another file": (
+        lambda f: replace(f, BETA, h5py.ExternalLink(beside(f), "/beta")),
+        "bn_Conv1/beta is missing",
+    ),
+    # Shapes.
     "misshapen": (
         lambda f: replace(f, KERNEL, f[KERNEL][0, 0]),
         "block_3_project/kernel has shape (48, 16), expected (1, 1, 48, 16)",
@@ -192,12 +243,66 @@ SPOILT = {
         lambda f: replace(f, KERNEL, f[KERNEL][...].swapaxes(2, 3)),
         "block_3_project/kernel has shape (1, 1, 16, 48), expected (1, 1, 48, 16)",
     ),
+    "exchanged": (
+        lambda f: exchange(f, KERNEL, EXPANDING),
+        "block_3_expand/kernel has shape (1, 1, 48, 16), expected (1, 1, 8, 48)",
+    ),
+    "without a shape": (
+        lambda f: replace(f, BETA, h5py.Empty("f4")),
+        "bn_Conv1/beta has shape (), expected (16,)",
+    ),
+    "of four petabytes": (
+        create(KERNEL, (1, 1, 2**20, 2**30), "f4", chunks=(1, 1, 8, 8)),
+        "block_3_project/kernel has shape (1, 1, 1048576, 1073741824), expected (1, 1, 48, 16)",
+    ),
+    "left over, of four petabytes": (
+        create("Conv_1/Conv_1/bias:0", (2**50,), "f4", chunks=(8,)),
+        "Conv_1/bias is not part of this model",
+    ),
+    # Types.
+    "text": (lambda f: replace(f, BETA, ["beta"] * 16), "bn_Conv1/beta holds object, not floating"),
+    "bytes": (
+        lambda f: replace(f, BETA, np.full(16, b"beta")),
+        "bn_Conv1/beta holds |S4, not floating",
+    ),
+    "references": (
+        lambda f: create(BETA, data=[f.ref] * 16, dtype=h5py.ref_dtype)(f),
+        "bn_Conv1/beta holds object, not floating",
+    ),
+    "integers": (create(BETA, (16,), "i1"), "bn_Conv1/beta holds int8, not floating"),
+    "truths": (create(BETA, (16,), "?"), "bn_Conv1/beta holds bool, not floating"),
+    "complex": (create(BETA, (16,), "c8"), "bn_Conv1/beta holds complex64, not floating"),
+    "records": (create(BETA, (16,), [("a", "f4")]), "bn_Conv1/beta holds [('a', '<f4')], not"),
+    # What would take reading more than the tensor's bytes in this file.
+    "never written": (create(BETA, (16,), "f4"), STORED),
+    "packed": (create(BETA, data=np.zeros(16, "f4"), compression="gzip"), STORED),
+    "in a piece of two gigabytes": (
+        create(BETA, (16,), "f4", maxshape=(None,), chunks=(2**29,), compression="gzip"),
+        STORED,
+    ),
+    "in another file": (
+        lambda f: create(BETA, (16,), "f4", external=[(beside(f), 0, 64)])(f),
+        STORED,
+    ),
+    "virtual": (virtual, STORED),
+    # Numbers.
     "not a number": (
         lambda f: f[BETA].__setitem__(3, np.nan),
         "bn_Conv1/beta holds NaN or infinity",
     ),
     "infinite": (lambda f: f[BETA].__setitem__(3, np.inf), "bn_Conv1/beta holds NaN or infinity"),
-    "text": (lambda f: replace(f, BETA, ["beta"] * 16), "bn_Conv1/beta holds no numbers"),
+    "beyond float32": (
+        lambda f: replace(f, BETA, np.full(16, 1e300)),
+        "bn_Conv1/beta holds NaN or infinity",
+    ),
+    "negative variance": (
+        lambda f: f[VARIANCE].__setitem__(3, -1e-3),
+        "bn_Conv1/moving_variance holds negative variances",
+    ),
+    "mean and variance exchanged": (
+        lambda f: exchange(f, MEAN, VARIANCE),
+        "bn_Conv1/moving_variance holds negative variances",
+    ),
 }
 
 
@@ -212,6 +317,24 @@ def test_all_that_is_wrong_is_counted(legacy, empty):
     with h5py.File(legacy, "r+") as file:
         del file[BETA], file[KERNEL]
     assert_refused(empty, legacy, "block_3_project/kernel is missing (and 1 more)")
+
+
+def test_of_a_file_that_does_not_fit_no_tensor_is_read(legacy, empty, monkeypatch):
+    monkeypatch.setattr(h5py.Dataset, "__array__", lambda *args: pytest.fail("a tensor was read"))
+    with h5py.File(legacy, "r+") as file:
+        file.copy(BETA, "more")
+    assert_refused(empty, legacy, "/more is not part of this model")
+
+
+def test_links_that_go_round_in_circles_are_not_followed(legacy, empty, file_of):
+    with h5py.File(legacy, "r+") as file:
+        file["bn_Conv1/again"] = file["bn_Conv1"]
+        file["all"] = file["/"]
+        file["itself"] = h5py.SoftLink("/itself")
+    model, expected = nnx.clone(empty), nnx.clone(empty)
+    load_keras_weights(model, legacy)
+    load_keras_weights(expected, file_of("keras_2_weights.h5"))
+    jax.tree.map(np.testing.assert_array_equal, weights_of(model), weights_of(expected))
 
 
 @pytest.mark.parametrize(
@@ -234,7 +357,7 @@ def test_a_file_with_the_top_is_refused_by_a_model_without(tmp_path, empty):
     assert_refused(empty, tmp_path / "top.keras", message)
 
 
-@pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.9, 0.9999])
+@pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.9, 0.9999, 1 - 1e-9])
 @pytest.mark.parametrize("layout", ["keras_2_weights.h5", "keras.keras"])
 def test_a_truncated_file_is_refused(file_of, empty, tmp_path, layout, share):
     whole = file_of(layout).read_bytes()
@@ -276,6 +399,55 @@ def test_a_file_of_another_kind_is_refused(empty, tmp_path, write):
     assert_refused(empty, tmp_path / "weights.h5", message)
 
 
+def archive_of(path, content, announced=None, method=zipfile.ZIP_DEFLATED):
+    """A `.keras` archive that says of its weights that they are `announced` bytes long."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("model.weights.h5", content)
+    data = bytearray(path.read_bytes())
+    directory = data.index(b"PK\1\2")
+    if announced is not None:
+        data[directory + 24 : directory + 28] = announced.to_bytes(4, "little")
+    path.write_bytes(data)
+    return path
+
+
+def test_an_archive_packed_anew_is_read(empty, file_of, tmp_path):
+    with zipfile.ZipFile(file_of("keras.keras")) as archive:
+        content = archive.read("model.weights.h5")
+    model, expected = nnx.clone(empty), nnx.clone(empty)
+    load_keras_weights(model, archive_of(tmp_path / "deflated.keras", content))
+    load_keras_weights(expected, file_of("keras.keras"))
+    jax.tree.map(np.testing.assert_array_equal, weights_of(model), weights_of(expected))
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(empty, tmp_path):
+    path = archive_of(tmp_path / "bomb.keras", b"x", announced=2**32 - 2)
+    assert_refused(empty, path, f"model.weights.h5 in {path} unpacks to 4,294,967,294 bytes")
+
+
+def test_no_more_is_unpacked_than_was_announced(empty, tmp_path):
+    path = archive_of(tmp_path / "bomb.keras", bytes(50_000_000), announced=1000)
+    tracemalloc.start()
+    try:
+        assert_refused(empty, path, f"{path} is not a readable Keras weights file: Bad CRC-32")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+def test_an_archive_packed_in_another_way_is_refused(empty, tmp_path):
+    path = archive_of(tmp_path / "bomb.keras", bytes(5000), method=zipfile.ZIP_BZIP2)
+    assert_refused(empty, path, f"model.weights.h5 in {path} is neither stored nor deflated")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("x" * 5000, "File name too long"), ("~no-such-user/x.h5", "home directory")]
+)
+def test_a_path_that_cannot_be_is_refused(empty, name, why):
+    assert why in assert_refused(empty, name, f"{name} is not a readable Keras weights file")
+
+
 @pytest.mark.parametrize("name", ["missing.h5", "."])
 def test_where_there_is_no_file_it_says_so(empty, tmp_path, name):
     assert_refused(empty, tmp_path / name, f"no weights file at {tmp_path / name}")
@@ -315,14 +487,14 @@ def test_a_model_without_a_mobilenet_is_refused(file_of):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What `pooch.retrieve` was asked for; it then fails."""
+    """What was to be downloaded, to which name; it then fails."""
     calls = []
 
-    def retrieve(url, known_hash, fname, path):
-        calls.append((url, fname))
-        raise OSError("no route to host")
+    def fetch(url, path, check):
+        calls.append((url, path.name))
+        raise InputError("no route to host")
 
-    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    monkeypatch.setattr(keras_weights, "fetch", fetch)
     return calls
 
 
@@ -348,13 +520,17 @@ def asked(monkeypatch):
 def test_imagenet_asks_for_the_file_that_keras_does(asked, alpha, include_top, options, name):
     url = f"https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/{name}"
     model = blank(MobileNetV2, alpha, include_top=include_top)
-    refused = assert_refused(model, "imagenet", f"could not download {url} (OSError)", **options)
-    assert "give the file's path" in refused
+    assert_refused(model, "imagenet", "no route to host", **options)
     assert asked == [(url, name)]
 
 
+def test_imagenet_without_network(empty, tmp_path):
+    refused = assert_refused(empty, "imagenet", "could not be downloaded to")
+    assert "(no network in tests)" in refused
+
+
 def test_imagenet_loads_what_was_downloaded(monkeypatch, file_of, empty):
-    monkeypatch.setattr(pooch, "retrieve", lambda *_, **__: str(file_of("keras_2_weights.h5")))
+    monkeypatch.setattr(keras_weights, "fetch", lambda *_: file_of("keras_2_weights.h5"))
     model, expected = nnx.clone(empty), nnx.clone(empty)
     load_keras_weights(model)
     load_keras_weights(expected, file_of("keras_2_weights.h5"))
@@ -362,12 +538,13 @@ def test_imagenet_loads_what_was_downloaded(monkeypatch, file_of, empty):
 
 
 def test_imagenet_is_kept_in_the_cache(monkeypatch, file_of, empty):
-    def retrieve(url, known_hash, fname, path):
-        path.mkdir(parents=True, exist_ok=True)
-        (path / fname).write_bytes(file_of("keras_2_weights.h5").read_bytes())
-        return str(path / fname)
+    def fetch(url, path, check):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(file_of("keras_2_weights.h5").read_bytes())
+        check(path)
+        return path
 
-    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    monkeypatch.setattr(keras_weights, "fetch", fetch)
     assert cached_official_weights(0.35, 96) is None
     load_keras_weights(nnx.clone(empty), image_size=96)
     path = cached_official_weights(0.35, 96)

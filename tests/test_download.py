@@ -1,0 +1,444 @@
+"""Downloads, from a server on this machine that does all that servers and networks do wrong."""
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from catdog_jax import data, download
+from catdog_jax.download import fetch
+from catdog_jax.errors import InputError
+from catdog_jax.models import keras_weights
+
+
+def a_zip() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("noise", random.Random(0).randbytes(300_000))
+    return file.getvalue()
+
+
+BODY = a_zip()
+HTML = b"<!DOCTYPE html>\n<html><title>Please log in</title></html>"
+HALF = len(BODY) // 2
+
+
+def is_zip(path):
+    zipfile.ZipFile(path).close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: "Server"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        with contextlib.suppress(ConnectionError):  # the client may have gone
+            self.server.answer(self)
+
+    def log_message(self, format, *args):
+        del format, args
+
+    def send(self, body, status=200, **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+class Server(ThreadingHTTPServer):
+    """Answers every GET as `answer` does, and notes its path."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/photos.zip"
+        self.asked: list[str] = []
+        self.answer: Any = whole
+        self.halfway, self.go_on = threading.Event(), threading.Event()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.go_on.set()
+        server.shutdown()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "folder/photos.zip"
+
+
+def whole(handler):
+    handler.send(BODY, Content_Length=len(BODY))
+
+
+def with_a_pause(handler):
+    """All of it, but the second half when it is told to."""
+    handler.send(BODY[:HALF], Content_Length=len(BODY))
+    handler.server.halfway.set()
+    handler.server.go_on.wait(20)
+    handler.wfile.write(BODY[HALF:])
+
+
+def moved(handler):
+    if handler.path == "/elsewhere":
+        whole(handler)
+    else:
+        handler.send(b"", 302, Location="/elsewhere", Content_Length=0)
+
+
+def to_a_login(handler):
+    if handler.path == "/login":
+        handler.send(HTML, Content_Length=len(HTML), Content_Type="text/html")
+    else:
+        handler.send(b"", 302, Location="/login", Content_Length=0)
+
+
+def packed(handler):
+    body = gzip.compress(BODY)
+    handler.send(body, Content_Length=len(body), Content_Encoding="gzip")
+
+
+def files_beside(path):
+    return {file.name.removeprefix(path.name) for file in path.parent.iterdir()} - {".lock"}
+
+
+def assert_refused(url, path, why):
+    """One line with the address, the reason and what to do; nothing is left."""
+    with pytest.raises(InputError) as error:
+        fetch(url, path, is_zip)
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith(f"{url} could not be downloaded to {path.parent} (")
+    assert re.search(why, message), message
+    assert message.endswith("download it by other means and give its path")
+
+
+# What arrives.
+
+
+@pytest.mark.parametrize(
+    "answer", [whole, moved, lambda handler: handler.send(BODY)], ids=["well", "moved", "no length"]
+)
+def test_a_whole_file_is_kept_and_recorded(server, path, answer):
+    server.answer = answer
+    assert fetch(server.url, path, is_zip) == path
+    assert path.read_bytes() == BODY
+    assert files_beside(path) == {"", ".json"}
+    digest = hashlib.sha256(BODY).hexdigest()
+    record = {"url": server.url, "size": len(BODY), "sha256": digest}
+    assert json.loads(Path(f"{path}.json").read_text()) == record
+
+
+def test_it_is_asked_for_once_and_as_it_is(server, path):
+    encodings = []
+
+    def note(handler):
+        encodings.append(handler.headers["Accept-Encoding"])
+        whole(handler)
+
+    server.answer = note
+    for _ in range(3):
+        fetch(server.url, path, is_zip)
+    assert encodings == ["identity"]
+
+
+# What does not.
+
+WRONG = {
+    "cut off": (
+        lambda handler: handler.send(BODY[:HALF], Content_Length=len(BODY)),
+        "IncompleteRead|bytes came",
+    ),
+    "cut off, nothing announced": (
+        lambda handler: handler.send(BODY[:-1]),
+        "what came holds no whole file of its kind",
+    ),
+    "less announced": (
+        lambda handler: handler.send(BODY, Content_Length=HALF),
+        "what came holds no whole file of its kind",
+    ),
+    "another size announced": (packed, rf"\({len(BODY)} bytes came, \d+ were announced\)"),
+    "nonsense announced": (lambda handler: handler.send(BODY, Content_Length="ten"), "'ten'"),
+    "empty": (
+        lambda handler: handler.send(b"", Content_Length=0),
+        "what came holds no whole file of its kind",
+    ),
+    "HTML": (
+        lambda handler: handler.send(HTML, Content_Length=len(HTML)),
+        r"\(what came holds HTML, not a whole file of its kind\)",
+    ),
+    "a login page": (to_a_login, "what came holds HTML"),
+    "not found": (
+        lambda handler: handler.send(HTML, 404, Content_Length=len(HTML)),
+        r"\(404 Client Error: Not Found\)",
+    ),
+    "broken": (
+        lambda handler: handler.send(HTML, 500, Content_Length=len(HTML)),
+        r"\(500 Server Error: Internal Server Error\)",
+    ),
+    "circles": (
+        lambda handler: handler.send(b"", 302, Location="/photos.zip", Content_Length=0),
+        "redirects",
+    ),
+    "hangs up": (lambda handler: None, r"\(Remote end closed connection without response\)"),
+    "says nothing": (lambda handler: handler.server.go_on.wait(20), r"\(timed out\)"),
+    "stalls": (with_a_pause, r"\(timed out\)"),
+}
+
+
+@pytest.mark.parametrize(("answer", "why"), WRONG.values(), ids=WRONG)
+def test_what_goes_wrong_leaves_nothing(server, path, monkeypatch, answer, why):
+    monkeypatch.setattr(download, "_PATIENCE", 0.3)
+    server.answer = answer
+    assert_refused(server.url, path, why)
+    assert files_beside(path) == set()
+    server.answer = whole
+    assert fetch(server.url, path, is_zip).read_bytes() == BODY
+
+
+def test_patience_ends():
+    assert 0 < download._PATIENCE <= 30
+
+
+@pytest.mark.usefixtures("server")
+def test_nobody_answers(path):
+    assert_refused("http://127.0.0.1:1/photos.zip", path, r"\(Connection refused\)")
+    assert files_beside(path) == set()
+
+
+def test_a_full_disk(server, path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full, which is always full, on this system")
+    path.parent.mkdir()
+    Path(f"{path}.part").symlink_to("/dev/full")
+    assert_refused(server.url, path, r"\(No space left on device\)")
+    assert files_beside(path) == set()
+
+
+def test_a_file_where_the_folder_should_be(server, path):
+    path.parent.write_text("x")
+    assert_refused(server.url, path, r"\((File exists|Not a directory)\)")
+    assert server.asked == []
+
+
+@pytest.fixture
+def read_only(path, monkeypatch):
+    path.parent.mkdir(exist_ok=True)
+    path.parent.chmod(0o555)
+    if os.geteuid() == 0:  # who may write all the same
+
+        def refuse(name):
+            raise PermissionError(13, "Permission denied", name)
+
+        monkeypatch.setattr(download, "FileLock", refuse)
+    yield
+    path.parent.chmod(0o755)
+
+
+@pytest.mark.usefixtures("read_only")
+def test_a_read_only_folder(server, path):
+    assert_refused(server.url, path, r"\(Permission denied\)")
+    assert server.asked == []
+
+
+# Several processes, and the end of one.
+
+CHILD = (
+    "import sys; from pathlib import Path; from catdog_jax.download import fetch\n"
+    "fetch(sys.argv[1], Path(sys.argv[2]), Path.stat)"
+)
+
+
+@pytest.fixture
+def halfway(server, path):
+    """A process that has downloaded half of the file and waits for more."""
+    server.answer = with_a_pause
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, server.url, str(path)], stderr=subprocess.DEVNULL
+    ) as process:
+        assert server.halfway.wait(60)
+        part, tries = Path(f"{path}.part"), 0
+        while not (part.exists() and part.stat().st_size) and tries < 1000:
+            time.sleep(0.01)
+            tries += 1
+        yield process
+        server.go_on.set()
+
+
+def test_of_two_processes_one_downloads(server, path, halfway):
+    threading.Timer(0.5, server.go_on.set).start()
+    assert fetch(server.url, path, is_zip).read_bytes() == BODY
+    assert halfway.wait(60) == 0
+    assert server.asked == ["/photos.zip"]
+    assert files_beside(path) == {"", ".json"}
+
+
+def test_the_other_takes_over_from_one_that_is_killed(server, path, halfway):
+    def kill():
+        server.answer = whole
+        halfway.kill()
+
+    threading.Timer(0.5, kill).start()
+    assert fetch(server.url, path, is_zip).read_bytes() == BODY
+    assert server.asked == ["/photos.zip"] * 2
+    assert files_beside(path) == {"", ".json"}
+
+
+def test_a_killed_process_leaves_a_part_that_the_next_clears_away(server, path, halfway):
+    halfway.kill()
+    assert halfway.wait(60) == -signal.SIGKILL
+    assert files_beside(path) == {".part"}
+    server.answer = whole
+    assert fetch(server.url, path, is_zip).read_bytes() == BODY
+    assert files_beside(path) == {"", ".json"}
+
+
+def test_ctrl_c_leaves_nothing(path, halfway):
+    halfway.send_signal(signal.SIGINT)
+    assert halfway.wait(60) != 0
+    assert files_beside(path) == set()
+
+
+# The record.
+
+
+def assert_no_longer_taken(server, path, why):
+    before = path.read_bytes()
+    with pytest.raises(InputError) as error:
+        fetch(server.url, path, is_zip)
+    message = str(error.value)
+    assert why in message
+    assert message.startswith(str(path))
+    assert message.endswith(f": delete it (and {path.name}.json) to have it downloaded")
+    assert "\n" not in message
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["a bit", "a byte less", "a byte more", "another zip"])
+def test_a_file_that_has_changed_is_refused(server, path, change):
+    fetch(server.url, path, is_zip)
+    bit = BODY[:HALF] + bytes([BODY[HALF] ^ 1]) + BODY[HALF + 1 :]
+    changed = {"a bit": bit, "a byte less": BODY[:-1], "a byte more": BODY + b"x"}
+    path.write_bytes(changed.get(change, BODY.replace(b"noise", b"voice")))
+    assert_no_longer_taken(server, path, "is not the file that photos.zip.json beside it tells of")
+    assert len(server.asked) == 1
+
+
+def test_what_was_deleted_is_downloaded_and_recorded_anew(server, path):
+    fetch(server.url, path, is_zip)
+    path.unlink()
+    newer = BODY.replace(b"noise", b"voice")
+    server.answer = lambda handler: handler.send(newer)
+    for _ in range(2):
+        assert fetch(server.url, path, is_zip).read_bytes() == newer
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "{}", "[]", "\udcff"])
+def test_a_damaged_record_is_refused(server, path, text):
+    fetch(server.url, path, is_zip)
+    Path(f"{path}.json").write_bytes(text.encode(errors="surrogateescape"))
+    assert_no_longer_taken(server, path, "photos.zip.json beside it")
+
+
+def test_a_file_put_there_by_hand_is_taken_and_recorded(server, path):
+    path.parent.mkdir()
+    path.write_bytes(BODY)
+    assert fetch(server.url, path, is_zip) == path
+    assert server.asked == []
+    assert files_beside(path) == {"", ".json"}
+    path.write_bytes(BODY.replace(b"noise", b"voice"))
+    assert_no_longer_taken(server, path, "is not the file")
+
+
+@pytest.mark.usefixtures("read_only")
+def test_a_file_in_a_read_only_folder_is_taken(server, path):
+    path.parent.chmod(0o755)
+    path.write_bytes(BODY)
+    path.parent.chmod(0o555)
+    assert fetch(server.url, path, is_zip) == path
+    assert files_beside(path) == {""}
+
+
+def test_a_file_of_another_kind_put_there_by_hand_is_refused(server, path):
+    path.parent.mkdir()
+    path.write_bytes(HTML)
+    assert_no_longer_taken(server, path, "holds HTML, not a whole file of its kind")
+    assert files_beside(path) == {""}
+
+
+# Progress.
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_shown_on_a_terminal(server, path, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    fetch(server.url, path, is_zip)
+    assert "photos.zip" in terminal.getvalue()
+    assert "100%" in terminal.getvalue()
+
+
+def test_progress_is_shown_nowhere_else(server, path, capfd):
+    fetch(server.url, path, is_zip)
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+
+
+# Who downloads.
+
+
+def test_the_photos_are_a_zip_or_refused(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_FILTERED_URL", server.url)
+    server.answer = lambda handler: handler.send(BODY[:-30])
+    with pytest.raises(InputError, match="holds no whole file of its kind"):
+        data._download_filtered(tmp_path)
+    assert not (tmp_path / "photos.zip").exists()
+    server.answer = whole
+    assert data._download_filtered(tmp_path) == tmp_path / "photos.zip"
+
+
+def test_the_weights_are_hdf5_or_refused(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(keras_weights, "OFFICIAL_URL", server.url.removesuffix("photos.zip"))
+    monkeypatch.setenv("CATDOG_CACHE", str(tmp_path))
+    backbone: Any = SimpleNamespace(alpha=0.35, classifier=None)
+    with h5py.File(tmp_path / "any.h5", "w") as file:
+        file["any"] = np.arange(1000)
+    weights = (tmp_path / "any.h5").read_bytes()
+    for body, why in [(HTML, "holds HTML"), (weights[:-1], "truncated")]:
+        server.answer = lambda handler, body=body: handler.send(body)
+        with pytest.raises(InputError, match=why):
+            keras_weights._official_file(backbone, 96)
+    assert keras_weights.cached_official_weights(0.35, 96) is None
+    server.answer = lambda handler: handler.send(weights)
+    path = keras_weights._official_file(backbone, 96)
+    assert path == keras_weights.cached_official_weights(0.35, 96)
+    assert path.read_bytes() == weights
