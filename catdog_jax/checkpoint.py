@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeVar, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -206,7 +207,7 @@ def _named(state: TrainState) -> dict[str, jax.Array]:
 
 
 def _is_key(leaf: jax.Array) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _remove_all_but(kept: Collection[int], folder: Path) -> None:
