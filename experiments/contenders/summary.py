@@ -119,7 +119,7 @@ def tables(turns: Sequence[Turn]) -> str:
         "loader of photos without torchvision, so it takes no part in epoch, start and growth. "
         "Weights are random in forward. Keras reads and decodes each photo in each epoch, as its "
         "loader does; ours are decoded in the first epoch (before a start), and each later epoch "
-        "includes the checkpoint of the one before, where that improved validation.",
+        "includes the checkpoint of the one before.",
     ]
     return "\n".join(lines) + "\n"
 
