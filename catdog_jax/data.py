@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
+import filelock
 import numpy as np
 import pooch
 from jaxtyping import Bool, Int32, Int64, UInt8
@@ -54,6 +55,7 @@ _SPLIT_NAMES = ("train", "validation", "test")
 # A zip of pictures that is not suspected: photos are compressed already, and hardly shrink.
 _BOMB_BYTES, _BOMB_RATIO, _DEEPEST = 10**9, 100, 100
 _META = "meta.json"
+_UNFINISHED = ".preparing-"
 # Part of every cache key: raise it when the same source would now give other arrays or files.
 _FORMAT = 2
 _DAMAGED = "is missing or damaged: delete the folder and prepare the data again"
@@ -64,6 +66,9 @@ _Indices: TypeAlias = Int64[np.ndarray, " n"]
 _Sizes: TypeAlias = tuple[int, int, int]
 # Folders and zips are read alike, through what these two have in common.
 _Tree: TypeAlias = Path | zipfile.Path
+
+
+_LOGGER = logging.getLogger(__name__)
 
 
 # What the rest of the package sees.
@@ -262,8 +267,9 @@ def load_data(
 ) -> Splits:
     """Load a data set, cut by `seed` into training, validation and test photos.
 
-    The first call decodes the photos into the cache, later ones open what is there. Photos that
-    cannot be read are left out and listed in `Splits.skipped`, unless they are more than half.
+    The first call decodes the photos into the cache, later ones open what is there; of two calls at
+    once, one waits for the other. Photos that cannot be read are left out and listed in
+    `Splits.skipped`, unless they are more than half.
 
     Photos that come as one pool are cut into 2000/808/192 (TFDS), 600/168/32 (sketches) or
     70/20/10 % (a folder per class). Where there are train/ and validation/, the former is the
@@ -817,10 +823,13 @@ def _load_cached(source: _Source, request: _Request) -> Splits:
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     folder = request.cache / "data" / key
     if not folder.is_dir():
+        # That process, not this one, takes the lock.
         if source.is_encoded and not decode.tensorflow_is_imported():
             return _load_in_own_process(request)
         try:
-            _prepare(folder, source, request)
+            with _alone(folder):
+                if not folder.is_dir():  # else it was what we have waited for
+                    _prepare(folder, source, request)
         except OSError as error:
             raise InputError(
                 f"the cache folder {request.cache} cannot be written ({first_line(error)}): "
@@ -835,22 +844,43 @@ def _open_cached(folder: Path, request: _Request) -> Splits:
     return dataclasses.replace(splits, source=str(request.source))
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Be the only process that prepares `folder`, and clear away what dead ones left half done."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = _lock(folder)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        _LOGGER.warning("waiting for another process, which prepares the same data (%s)", folder)
+        lock.acquire()
+    try:
+        for leftover in folder.parent.glob(f"{_UNFINISHED}*"):
+            prepared = folder.with_name(leftover.name.split("-")[1])
+            makers = lock if prepared == folder else _lock(prepared)
+            # A living maker holds its lock: filelock.Timeout. Or it was another user's.
+            with contextlib.suppress(OSError), makers.acquire(blocking=False):
+                shutil.rmtree(leftover, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
+
+
+def _lock(folder: Path) -> filelock.BaseFileLock:
+    return filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+
+
 def _prepare(folder: Path, source: _Source, request: _Request) -> None:
     """Decode the photos and write their arrays, all of them or nothing."""
     photos = source.photos()
     cut = _cut(photos, source, request)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     _check_space(folder.parent, sum(map(len, cut.values())), request.image_size)
-    with tempfile.TemporaryDirectory(prefix=".preparing-", dir=folder.parent) as temporary:
+    prefix = f"{_UNFINISHED}{folder.name}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as temporary:
         unfinished = Path(temporary) / folder.name
         unfinished.mkdir()
         _write_prepared(unfinished, photos, cut, request)
-        try:
-            unfinished.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-            # Another process was faster, and its arrays are the same.
+        unfinished.rename(folder)
 
 
 def _check_space(folder: Path, count: int, image_size: int) -> None:

@@ -767,22 +767,6 @@ def test_failure_leaves_nothing_behind(tmp_path, monkeypatch, cache, error):
     assert prepared_in(cache) == []
 
 
-def test_losing_the_race(tmp_path, monkeypatch, cache):
-    folder = write_classes(tmp_path / "photos", cat=5, dog=5)
-    original = data._write_prepared
-
-    def overtaken(unfinished, *args):
-        original(unfinished, *args)
-        winner = shutil.copytree(unfinished, cache / "data" / unfinished.name)
-        (winner / "winner").touch()
-
-    monkeypatch.setattr(data, "_write_prepared", overtaken)
-    loaded = load(folder)
-    (only,) = (cache / "data").iterdir()
-    assert only.name == loaded.fingerprint
-    assert (only / "winner").exists()
-
-
 def test_full_disk(tmp_path, monkeypatch):
     folder = write_classes(tmp_path / "photos", cat=5, dog=5)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))

@@ -28,7 +28,7 @@ ALLOWED = {
         ".reproduce",
         ".sections",
     },
-    "data": {"pooch", ".cache", ".decode", ".errors", ".sketches"},
+    "data": {"filelock", "pooch", ".cache", ".decode", ".errors", ".sketches"},
     "decode": {"tensorflow", "tensorflow_datasets", "tqdm", ".errors", ".headers"},
     "errors": set(),
     "evaluate": {"flax", "jax", "optax", ".errors", ".feed", ".parallel"},
