@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from .errors import InputError, RunError
+from .errors import InputError, RunError, first_line
 from .files import written_whole
 from .report import COLUMNS
 from .train import TrainState
@@ -86,7 +86,7 @@ def save(folder: Path, state: TrainState, record: Record) -> None:
         _remove_all_but(kept, folder)
         raise RunError(
             f"the checkpoint of epoch {epoch} could not be written to {folder} "
-            f"({_first_line(error)}): make room, then catdog-jax train --resume {folder.parent}"
+            f"({first_line(error)[:200]}): make room, then catdog-jax train --resume {folder.parent}"
         ) from error
     _remove_all_but([epoch, best_epoch(record["history"])], folder)
 
@@ -159,7 +159,7 @@ def _orderly(path: Path, work: Callable[[], Result]) -> Result:
         raise
     except Exception as error:
         raise InputError(
-            f"{path} is not a whole checkpoint ({_first_line(error)}); "
+            f"{path} is not a whole checkpoint ({first_line(error)[:200]}); "
             "delete it, and an earlier one is used"
         ) from error
 
@@ -215,8 +215,3 @@ def _remove_all_but(kept: Collection[int], folder: Path) -> None:
     for path in folder.iterdir():
         if path.name not in map(str, kept):
             shutil.rmtree(path)
-
-
-def _first_line(error: Exception) -> str:
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return (said.strip() or type(error).__name__).splitlines()[0][:200]

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from .data import Splits, decode_file, list_photos, load_data
+from .data import Splits, list_photos, load_data
+from .decode import decode_file
 from .errors import InputError, RunError
 from .experiment import (
     Run,
@@ -26,6 +27,7 @@ from .experiment import (
 from .experiment import resume as resume_run
 from .models.keras_weights import cached_official_weights
 from .recipes import RECIPES, Experiment
+from .report import printable
 from .reproduce import reproduce as reproduce_series
 from .sections import draw_data
 
@@ -89,6 +91,8 @@ class TrainOptions(Options):
     """Of initial weights, order, dropout and augmentation."""
     out: Path | None = None
     """The run folder (runs/MODEL-seedN)."""
+    strict: bool = False
+    """Stop if a single photo cannot be read, rather than leave it out."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class ReproduceOptions(Options):
     """How many seeds, from 0."""
     out: Path = Path("runs/reproduce")
     """The series' folder; runs that are in it already are not repeated."""
+    strict: bool = False
+    """Stop if a single photo cannot be read, rather than leave it out."""
 
 
 def train_model(model: str, options: TrainOptions) -> tuple[Run, Splits]:
@@ -111,7 +117,7 @@ def train_model(model: str, options: TrainOptions) -> tuple[Run, Splits]:
         raise InputError(f"--weights is for model4; {model} has no pretrained part")
     experiment = replace(options.adapt(RECIPES[model]), seed=options.seed)
     out = options.out or Path("runs") / f"{model}-seed{options.seed}"
-    splits = load_splits(experiment)
+    splits = load_splits(experiment, strict=options.strict)
     for line in describe(splits):
         print(line)
     finished = run(experiment, out, splits=splits)
@@ -127,7 +133,13 @@ def reproduce_post(options: ReproduceOptions) -> list[Run]:
     """Train the post's models over seeds and set the results beside the published ones."""
     if options.seeds < 1:
         raise InputError(f"--seeds must be 1 or more, not {options.seeds}")
-    runs = reproduce_series(options.models, range(options.seeds), options.out, adapt=options.adapt)
+    runs = reproduce_series(
+        options.models,
+        range(options.seeds),
+        options.out,
+        adapt=options.adapt,
+        strict=options.strict,
+    )
     print(f"summary.md, curves.png and a folder a run are in {options.out}")
     return runs
 
@@ -201,6 +213,7 @@ def _data(
     sizes: tuple[int, int, int] | None = None,
     split_seed: int = 0,
     out: Path = Path("runs/data"),
+    strict: bool = False,
 ) -> None:
     """Prepare a data set, count its classes and draw some of it.
 
@@ -211,8 +224,9 @@ def _data(
         sizes: images to train, validate and test on.
         split_seed: which photos are set apart.
         out: folder of the figures.
+        strict: stop if a single photo cannot be read, rather than leave it out.
     """
-    splits = load_data(source, image_size, data_dir, split_seed, sizes=sizes)
+    splits = load_data(source, image_size, data_dir, split_seed, sizes=sizes, strict=strict)
     for line in describe(splits):
         print(line)
     print(f"  prepared: {splits.folder}")
@@ -289,8 +303,9 @@ def _predict(
 
 def _row(path: Path, row: dict[str, Any]) -> str:
     if "error" in row:
-        return f"{path}  error: {row['error']}"
-    return f"{path}  {row['class']}  {100 * row['probabilities'][row['class']]:.1f} %"
+        return printable(f"{path}  error: {row['error']}")
+    chance = row["probabilities"][row["class"]]
+    return printable(f"{path}  {row['class']}  {100 * chance:.1f} %")
 
 
 _COMMANDS: dict[str, Callable[..., int | None]] = {

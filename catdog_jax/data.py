@@ -2,8 +2,8 @@
 
     source -> which photos it holds -> one cut by seed -> decoding -> arrays in the cache -> batches
 
-TensorFlow decodes the photos, in a process of its own, so a prepared folder (or a cache hit) serves
-a machine that has none. TensorFlow never sees the GPU.
+Photos are decoded in a process of its own, so a prepared folder (or a cache hit) serves a machine
+that has no TensorFlow.
 """
 
 import contextlib
@@ -21,21 +21,21 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
+import filelock
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8
 from numpy.lib.format import open_memmap
-from tqdm import tqdm
 
-from . import sketches
+from . import decode, sketches
 from .cache import cache_folder
+from .decode import expanded
 from .download import fetch
-from .errors import InputError
+from .errors import InputError, first_line
 
 SOURCES = ("cats_vs_dogs", "cats_and_dogs_filtered", "sketches")
 
@@ -52,12 +52,13 @@ _BLOG_TEST_SHARE = 5
 _SMALLEST_IMAGE = 32
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 _SPLIT_NAMES = ("train", "validation", "test")
+# A zip of pictures that is not suspected: photos are compressed already, and hardly shrink.
+_BOMB_BYTES, _BOMB_RATIO, _DEEPEST = 10**9, 100, 100
 _META = "meta.json"
+_UNFINISHED = ".preparing-"
 # Part of every cache key: raise it when the same source would now give other arrays or files.
-_FORMAT = 1
+_FORMAT = 2
 _DAMAGED = "is missing or damaged: delete the folder and prepare the data again"
-# What reading one file of a folder or of a zip can raise (RuntimeError: it is encrypted).
-_READ_ERRORS = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 _Images: TypeAlias = UInt8[np.ndarray, "n height width 3"]
 _Labels: TypeAlias = Int32[np.ndarray, " n"]
@@ -65,6 +66,9 @@ _Indices: TypeAlias = Int64[np.ndarray, " n"]
 _Sizes: TypeAlias = tuple[int, int, int]
 # Folders and zips are read alike, through what these two have in common.
 _Tree: TypeAlias = Path | zipfile.Path
+
+
+_LOGGER = logging.getLogger(__name__)
 
 
 # What the rest of the package sees.
@@ -161,6 +165,26 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True)
+class Shared:
+    """A photo that is in an earlier split, too: the same pixels, by SHA-256, once it is decoded.
+
+    So a copy is found in whatever kind of file it is, and in every source.
+
+    Attributes:
+      split: validation or test.
+      name: of the photo there.
+      other_split: the first split that has it.
+      other_name: of the photo there.
+
+    """
+
+    split: str
+    name: str
+    other_split: str
+    other_name: str
+
+
 @dataclass(frozen=True, eq=False)
 class Splits:
     """A data set, cut once into parts without overlap.
@@ -174,6 +198,7 @@ class Splits:
       fingerprint: changes with what was read and how.
       folder: where the prepared arrays are; itself a source for `load_data`.
       skipped: photos that could not be read.
+      shared: photos that are in more than one split.
 
     """
 
@@ -185,6 +210,7 @@ class Splits:
     fingerprint: str
     folder: Path
     skipped: tuple[Skipped, ...]
+    shared: tuple[Shared, ...]
 
 
 def class_counts(split: Split) -> dict[str, int]:
@@ -205,25 +231,6 @@ def majority_baseline(split: Split) -> float:
     return max(class_counts(split).values()) / len(split)
 
 
-def decode_file(path: str | Path, image_size: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Read one photo as `load_data` would: uint8[image_size, image_size, 3].
-
-    Raises:
-      InputError: the file cannot be read, or is not a photo that can be decoded.
-
-    """
-    path = Path(path).expanduser()
-    try:
-        encoded = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    tf = _tensorflow()
-    try:
-        return _decode(encoded, image_size).numpy()
-    except tf.errors.OpError as error:
-        raise InputError(f"{path} cannot be decoded as a photo: {_reason(error)}") from error
-
-
 def list_photos(path: str | Path) -> list[Path]:
     """Return the photo at `path`, or those in the folder `path` and below it, by name.
 
@@ -231,8 +238,12 @@ def list_photos(path: str | Path) -> list[Path]:
       InputError: nothing is there, or the folder holds no pictures.
 
     """
-    path = Path(path).expanduser()
-    if not path.is_dir():
+    path = expanded(path)
+    try:
+        is_folder = path.is_dir()
+    except OSError:  # which reading it will report
+        is_folder = False
+    if not is_folder:
         return [path]
     photos = sorted(
         child
@@ -252,11 +263,13 @@ def load_data(
     *,
     sizes: tuple[int, int, int] | None = None,
     cache_dir: str | Path | None = None,
+    strict: bool = False,
 ) -> Splits:
     """Load a data set, cut by `seed` into training, validation and test photos.
 
-    The first call decodes the photos into the cache, later ones open what is there. Photos that
-    cannot be read are left out and listed in `Splits.skipped`.
+    The first call decodes the photos into the cache, later ones open what is there; of two calls at
+    once, one waits for the other. Photos that cannot be read are left out and listed in
+    `Splits.skipped`, unless they are more than half.
 
     Photos that come as one pool are cut into 2000/808/192 (TFDS), 600/168/32 (sketches) or
     70/20/10 % (a folder per class). Where there are train/ and validation/, the former is the
@@ -275,6 +288,7 @@ def load_data(
       seed: decides which photos go where, 0 or more.
       sizes: number of training, validation and test photos, instead of those above.
       cache_dir: where prepared data are kept; `$CATDOG_CACHE`, or the user's cache folder.
+      strict: refuse the data if a single photo of them cannot be read.
 
     Returns:
       The splits, images uint8[N, image_size, image_size, 3] and labels int32[N] by sorted class
@@ -285,30 +299,24 @@ def load_data(
         is not laid out as said above or is damaged, or the cache cannot be written.
 
     """
-    folder = None if data_dir is None else Path(data_dir).expanduser()
-    request = _Request(str(source), image_size, folder, seed, sizes, cache_folder(cache_dir))
+    folder = None if data_dir is None else expanded(data_dir)
+    request = _Request(source, image_size, folder, seed, sizes, cache_folder(cache_dir))
     _check_request(request)
-    if source == "cats_vs_dogs":
-        if not _tensorflow_is_imported():  # TFDS cannot even be asked without
-            return _load_in_own_process(request)
-        return _load_cached(_tfds_source(folder), request)
-    if source == "sketches":
-        return _load_cached(_sketches_source(request), request)
-    if source == "cats_and_dogs_filtered":
-        path = _download_filtered(folder or request.cache / "downloads")
-    else:
-        path = _existing_path(source)
-    if _is_prepared(path):
-        return _load_prepared(path, request)
-    with _open_tree(path) as root:
-        return _load_cached(_tree_source(root), request)
+    splits = _load(request)
+    if strict and splits.skipped:
+        first = splits.skipped[0]
+        raise InputError(
+            f"{len(splits.skipped)} of the photos of {source} cannot be read, the first of them "
+            f"{first.name!r} ({first.reason}): replace or remove them, or do not ask for strict"
+        )
+    return splits
 
 
 @dataclass(frozen=True)
 class _Request:
-    """The checked arguments of `load_data`."""
+    """The arguments of `load_data` that say what the data are, and where they are kept."""
 
-    source: str
+    source: str | Path
     image_size: int
     data_dir: Path | None
     seed: int
@@ -328,8 +336,26 @@ def _check_request(request: _Request) -> None:
         )
 
 
+def _load(request: _Request) -> Splits:
+    # A path is never a name: Path("sketches") is a folder.
+    if request.source == "cats_vs_dogs":
+        if not decode.tensorflow_is_imported():  # TFDS cannot even be asked without
+            return _load_in_own_process(request)
+        return _load_cached(_tfds_source(request.data_dir), request)
+    if request.source == "sketches":
+        return _load_cached(_sketches_source(request), request)
+    if request.source == "cats_and_dogs_filtered":
+        path = _download_filtered(request.data_dir or request.cache / "downloads")
+    else:
+        path = _existing_path(request.source)
+    if _is_prepared(path):
+        return _load_prepared(path, request)
+    with _open_tree(path) as root:
+        return _load_cached(_tree_source(root), request)
+
+
 def _existing_path(source: str | Path) -> Path:
-    path = Path(source).expanduser()
+    path = expanded(source)
     try:
         exists = path.exists()
     except OSError:  # no possible path: too long a name, say
@@ -424,7 +450,7 @@ def _tfds_source(data_dir: Path | None) -> _Source:
 
 def _tfds_builder(data_dir: Path | None) -> Any:
     """Return the TFDS builder of cats_vs_dogs, its photos downloaded if need be."""
-    tfds = _tensorflow_datasets()
+    tfds = decode.tensorflow_datasets()
     try:
         builder = tfds.builder("cats_vs_dogs", data_dir=data_dir)
         if not builder.is_prepared():
@@ -434,7 +460,7 @@ def _tfds_builder(data_dir: Path | None) -> Any:
         place = data_dir or "the default folder of TFDS"
         raise InputError(
             f"cats_vs_dogs could be neither opened in {place} nor downloaded to it "
-            f"({_first_line(error)}): give the data_dir that holds it, or go online"
+            f"({first_line(error)}): give the data_dir that holds it, or go online"
         ) from error
     return builder
 
@@ -448,13 +474,13 @@ def _check_tfds_host() -> None:
 
 
 def _tfds_photos(builder: Any) -> _Photos:
-    tf, tfds = _tensorflow(), _tensorflow_datasets()
+    tf, tfds = decode.tensorflow(), decode.tensorflow_datasets()
     columns = tfds.decode.PartialDecoding({"label": True, "image/filename": True})
     try:
         records = list(_tfds_records(builder, columns).batch(1024).as_numpy_iterator())
     except tf.errors.OpError as error:
         raise InputError(
-            f"cats_vs_dogs in {builder.data_dir} is damaged ({_reason(error)}): "
+            f"cats_vs_dogs in {builder.data_dir} is damaged ({decode.op_reason(error)}): "
             "delete that folder to download it again"
         ) from error
     labels = np.concatenate([record["label"] for record in records]).astype(np.int32)
@@ -465,18 +491,34 @@ def _tfds_photos(builder: Any) -> _Photos:
         names=tuple(name.decode() for name in names),
         labels=labels,
         pools={"all": np.arange(len(labels))},
-        fill=functools.partial(_decode_all, functools.partial(_read_tfds, builder)),
+        fill=functools.partial(decode.decode_all, functools.partial(_read_tfds, builder)),
     )
 
 
 def _tfds_records(builder: Any, decoders: Any) -> Any:
     """Return the examples as a `tf.data.Dataset`, always in the same order."""
-    tfds = _tensorflow_datasets()
+    tfds = decode.tensorflow_datasets()
     # Autocaching would keep what is read once in memory.
     config = tfds.ReadConfig(try_autocache=False)
     return builder.as_dataset(
         split="train", decoders=decoders, read_config=config, shuffle_files=False
     )
+
+
+def _read_tfds(
+    builder: Any, wanted: Collection[int], failed: dict[int, str]
+) -> Iterator[tuple[int, bytes]]:
+    del failed  # listing the photos has read every record
+    if not wanted:
+        return
+    tf, tfds = decode.tensorflow(), decode.tensorflow_datasets()
+    is_wanted = np.zeros(max(wanted) + 1, np.bool_)
+    is_wanted[list(wanted)] = True
+    is_wanted = tf.constant(is_wanted)
+    records = _tfds_records(builder, {"image": tfds.decode.SkipDecoding()})
+    numbered = records.take(len(is_wanted)).enumerate()
+    for index, record in numbered.filter(lambda index, _: is_wanted[index]).as_numpy_iterator():
+        yield int(index), record["image"]
 
 
 def _download_filtered(folder: Path) -> Path:
@@ -489,15 +531,43 @@ def _open_tree(path: Path) -> Iterator[_Tree]:
     if path.is_dir():
         yield path
         return
+    if not path.is_file():  # opening a pipe would wait for its writer
+        raise InputError(f"{path} is a pipe or a device: give a folder or a zip")
     try:
         archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of damaged zips the module raises whatever it stumbles over
         raise InputError(
-            f"{path} is neither a folder nor a zip that can be opened ({_first_line(error)}): "
+            f"{path} is neither a folder nor a zip that can be opened ({first_line(error)}): "
             "if it was downloaded, delete it and download it again"
         ) from error
     with archive:
+        _check_archive(archive, path)
         yield zipfile.Path(archive)
+
+
+def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuse a zip that is no honest one. Nothing is unpacked, so none could do harm by its paths.
+
+    The sizes may be lies, but no more of an entry is read than it says.
+    """
+    unpacked = 0
+    for entry in archive.infolist():
+        parts = re.split(r"[/\\]", entry.filename)
+        if ".." in parts or not parts[0] or re.fullmatch("[A-Za-z]:", parts[0]):
+            raise InputError(
+                f"{path} holds {entry.filename!r}, a path that leads out of the folder it would be "
+                "unpacked to: if you trust it, unpack it yourself and give the folder"
+            )
+        if len(parts) > _DEEPEST:
+            raise InputError(f"{path} holds folders in folders, more than {_DEEPEST} deep")
+        if entry.filename.lower().endswith(_SUFFIXES):
+            unpacked += entry.file_size
+    if unpacked > max(_BOMB_BYTES, _BOMB_RATIO * path.stat().st_size):
+        raise InputError(
+            f"{path} would unpack to {unpacked / 1e9:.1f} GB of pictures, more than {_BOMB_RATIO} "
+            "times its own size, which photos never do: if you trust it, unpack it yourself and "
+            "give the folder"
+        )
 
 
 def _tree_source(root: _Tree) -> _Source:
@@ -519,6 +589,11 @@ def _tree_source(root: _Tree) -> _Source:
 def _find_pools(root: _Tree) -> dict[str, dict[str, list[_Tree]]]:
     """Return the pictures of each class, under "all" or under the names of given splits."""
     folders = _folders(root)
+    while len(folders) == 1 and not folders.keys() & set(_SPLIT_NAMES):
+        (only,) = folders.values()
+        if not _folders(only):
+            break
+        root, folders = only, _folders(only)  # the one folder that an archive wraps everything in
     named = [name for name in _SPLIT_NAMES if name in folders]
     if named:
         for name in ("train", "validation"):
@@ -535,10 +610,6 @@ def _find_pools(root: _Tree) -> dict[str, dict[str, list[_Tree]]]:
                     f"{', '.join(pools['train'])} and {', '.join(classes)}"
                 )
         return pools
-    if len(folders) == 1:
-        (only,) = folders.values()
-        if _folders(only):  # the one folder that an archive wraps everything in
-            return _find_pools(only)
     return {"all": _classes(root)}
 
 
@@ -564,21 +635,19 @@ def _folders(folder: _Tree) -> dict[str, _Tree]:
 
 
 def _pictures(folder: _Tree) -> list[_Tree]:
-    return [
-        child
-        for child in _visible(folder)
-        if child.suffix.lower() in _SUFFIXES and not child.is_dir()
-    ]
+    # Also a folder of such a name, or a pipe: it passes for a picture, so it is said to be none.
+    return [child for child in _visible(folder) if child.suffix.lower() in _SUFFIXES]
 
 
 def _visible(folder: _Tree) -> list[_Tree]:
     """Return what a folder holds, by name, less hidden files and those macOS adds to zips."""
-    children = [
-        child
+    # A zip may hold a name twice, of which reading gives the last.
+    children = {
+        child.name: child
         for child in folder.iterdir()
         if not child.name.startswith(".") and child.name != "__MACOSX"
-    ]
-    return sorted(children, key=lambda child: child.name)
+    }
+    return [children[name] for name in sorted(children)]
 
 
 def _stamp(picture: _Tree) -> tuple[int, int]:
@@ -589,6 +658,8 @@ def _stamp(picture: _Tree) -> tuple[int, int]:
         except OSError:  # a link to nowhere, which decoding will report
             status = picture.lstat()
         return status.st_size, status.st_mtime_ns
+    if picture.is_dir():
+        return 0, 0
     entry = picture.root.getinfo(picture.at)
     return entry.file_size, entry.CRC
 
@@ -613,7 +684,7 @@ def _tree_photos(pools: Mapping[str, Mapping[str, list[_Tree]]]) -> _Photos:
         names=tuple(names),
         labels=np.array(labels, np.int32),
         pools=indices,
-        fill=functools.partial(_decode_all, functools.partial(_read_files, files)),
+        fill=functools.partial(decode.decode_all, functools.partial(decode.read_files, files)),
     )
 
 
@@ -675,133 +746,7 @@ def _cut_given_pools(
     return parts, sizes or (len(train), len(validation), len(test))
 
 
-# Decoding.
-
-
-def _decode_all(
-    read: Callable[[Collection[int], dict[int, str]], Iterator[tuple[int, bytes]]],
-    chosen: _Indices,
-    images: _Images,
-) -> dict[int, str]:
-    """Decode the chosen photos into `images`; return why some could not be, by index.
-
-    Args:
-      read: yields the encoded photos with the given indices, each with its index, in any order,
-        and notes in the given dict why some cannot be read.
-      chosen: indices of photos, one for each row of `images`.
-      images: written to.
-
-    """
-    tf = _tensorflow()
-    image_size = images.shape[1]
-    row_of = {index: row for row, index in enumerate(chosen.tolist())}
-    missing = set(row_of)
-    failed: dict[int, str] = {}
-    encoded = tf.data.Dataset.from_generator(
-        lambda: read(row_of.keys(), failed),
-        output_signature=(tf.TensorSpec((), tf.int64), tf.TensorSpec((), tf.string)),
-    )
-    # The index travels with its photo, so neither order nor gaps matter.
-    decoded = encoded.map(
-        lambda index, photo: (index, _decode(photo, image_size)),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=False,
-    )
-    decoded = decoded.ignore_errors().prefetch(tf.data.AUTOTUNE)
-    # disable=None: no progress unless on a terminal.
-    with tqdm(total=len(row_of), desc="decoding", unit="photo", disable=None) as progress:
-        for index, image in decoded.as_numpy_iterator():
-            images[row_of[int(index)]] = image
-            missing.remove(int(index))
-            progress.update()
-    # ignore_errors does not tell what it ignored: decode those few again, one by one.
-    for index, photo in read(missing - failed.keys(), failed):
-        try:
-            images[row_of[index]] = _decode(photo, image_size).numpy()
-        except tf.errors.OpError as error:
-            failed[index] = _reason(error)
-    return failed
-
-
-def _decode(encoded: Any, image_size: int) -> Any:
-    """Decode and resize one photo as the blog does, but rounded to uint8."""
-    tf = _tensorflow()
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image = tf.ensure_shape(image, (None, None, 3))  # which resize must know
-    size = (image_size, image_size)
-    resized = tf.image.resize(image, size, method="bilinear", antialias=False)
-    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
-
-
-def _read_files(
-    files: list[_Tree], wanted: Collection[int], failed: dict[int, str]
-) -> Iterator[tuple[int, bytes]]:
-    for index in sorted(wanted):  # in the order they lie on the disk
-        try:
-            encoded = files[index].read_bytes()
-        except _READ_ERRORS as error:
-            failed[index] = f"cannot be read: {_first_line(error)}"
-        else:
-            yield index, encoded
-
-
-def _read_tfds(
-    builder: Any, wanted: Collection[int], failed: dict[int, str]
-) -> Iterator[tuple[int, bytes]]:
-    del failed  # listing the photos has read every record
-    if not wanted:
-        return
-    tf, tfds = _tensorflow(), _tensorflow_datasets()
-    is_wanted = np.zeros(max(wanted) + 1, np.bool_)
-    is_wanted[list(wanted)] = True
-    is_wanted = tf.constant(is_wanted)
-    records = _tfds_records(builder, {"image": tfds.decode.SkipDecoding()})
-    numbered = records.take(len(is_wanted)).enumerate()
-    for index, record in numbered.filter(lambda index, _: is_wanted[index]).as_numpy_iterator():
-        yield int(index), record["image"]
-
-
-def _reason(error: Any) -> str:
-    """Return what a TensorFlow error says, less where in TensorFlow it was said."""
-    return re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\]", "", error.message).strip().split("\n")[0]
-
-
-def _first_line(error: BaseException) -> str:
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return said.strip().split("\n")[0] or type(error).__name__
-
-
-@functools.cache
-def _tensorflow() -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        with _native_stderr_hidden():  # it greets before it reads its log level
-            import tensorflow as tf
-    except ImportError as error:
-        raise InputError(
-            "decoding photos needs TensorFlow, which cannot be imported: install it, or give a "
-            "folder that load_data prepared on another machine"
-        ) from error
-    # Too late when the caller has already used TensorFlow: then its devices are the caller's.
-    with contextlib.suppress(RuntimeError):
-        tf.config.set_visible_devices([], "GPU")
-    return tf
-
-
-@functools.cache
-def _tensorflow_datasets() -> Any:
-    _tensorflow()  # first, so that it is quiet and off the GPU
-    import tensorflow_datasets as tfds
-
-    # The logger of TFDS, which warns of folders that are not there yet.
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()
-    return tfds
-
-
-def _tensorflow_is_imported() -> bool:
-    return "tensorflow" in sys.modules
+# Decoding in another process.
 
 
 def _load_in_own_process(request: _Request) -> Splits:
@@ -811,6 +756,8 @@ def _load_in_own_process(request: _Request) -> Splits:
     98 ms instead of 86, to the end of the process. And a photo that crashes it ends only its own.
     """
     asked = dataclasses.asdict(request)
+    if request.source not in SOURCES:  # there, Path("sketches") would have become a name
+        asked["source"] = expanded(request.source).absolute()
     command = [sys.executable, "-P", "-c", f"from {__name__} import _answer; _answer()"]
     with subprocess.Popen(
         [*command, json.dumps(asked, default=str)],
@@ -830,7 +777,7 @@ def _load_in_own_process(request: _Request) -> Splits:
     if "error" in answer:
         raise InputError(answer["error"])
     folder = Path(answer["folder"])
-    return dataclasses.replace(_open_prepared(folder, _read_meta(folder)), source=request.source)
+    return _open_cached(folder, request)
 
 
 def _answer() -> None:
@@ -840,8 +787,8 @@ def _answer() -> None:
     # TensorFlow's C++ grumbles at every photo that it cannot read; Python shows the progress.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     try:
-        with _native_stderr_hidden():
-            _tensorflow()
+        with decode.native_stderr_hidden():
+            decode.tensorflow()
             splits = load_data(**asked, sizes=sizes and tuple(sizes), cache_dir=cache_dir)
         answer = {"folder": str(splits.folder)}
     except InputError as error:
@@ -849,19 +796,6 @@ def _answer() -> None:
     except KeyboardInterrupt:  # Ctrl-C goes to both processes; the other one will say so
         sys.exit(130)
     print(json.dumps(answer))
-
-
-@contextlib.contextmanager
-def _native_stderr_hidden() -> Iterator[None]:
-    """Hide what C++ code writes to file descriptor 2, which Python's sys.stderr cannot."""
-    stderr = os.dup(2)
-    with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (no path to speak of)
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
 
 
 # The cache: <cache>/data/<key>/ with meta.json and two arrays for each split.
@@ -873,35 +807,64 @@ def _load_cached(source: _Source, request: _Request) -> Splits:
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     folder = request.cache / "data" / key
     if not folder.is_dir():
-        if source.is_encoded and not _tensorflow_is_imported():
+        # That process, not this one, takes the lock.
+        if source.is_encoded and not decode.tensorflow_is_imported():
             return _load_in_own_process(request)
-        photos = source.photos()
-        cut = _cut(photos, source, request)
         try:
-            _prepare(folder, photos, cut, request)
+            with _alone(folder):
+                if not folder.is_dir():  # else it was what we have waited for
+                    _prepare(folder, source, request)
         except OSError as error:
             raise InputError(
-                f"the cache folder {request.cache} cannot be written ({_first_line(error)}): "
+                f"the cache folder {request.cache} cannot be written ({first_line(error)}): "
                 "set cache_dir or CATDOG_CACHE to another"
             ) from error
+    return _open_cached(folder, request)
+
+
+def _open_cached(folder: Path, request: _Request) -> Splits:
     # The same photos may have been prepared under another name.
-    return dataclasses.replace(_open_prepared(folder, _read_meta(folder)), source=request.source)
+    splits = _open_prepared(folder, _read_meta(folder))
+    return dataclasses.replace(splits, source=str(request.source))
 
 
-def _prepare(folder: Path, photos: _Photos, cut: Mapping[str, _Indices], request: _Request) -> None:
-    """Decode the photos and write their arrays, all of them or nothing."""
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Be the only process that prepares `folder`, and clear away what dead ones left half done."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = _lock(folder)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        _LOGGER.warning("waiting for another process, which prepares the same data (%s)", folder)
+        lock.acquire()
+    try:
+        for leftover in folder.parent.glob(f"{_UNFINISHED}*"):
+            prepared = folder.with_name(leftover.name.split("-")[1])
+            makers = lock if prepared == folder else _lock(prepared)
+            # A living maker holds its lock: filelock.Timeout. Or it was another user's.
+            with contextlib.suppress(OSError), makers.acquire(blocking=False):
+                shutil.rmtree(leftover, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
+
+
+def _lock(folder: Path) -> filelock.BaseFileLock:
+    return filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+
+
+def _prepare(folder: Path, source: _Source, request: _Request) -> None:
+    """Decode the photos and write their arrays, all of them or nothing."""
+    photos = source.photos()
+    cut = _cut(photos, source, request)
     _check_space(folder.parent, sum(map(len, cut.values())), request.image_size)
-    with tempfile.TemporaryDirectory(prefix=".preparing-", dir=folder.parent) as temporary:
+    prefix = f"{_UNFINISHED}{folder.name}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as temporary:
         unfinished = Path(temporary) / folder.name
         unfinished.mkdir()
         _write_prepared(unfinished, photos, cut, request)
-        try:
-            unfinished.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-            # Another process was faster, and its arrays are the same.
+        unfinished.rename(folder)
 
 
 def _check_space(folder: Path, count: int, image_size: int) -> None:
@@ -922,8 +885,10 @@ def _write_prepared(
     shape = (request.image_size, request.image_size, 3)
     decoded = open_memmap(folder.parent / "decoded.npy", "w+", np.uint8, (len(chosen), *shape))
     failed = photos.fill(chosen, decoded)
+    _check_not_most_failed(photos, chosen, failed, request)
     is_kept = ~np.isin(chosen, list(failed))
     names: dict[str, list[str]] = {}
+    digests: dict[str, list[bytes]] = {}
     start = 0
     for split, indices in cut.items():
         rows = start + np.flatnonzero(is_kept[start : start + len(indices)])
@@ -934,18 +899,43 @@ def _write_prepared(
         np.take(decoded, rows, axis=0, out=images, mode="clip")  # "raise" would copy all first
         np.save(folder / f"{split}_labels.npy", photos.labels[kept])
         names[split] = [photos.names[index] for index in kept]
+        digests[split] = [hashlib.sha256(decoded[row]).digest() for row in rows]
     meta = {
         "format": _FORMAT,
-        "source": request.source,
+        "source": str(request.source),
         "image_size": request.image_size,
         "seed": request.seed,
         "sizes": request.sizes,
         "fingerprint": folder.name,
         "class_names": photos.class_names,
         "skipped": [[photos.names[index], failed[index]] for index in sorted(failed)],
+        "shared": [dataclasses.astuple(shared) for shared in _find_shared(names, digests)],
         "names": names,
     }
     (folder / _META).write_text(json.dumps(meta), encoding="utf-8")
+
+
+def _find_shared(
+    names: Mapping[str, list[str]], digests: Mapping[str, list[bytes]]
+) -> Iterator[Shared]:
+    seen: dict[bytes, tuple[str, str]] = {}
+    for split in _SPLIT_NAMES:
+        for name, digest in zip(names[split], digests[split], strict=True):
+            other_split, other_name = seen.setdefault(digest, (split, name))
+            if other_split != split:
+                yield Shared(split, name, other_split, other_name)
+
+
+def _check_not_most_failed(
+    photos: _Photos, chosen: _Indices, failed: Mapping[int, str], request: _Request
+) -> None:
+    if 2 * len(failed) > len(chosen):
+        first = min(failed)
+        raise InputError(
+            f"{len(failed)} of the {len(chosen)} photos of {request.source} cannot be read, the "
+            f"first of them {photos.names[first]!r} ({failed[first]}): replace them, or see "
+            "whether this is the source you meant"
+        )
 
 
 def _check_no_class_lost(
@@ -1003,6 +993,7 @@ def _open_prepared(folder: Path, meta: Mapping[str, Any]) -> Splits:
             fingerprint=meta["fingerprint"],
             folder=folder,
             skipped=tuple(Skipped(*entry) for entry in meta["skipped"]),
+            shared=tuple(Shared(*entry) for entry in meta["shared"]),
         )
     except (LookupError, TypeError) as error:
         raise InputError(f"{folder}: {_META} {_DAMAGED}") from error

@@ -7,3 +7,9 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A run that began could not be finished: a loss that is not finite, say. Exit code 1."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return what any error says, in one line, to be told in one of the above."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return said.strip().split("\n")[0] or type(error).__name__

@@ -295,14 +295,15 @@ def predict(
     return probabilities(logits, len(class_names))
 
 
-def load_splits(experiment: Experiment) -> Splits:
-    """The data that `experiment` names."""
+def load_splits(experiment: Experiment, *, strict: bool = False) -> Splits:
+    """The data that `experiment` names; `strict` refuses them if a photo cannot be read."""
     return load_data(
         experiment.data,
         experiment.image_size,
         experiment.data_dir,
         experiment.split_seed,
         sizes=experiment.sizes,
+        strict=strict,
     )
 
 
@@ -351,11 +352,17 @@ def device() -> str:
 
 
 def describe(splits: Splits) -> list[str]:
-    """What a data set holds, in lines: class counts, majority baseline, unreadable photos."""
+    """What a data set holds, in lines: class counts, majority baseline, unreadable photos, copies.
+
+    A class that a split lacks is said to be missing: the split cannot tell anything about it.
+    """
     lines = []
     for name in ("train", "validation", "test"):
         split: Split = getattr(splits, name)
-        counts = ", ".join(f"{count} {label}" for label, count in class_counts(split).items())
+        counts = ", ".join(
+            f"{count or 'no'} {report.printable(label)}"
+            for label, count in class_counts(split).items()
+        )
         baseline = (
             f"; always guessing the commonest: {report.percent(majority_baseline(split))}"
             if len(split)
@@ -364,8 +371,22 @@ def describe(splits: Splits) -> list[str]:
         lines.append(f"{name:>10}: {len(split):>6,} images ({counts}{baseline})")
     if splits.skipped:
         lines.append(f"   skipped: {len(splits.skipped)} unreadable photos")
-        lines += [f"            {photo.name}: {photo.reason}" for photo in splits.skipped]
+        lines += _first_few([f"{photo.name}: {photo.reason}" for photo in splits.skipped], splits)
+    if splits.shared:
+        lines.append(f"    shared: {len(splits.shared)} photos are in an earlier split, too")
+        twins = [
+            f"{photo.split}: {photo.name} = {photo.other_split}: {photo.other_name}"
+            for photo in splits.shared
+        ]
+        lines += _first_few(twins, splits)
     return lines
+
+
+def _first_few(photos: Sequence[str], splits: Splits) -> list[str]:
+    few = list(photos[:20])
+    if len(photos) > len(few):
+        few.append(f"and {len(photos) - len(few)} more, in {splits.folder / 'meta.json'}")
+    return [f"            {report.printable(line)}" for line in few]
 
 
 def result_lines(metrics: dict[str, Any]) -> list[str]:
@@ -483,6 +504,7 @@ def _config(experiment: Experiment, splits: Splits) -> dict[str, Any]:
             "validation": class_counts(splits.validation),
             "test": class_counts(splits.test),
             "skipped": [asdict(photo) for photo in splits.skipped],
+            "shared": [asdict(photo) for photo in splits.shared],
         },
     }
 

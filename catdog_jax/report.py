@@ -40,6 +40,13 @@ def is_dead(record: Mapping[str, float]) -> bool:
     return all(abs(record[name] - DEAD_LOSS) < 1e-4 for name in ("loss", "val_loss"))
 
 
+def printable(text: str) -> str:
+    """Return `text` with what a line on a terminal cannot hold escaped: file names may have it."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
+
+
 def write_history(path: Path, history: History) -> None:
     """Write `history.csv`: one line an epoch."""
     with written_whole(path) as file:
@@ -82,7 +89,7 @@ def plot_history(path: Path, history: History, title: str) -> None:
 def plot_label_frequencies(path: Path, counts: Mapping[str, int], title: str) -> None:
     """Draw how many images each class has."""
     figure, (axes,) = subplots(1, 1, (4, 3))
-    bars = axes.bar(list(counts), list(counts.values()), color=TRAINING_COLOUR)
+    bars = axes.bar(list(map(printable, counts)), list(counts.values()), color=TRAINING_COLOUR)
     axes.bar_label(bars)
     axes.margins(y=0.12)
     axes.set_ylabel("images")
@@ -98,7 +105,7 @@ def plot_grid(path: Path, images: Images, titles: Sequence[str], columns: int = 
         axes.set_axis_off()
     for axes, image, title in zip(panels, images, titles, strict=False):
         axes.imshow(image)
-        axes.set_title(title, fontsize=10)
+        axes.set_title(printable(title), fontsize=10)
     save(figure, path)
 
 

@@ -30,6 +30,7 @@ def reproduce(
     out: Path,
     *,
     adapt: Callable[[Experiment], Experiment] = lambda experiment: experiment,
+    strict: bool = False,
     log: Log = print,
 ) -> list[Run]:
     """Run each model with each seed into a folder of its own, then draw and tabulate them all.
@@ -41,6 +42,7 @@ def reproduce(
         seeds: a run each.
         out: the folder of the series.
         adapt: changes each recipe: another source, fewer epochs. Data settings must agree.
+        strict: refuse the data if a single photo of them cannot be read.
         log: takes one line at a time.
 
     Returns:
@@ -57,7 +59,7 @@ def reproduce(
         raise InputError(f"no models to run; choose from: {', '.join(RECIPES)}")
     set_up_jax()
     recipes = [adapt(RECIPES[model]) for model in models]
-    splits = load_splits(recipes[0])
+    splits = load_splits(recipes[0], strict=strict)
     for line in describe(splits):
         log(line)
     # Wrong weights or a folder in the way should show now, not after the models before are trained.

@@ -5,12 +5,12 @@ import jax
 import numpy as np
 import pytest
 
-from catdog_jax import data, sketches
+from catdog_jax import decode, sketches
 from catdog_jax.data import Split
 
 # Where TensorFlow is imported photos are decoded in this process, not in one of their own for each
 # of the tests, most of which are about something else.
-data._tensorflow()
+decode.tensorflow()
 
 # Before JAX starts: several devices, as on the machines the package is for.
 jax.config.update("jax_num_cpu_devices", 4)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from photo_files import write_readable, write_unreadable
 from PIL import Image
 
 from catdog_jax import sketches
@@ -63,6 +64,41 @@ def test_predict_answers_the_rest_when_a_photo_is_broken(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert ["error:" in line for line in lines] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_predict_names_what_is_no_photo_of_every_kind(
+    run_folder: Path,
+    tmp_path: Path,
+    as_json: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_readable(tmp_path / "photos")
+    good = {path.name for path in (tmp_path / "photos").iterdir()}
+    reasons = write_unreadable(tmp_path / "photos", monkeypatch)
+    command = ["predict", str(run_folder), str(tmp_path / "photos")]
+    assert main([*command, "--json"] if as_json else command) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(good) + len(reasons)
+    "".join(lines).encode()  # which a terminal can show, whatever the names
+    if as_json:
+        rows = {Path(row["file"]).name: row for row in map(json.loads, lines)}
+        assert {name for name, row in rows.items() if "class" in row} == good
+        for name, reason in reasons.items():
+            assert reason in rows[name]["error"]
+            assert "\n" not in rows[name]["error"]
+    else:
+        assert sum("  error: " in line for line in lines) == len(reasons)
+
+
+def test_predict_takes_names_that_are_no_paths(
+    run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = ["~nobody.jpg", "x" * 5000, "\udcff.jpg"]
+    assert main(["predict", str(run_folder), str(photos / "1.png"), *odd]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert ["  error: " in line for line in lines] == [False, True, True, True]
 
 
 def test_data_counts_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,9 +20,10 @@ import keras_reference
 import numpy as np
 import pytest
 import requests
+from photo_files import color, write_classes, write_jpeg, write_photo, zip_of
 from PIL import Image
 
-from catdog_jax import data, sketches
+from catdog_jax import data, decode, sketches
 from catdog_jax.data import InputError, load_data
 
 SIZE = 32
@@ -51,40 +52,7 @@ def no_tensorflow(monkeypatch):
     def refuse():
         pytest.fail("TensorFlow was asked for")
 
-    monkeypatch.setattr(data, "_tensorflow", refuse)
-
-
-def color(name):
-    """Return the colour of the photo whose name ends in '<class>.<number>.png'."""
-    class_name, number = Path(name).name.split(".")[:2]
-    return ["cat", "dog", "fox"].index(class_name) * 100, int(number), 7
-
-
-def write_photo(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (5, 4), color(path.name)).save(path)
-
-
-def write_classes(folder, **counts):
-    for class_name, count in counts.items():
-        for number in range(count):
-            write_photo(folder / f"{class_name}s" / f"{class_name}.{number}.png")
-    return folder
-
-
-def write_jpeg(path, seed=0, size=(70, 50)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
-    Image.fromarray(noise).resize(size).save(path, quality=95)
-    return path
-
-
-def zip_of(folder, prefix=""):
-    path = folder.with_suffix(".zip")
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(folder.rglob("*")):
-            archive.write(file, prefix + file.relative_to(folder).as_posix())
-    return path
+    monkeypatch.setattr(decode, "tensorflow", refuse)
 
 
 def load(source, **arguments):
@@ -119,6 +87,11 @@ def check_whole(loaded, folders=None):
             assert Path(name).parent.name == (folders or split.class_names)[label]
     names = names_of(loaded)
     assert len(set(names)) == len(names)
+
+
+def prepared_in(cache):
+    """What the cache holds, finished or not, but for the locks."""
+    return [path for path in (cache / "data").iterdir() if path.suffix != ".lock"]
 
 
 def error_of(source, **arguments):
@@ -266,7 +239,7 @@ def test_filtered_zip_without_network():
 
 def store_tfds(tmp_path, write):
     """Store cats_vs_dogs as TFDS would, but with 12 photos that `write` makes; give its folder."""
-    tfds = data._tensorflow_datasets()
+    tfds = decode.tensorflow_datasets()
     features = tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(),
@@ -486,12 +459,12 @@ def test_a_class_without_one_readable_photo(tmp_path, cache):
     message = error_of(folder)
     assert "none of the 7 photos of class 'dogs' for the train split could be read" in message
     assert "Unknown image file format" in message
-    assert list((cache / "data").iterdir()) == []
+    assert prepared_in(cache) == []
 
 
 def test_photos_dropped_without_reason_are_decoded_again(tmp_path, monkeypatch):
     folder = write_classes(tmp_path / "photos", cat=10, dog=10)
-    original, calls = data._read_files, []
+    original, calls = decode.read_files, []
 
     def dies_the_first_time(files, wanted, failed):
         calls.append(len(wanted))
@@ -500,7 +473,7 @@ def test_photos_dropped_without_reason_are_decoded_again(tmp_path, monkeypatch):
                 raise RuntimeError("a passing trouble")
             yield index, photo
 
-    monkeypatch.setattr(data, "_read_files", dies_the_first_time)
+    monkeypatch.setattr(decode, "read_files", dies_the_first_time)
     loaded = load(folder)
     assert calls == [20, 13]
     assert loaded.skipped == ()
@@ -512,11 +485,11 @@ def test_photos_dropped_without_reason_are_decoded_again(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["photo.jpg", "photo.png", "photo.bmp", "photo.gif"])
 def test_pixels_are_those_of_tensorflow(tmp_path, name):
-    tf = data._tensorflow()
+    tf = decode.tensorflow()
     path = write_jpeg(tmp_path / name)
     image = tf.io.decode_image(path.read_bytes(), channels=3, expand_animations=False)
     expected = tf.image.resize(image, (48, 48)).numpy()
-    pixels = data.decode_file(path, 48)
+    pixels = decode.decode_file(path, 48)
     assert pixels.dtype == np.uint8
     assert pixels.shape == (48, 48, 3)
     assert np.abs(pixels.astype(np.float32) - expected).max() <= 0.5
@@ -575,7 +548,7 @@ def test_tfds_photos_equal_tfdss_own(tmp_path):
 
 def check_against_tfds(folder, loaded, at_least):
     """Compare those of our photos that TFDS itself yields among its first thousand."""
-    tf, tfds = data._tensorflow(), data._tensorflow_datasets()
+    tf, tfds = decode.tensorflow(), decode.tensorflow_datasets()
     records = tfds.load("cats_vs_dogs", split="train", data_dir=folder)
     ours = by_name(splits_of(loaded))
     image_size, compared = loaded.train.images.shape[1], 0
@@ -597,46 +570,46 @@ def test_load_data_and_decode_file_give_the_same_pixels(tmp_path):
     loaded = load(folder)
     for split in splits_of(loaded):
         for image, name in zip(split.images, split.names, strict=True):
-            np.testing.assert_array_equal(image, data.decode_file(folder / name, SIZE))
+            np.testing.assert_array_equal(image, decode.decode_file(folder / name, SIZE))
 
 
 def test_grey_and_transparent_photos_become_rgb(tmp_path):
     Image.new("L", (9, 9), 77).save(tmp_path / "grey.png")
     Image.new("RGBA", (9, 9), (1, 2, 3, 0)).save(tmp_path / "clear.png")
-    assert (data.decode_file(tmp_path / "grey.png", SIZE) == 77).all()
-    assert (data.decode_file(str(tmp_path / "clear.png"), SIZE) == (1, 2, 3)).all()
+    assert (decode.decode_file(tmp_path / "grey.png", SIZE) == 77).all()
+    assert (decode.decode_file(str(tmp_path / "clear.png"), SIZE) == (1, 2, 3)).all()
 
 
 def test_decode_file_errors(tmp_path):
     (tmp_path / "text.jpg").write_text("not a photo")
     with pytest.raises(InputError, match=r"text\.jpg cannot be decoded as a photo: Unknown image"):
-        data.decode_file(tmp_path / "text.jpg", SIZE)
+        decode.decode_file(tmp_path / "text.jpg", SIZE)
     with pytest.raises(InputError, match=r"none\.jpg cannot be read: No such file"):
-        data.decode_file(tmp_path / "none.jpg", SIZE)
+        decode.decode_file(tmp_path / "none.jpg", SIZE)
     with pytest.raises(InputError, match="cannot be read: Is a directory"):
-        data.decode_file(tmp_path, SIZE)
+        decode.decode_file(tmp_path, SIZE)
 
 
 def test_tensorflow_sees_no_gpu(monkeypatch):
     # Most machines that run tests have none to hide, so what is asked for is what is checked.
-    tf = data._tensorflow()
+    tf = decode.tensorflow()
     assert tf.config.get_visible_devices("GPU") == []
     asked = []
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda *args: asked.append(args))
-    data._tensorflow.__wrapped__()
+    decode.tensorflow.__wrapped__()
     assert asked == [([], "GPU")]
 
 
 def test_tensorflow_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(InputError, match="needs TensorFlow"):
-        data._tensorflow.__wrapped__()
+        decode.tensorflow.__wrapped__()
 
 
 @pytest.fixture
 def own_process(monkeypatch):
     """As where nobody has imported TensorFlow yet; the other process does not see it."""
-    monkeypatch.setattr(data, "_tensorflow_is_imported", lambda: False)
+    monkeypatch.setattr(decode, "tensorflow_is_imported", lambda: False)
 
 
 def test_another_process_decodes(tmp_path, own_process, no_tensorflow):
@@ -662,6 +635,12 @@ def test_another_process_reads_tfds(tfds_folder, own_process, no_tensorflow):
     here = [data.load_data("cats_vs_dogs", SIZE, tfds_folder, sizes=(4, 2, 2)) for _ in range(2)]
     assert here[0].fingerprint == here[1].fingerprint
     assert (sizes_of(here[0]), here[0].source) == ((4, 2, 2), "cats_vs_dogs")
+
+
+def test_another_process_takes_a_path_for_a_path(tmp_path, own_process, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_classes(tmp_path / "sketches", cat=5, dog=5)
+    assert len(names_of(load(Path("sketches")))) == 10
 
 
 def test_another_process_says_what_is_wrong(tmp_path, own_process):
@@ -737,7 +716,7 @@ def test_second_call_does_not_decode(tmp_path, monkeypatch):
     folder = write_classes(tmp_path / "photos", cat=10, dog=10)
     path = zip_of(folder)
     first = [load(folder), load(path)]
-    monkeypatch.setattr(data, "_tensorflow", lambda: pytest.fail("decoded again"))
+    monkeypatch.setattr(decode, "tensorflow", lambda: pytest.fail("decoded again"))
     second = [load(folder), load(path)]
     for one, other in zip(first, second, strict=True):
         assert one.fingerprint == other.fingerprint
@@ -788,23 +767,7 @@ def test_failure_leaves_nothing_behind(tmp_path, monkeypatch, cache, error):
         load(folder)
     if isinstance(error, OSError):
         assert "cannot be written (No space left on device)" in str(caught.value)
-    assert list((cache / "data").iterdir()) == []
-
-
-def test_losing_the_race(tmp_path, monkeypatch, cache):
-    folder = write_classes(tmp_path / "photos", cat=5, dog=5)
-    original = data._write_prepared
-
-    def overtaken(unfinished, *args):
-        original(unfinished, *args)
-        winner = shutil.copytree(unfinished, cache / "data" / unfinished.name)
-        (winner / "winner").touch()
-
-    monkeypatch.setattr(data, "_write_prepared", overtaken)
-    loaded = load(folder)
-    (only,) = (cache / "data").iterdir()
-    assert only.name == loaded.fingerprint
-    assert (only / "winner").exists()
+    assert prepared_in(cache) == []
 
 
 def test_full_disk(tmp_path, monkeypatch):
@@ -855,7 +818,7 @@ def test_prepared_by_another_version(prepared):
     assert "in format 0" in error_of(prepared)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', "\udcff"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2}', "\udcff"])
 def test_damaged_meta(prepared, content):
     (prepared / "meta.json").write_bytes(content.encode(errors="surrogateescape"))
     assert "meta.json is missing or damaged" in error_of(prepared)

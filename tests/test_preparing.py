@@ -1,0 +1,128 @@
+"""Processes that prepare the same data at once, or are killed while they do: real ones."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from photo_files import color, write_classes
+
+from catdog_jax.data import load_data
+
+# Says when it begins to write, and waits for a line before it puts in place what it wrote.
+PAUSING = """
+import sys
+from catdog_jax import data
+
+def pausing(*arguments, write=data._write_prepared):
+    print("preparing", flush=True)
+    write(*arguments)
+    print("written", flush=True)
+    sys.stdin.readline()
+
+data._write_prepared = pausing
+loaded = data.load_data("sketches", 32, seed=int(sys.argv[1]), sizes=(6, 4, 2))
+print(loaded.folder, loaded.train.images.sum(), flush=True)
+"""
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CATDOG_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache/data"
+
+
+@pytest.fixture
+def start():
+    """Starts processes that run code, and ends those that still do."""
+    with contextlib.ExitStack() as stack:
+
+        def start(code, *arguments, **options):
+            process = subprocess.Popen(
+                [sys.executable, "-c", code, *map(str, arguments)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                **options,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+def unfinished_in(cache):
+    return list(cache.glob(".preparing-*"))
+
+
+def finish(process):
+    """Let a pausing process go on; return what it found."""
+    output, errors = process.communicate("\n")
+    assert process.returncode == 0, errors
+    return output.splitlines()
+
+
+def test_one_waits_for_the_other(cache, start):
+    first = start(PAUSING, 0)
+    assert [first.stdout.readline(), first.stdout.readline()] == ["preparing\n", "written\n"]
+    second = start(PAUSING, 0)
+    assert "waiting for another process" in second.stderr.readline()
+    assert len(unfinished_in(cache)) == 1
+    (found,) = finish(first)
+    assert finish(second) == [found]  # it has prepared nothing itself
+    assert unfinished_in(cache) == []
+
+
+def test_who_waits_takes_over_from_who_is_killed(cache, start):
+    first = start(PAUSING, 0)
+    assert [first.stdout.readline(), first.stdout.readline()] == ["preparing\n", "written\n"]
+    second = start(PAUSING, 0)
+    assert "waiting for another process" in second.stderr.readline()
+    (left,) = unfinished_in(cache)
+    first.kill()
+    assert [second.stdout.readline(), second.stdout.readline()] == ["preparing\n", "written\n"]
+    assert left not in unfinished_in(cache)
+    (found,) = finish(second)
+    assert found.startswith(str(cache))
+    assert unfinished_in(cache) == []
+
+
+def test_only_what_dead_processes_left_is_cleared_away(cache, start):
+    dead, living = start(PAUSING, 0), start(PAUSING, 1)
+    for process in (dead, living):
+        assert [process.stdout.readline(), process.stdout.readline()][1] == "written\n"
+    dead.kill()
+    dead.wait()
+    assert len(unfinished_in(cache)) == 2
+    third = start(PAUSING, 2)
+    assert [third.stdout.readline(), third.stdout.readline()][1] == "written\n"
+    assert len(unfinished_in(cache)) == 2  # of the living one and its own
+    found = finish(third) + finish(living)
+    assert len(set(found)) == 2
+    assert unfinished_in(cache) == []
+
+
+def test_two_processes_decode_the_same_photos_after_one_was_killed(cache, start, tmp_path):
+    folder = write_classes(tmp_path / "photos", cat=250, dog=250)
+    code = "import sys; from catdog_jax.data import load_data; load_data(sys.argv[1], 32)"
+    killed = start(code, folder, start_new_session=True)  # with the process that decodes for it
+    while not unfinished_in(cache):
+        assert killed.poll() is None, killed.stderr.read()
+        time.sleep(0.001)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert len(unfinished_in(cache)) == 1
+    both = [start(code, folder) for _ in range(2)]
+    for process in both:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    (prepared,) = [path for path in cache.iterdir() if path.suffix != ".lock"]
+    loaded = load_data(prepared, 32)
+    assert sum(map(len, (loaded.train, loaded.validation, loaded.test))) == 500
+    for image, name in zip(loaded.train.images, loaded.train.names, strict=True):
+        assert (image == color(name)).all()
