@@ -86,7 +86,8 @@ def save(folder: Path, state: TrainState, record: Record) -> None:
         _remove_all_but(kept, folder)
         raise RunError(
             f"the checkpoint of epoch {epoch} could not be written to {folder} "
-            f"({first_line(error)[:200]}): make room, then catdog-jax train --resume {folder.parent}"
+            f"({first_line(error)[:200]}): make room, "
+            f"then catdog-jax train --resume {folder.parent}"
         ) from error
     _remove_all_but([epoch, best_epoch(record["history"])], folder)
 
