@@ -42,6 +42,8 @@ class Record(TypedDict):
     """As in `config.json`."""
     fingerprint: str
     """Of the photos."""
+    class_names: list[str]
+    """In the order of their labels."""
     history: Rows
     """Up to its epoch."""
     on_device: bool

@@ -131,8 +131,8 @@ def _say_where(finished: Run) -> None:
 
 def reproduce_post(options: ReproduceOptions) -> list[Run]:
     """Train the post's models over seeds and set the results beside the published ones."""
-    if options.seeds < 1:
-        raise InputError(f"--seeds must be 1 or more, not {options.seeds}")
+    if not 1 <= options.seeds <= 1000:
+        raise InputError(f"--seeds must be 1 or more, and 1000 at most, not {options.seeds}")
     runs = reproduce_series(
         options.models,
         range(options.seeds),

@@ -972,7 +972,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta = json.loads((folder / _META).read_text(encoding="utf-8"))
         version = meta["format"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(f"{folder}: {_META} {_DAMAGED}") from error
     if version != _FORMAT:
         raise InputError(
@@ -984,25 +984,35 @@ def _read_meta(folder: Path) -> dict[str, Any]:
 
 def _open_prepared(folder: Path, meta: Mapping[str, Any]) -> Splits:
     try:
-        class_names = tuple(meta["class_names"])
+        class_names = _texts(meta["class_names"])
+        if len(set(class_names)) < len(class_names):
+            raise ValueError(class_names)  # noqa: TRY301
         parts = {name: _open_split(folder, name, meta, class_names) for name in _SPLIT_NAMES}
         return Splits(
             **parts,
             class_names=class_names,
-            source=meta["source"],
-            fingerprint=meta["fingerprint"],
+            source=str(meta["source"]),
+            fingerprint=str(meta["fingerprint"]),
             folder=folder,
-            skipped=tuple(Skipped(*entry) for entry in meta["skipped"]),
-            shared=tuple(Shared(*entry) for entry in meta["shared"]),
+            skipped=tuple(Skipped(*_texts(entry)) for entry in meta["skipped"]),
+            shared=tuple(Shared(*_texts(entry)) for entry in meta["shared"]),
         )
-    except (LookupError, TypeError) as error:
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError) as error:
         raise InputError(f"{folder}: {_META} {_DAMAGED}") from error
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if type(value) is not list or not all(type(text) is str for text in value):
+        raise TypeError("not a list of texts")
+    return tuple(value)
 
 
 def _open_split(
     folder: Path, name: str, meta: Mapping[str, Any], class_names: tuple[str, ...]
 ) -> Split:
-    names = tuple(meta["names"][name])
+    names = _texts(meta["names"][name])
     side = meta["image_size"]
     images = _open_array(folder / f"{name}_images.npy", np.uint8, (len(names), side, side, 3))
     labels = _open_array(folder / f"{name}_labels.npy", np.int32, (len(names),))
@@ -1013,8 +1023,8 @@ def _open_split(
 
 def _open_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> Any:
     try:
-        array = np.load(path, mmap_mode="r")
-    except (OSError, EOFError, ValueError) as error:
+        array = open_memmap(path, "r")
+    except Exception as error:  # of a damaged header NumPy raises whatever it stumbles over
         raise InputError(f"{path.parent}: {path.name} {_DAMAGED}") from error
     if array.dtype != dtype or array.shape != shape:
         raise InputError(

@@ -72,7 +72,8 @@ def decode_file(path: str | Path, image_size: int) -> UInt8[np.ndarray, "height 
         raise InputError(f"{path} cannot be decoded as a photo: {reason}")
     tf = tensorflow()
     try:
-        return _decode(encoded, image_size).numpy()
+        with native_stderr_hidden():  # it grumbles at what is said below
+            return _decode(encoded, image_size).numpy()
     except tf.errors.OpError as error:
         raise InputError(f"{path} cannot be decoded as a photo: {op_reason(error)}") from error
 

@@ -94,7 +94,7 @@ def resume(folder: Path, *, log: Log = print) -> Run:
         InputError: `folder` is no run, or as `run` says.
         RunError: as `run` says.
     """
-    experiment, _ = _read_config(folder)
+    experiment, _ = read_config(folder)
     return run(experiment, folder, log=log)
 
 
@@ -107,6 +107,7 @@ def _train(
         format=checkpoint.FORMAT,
         experiment=plain(experiment),
         fingerprint=splits.fingerprint,
+        class_names=list(splits.class_names),
         history=[],
         on_device=False,
     )
@@ -191,7 +192,7 @@ def is_finished(out: Path, experiment: Experiment, splits: Splits) -> bool:
         return False
     difference = f"it has no {CONFIG}"
     if (out / CONFIG).is_file():
-        there, data = _read_config(out)
+        there, data = read_config(out)
         difference = _difference(there, data["fingerprint"], experiment, splits.fingerprint)
     if difference:
         raise InputError(
@@ -209,7 +210,16 @@ def load_run(folder: Path) -> Run:
     for name in (CONFIG, HISTORY, METRICS):
         if not (folder / name).is_file():
             raise InputError(f"{folder} is not a finished run: it has no {name}")
-    return Run(folder, report.read_history(folder / HISTORY), read_json(folder / METRICS))
+    try:
+        history = report.read_history(folder / HISTORY)
+    except Exception as error:  # csv's own, and whatever a damaged line makes of itself
+        raise InputError(f"{folder / HISTORY} is damaged: {error}") from error
+    metrics = read_json(folder / METRICS)
+    try:
+        report.check_metrics(metrics)
+    except Exception as error:
+        raise InputError(f"{folder / METRICS} is damaged: {error!r}") from error
+    return Run(folder, history, metrics)
 
 
 def load_model(folder: Path, which: str = "best") -> tuple[nnx.Module, Experiment, tuple[str, ...]]:
@@ -222,13 +232,18 @@ def load_model(folder: Path, which: str = "best") -> tuple[nnx.Module, Experimen
     Raises:
         InputError: `folder` is no run, or its checkpoint is not this model's.
     """
-    experiment, data = _read_config(folder)
+    experiment, data = read_config(folder)
     saved = checkpoint.epochs(folder / CHECKPOINT)
     if not saved:
         raise InputError(f"{folder} has no checkpoint yet; train at least one epoch")
     epoch = saved[-1]
+    last = _read_record(folder / CHECKPOINT / str(epoch), experiment, data["fingerprint"])
+    if last["class_names"] != data["class_names"]:
+        raise InputError(
+            f"{folder / CONFIG} has the classes {', '.join(data['class_names'])}, "
+            f"its checkpoint {', '.join(last['class_names'])}"
+        )
     if which == "best":
-        last = _read_record(folder / CHECKPOINT / str(epoch), experiment, data["fingerprint"])
         epoch = checkpoint.best_epoch(last["history"])
     set_up_jax()
     class_names = tuple(data["class_names"])
@@ -514,7 +529,7 @@ def plain(experiment: Experiment) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(experiment)))
 
 
-def _read_config(folder: Path) -> tuple[Experiment, dict[str, Any]]:
+def read_config(folder: Path) -> tuple[Experiment, dict[str, Any]]:
     """What a run's `config.json` says of the experiment, and of its data.
 
     Raises:
@@ -525,10 +540,13 @@ def _read_config(folder: Path) -> tuple[Experiment, dict[str, Any]]:
     config = read_json(folder / CONFIG)
     try:
         experiment, data = config["experiment"], config["data"]
+        names = data["class_names"]
+        if type(names) is not list or {type(name) for name in names} != {str}:
+            raise TypeError("its class_names are no list of names")  # noqa: TRY301
         return _experiment(experiment), {
             name: data[name] for name in ("class_names", "fingerprint")
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder / CONFIG} is not a run's configuration: {error}") from error
 
 
@@ -587,7 +605,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
 
 

@@ -59,6 +59,10 @@ def read_history(path: Path) -> list[dict[str, float]]:
     """Read `history.csv`; every value as a float but `epoch`."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+    if [(*row, row.get("epoch")) for row in rows] != [
+        (*COLUMNS, str(number)) for number in range(1, len(rows) + 1)
+    ]:
+        raise ValueError(f"it is no table of {', '.join(COLUMNS)}")
     return [{**{k: float(v) for k, v in row.items()}, "epoch": int(row["epoch"])} for row in rows]
 
 
@@ -144,6 +148,16 @@ def plot_over_published(path: Path, histories: Mapping[str, Sequence[History]]) 
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right", fontsize=8)
     save(figure, path)
+
+
+def check_metrics(metrics: Metrics) -> None:
+    """Raise some exception if `metrics` cannot be told of in the tables."""
+    kinds = {"model": str, "seed": int, "dead": bool, "device": str}
+    for name, kind in kinds.items():
+        if type(metrics[name]) is not kind:
+            raise TypeError(f"{name} is {metrics[name]!r}")
+    summary_table([metrics])
+    runs_table([{**metrics, "dead": False}])
 
 
 def summary_table(metrics: Sequence[Metrics]) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from . import report
 from .errors import InputError
 from .experiment import (
-    CONFIG,
     METRICS,
     Log,
     Run,
@@ -17,6 +16,7 @@ from .experiment import (
     is_finished,
     load_run,
     load_splits,
+    read_config,
     run,
 )
 from .parallel import set_up_jax
@@ -93,10 +93,8 @@ def summarize(out: Path) -> None:
         map(load_run, folders), key=lambda run: (run.metrics["model"], run.metrics["seed"])
     )
     metrics = [run.metrics for run in runs]
-    configs = [json.loads((run.folder / CONFIG).read_text("utf-8"))["experiment"] for run in runs]
-    sources = sorted(
-        {f"{Path(config['data']).name}, {config['epochs']} epochs" for config in configs}
-    )
+    configs = [read_config(run.folder)[0] for run in runs]
+    sources = sorted({f"{Path(config.data).name}, {config.epochs} epochs" for config in configs})
     devices = sorted({run["device"] for run in metrics})
     tables = (
         f"{report.summary_table(metrics)}\n\n"

@@ -1,0 +1,153 @@
+"""The same seed is the same training, bit for bit; on other devices and as a scan, up to rounding.
+
+Elsewhere: an epoch as one program and batch by batch, on one device and on four, and in float64
+(test_train.py); the same for whole run folders (test_experiment.py).
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from catdog_jax import sketches
+from catdog_jax.augment import random_flip, random_rotation
+from catdog_jax.data import Split
+from catdog_jax.models import create_model
+from catdog_jax.train import fit
+
+MODELS = {
+    **{name: {"image_size": 32} for name in ("model1", "model2", "model3")},
+    "model4": {"alpha": 0.35},
+}
+Trained = dict[str, np.ndarray]
+
+
+def trained(name: str, *, seed: int = 0, on_device: bool = False) -> Trained:
+    """The history, the weights and the optimizer's moments after two epochs of three batches.
+
+    With flips, rotations, dropout and a padded last batch.
+    """
+    images, labels = sketches.draw(42, 32, seed=3)
+    photos = Split(images, labels, sketches.CLASS_NAMES, ("",) * 42)
+    records = list(
+        fit(
+            create_model(name, rngs=nnx.Rngs(seed), **MODELS[name]),
+            photos.shuffled(16, seed=seed),
+            photos.batches(16),
+            epochs=2,
+            augmentations=(random_flip, random_rotation),
+            seed=seed,
+            on_device=on_device,
+        )
+    )
+    assert {record.on_device for record in records} == {on_device}
+    last = records[-1].state
+    arrays = jax.tree_util.tree_leaves_with_path((last.params, last.opt_state))
+    return {jax.tree_util.keystr(path): np.asarray(array) for path, array in arrays} | {
+        "history": np.array([[r.loss, r.accuracy, r.val_loss, r.val_accuracy] for r in records])
+    }
+
+
+# What other processes train, by the number of their devices: models, batch by batch or as a scan.
+# Few where more would only take longer.
+ELSEWHERE = {
+    4: [(name, False) for name in MODELS],
+    8: [("model1", False), ("model3", False), ("model3", True), ("model4", False)],
+    1: [("model3", False)],
+}
+
+
+def write_all(folder: Path, devices: int) -> None:
+    """Be one of the other processes."""
+    jax.config.update("jax_num_cpu_devices", devices)
+    for name, on_device in ELSEWHERE[devices]:
+        path = folder / f"{name}-{devices}-{on_device}.npz"
+        np.savez(path, **trained(name, on_device=on_device))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[str, int, bool], Trained]]:
+    """What processes with one, four and eight devices have trained."""
+    folder = tmp_path_factory.mktemp("trained")
+    processes = {
+        devices: subprocess.Popen([sys.executable, __file__, str(folder), str(devices)])
+        for devices in ELSEWHERE
+    }
+
+    def read(name: str, devices: int, on_device: bool) -> Trained:
+        assert processes[devices].wait() == 0
+        with np.load(folder / f"{name}-{devices}-{on_device}.npz") as arrays:
+            return dict(arrays)
+
+    yield read
+    for process in processes.values():
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def here(name: str, elsewhere: object) -> Trained:
+    """Trained in this process, while the others are at it."""
+    return trained(name)
+
+
+def assert_same(one: Trained, other: Trained) -> None:
+    assert one.keys() == other.keys()
+    for key, array in one.items():
+        assert array.dtype == other[key].dtype
+        np.testing.assert_array_equal(array, other[key], err_msg=key)
+
+
+def test_the_same_seed_is_the_same_training_bit_for_bit(name: str, here: Trained) -> None:
+    assert_same(trained(name), here)
+    assert np.isfinite(here["history"]).all()
+    assert here["history"][0, 0] != here["history"][1, 0]  # it lives
+
+
+def test_another_seed_is_another_training(name: str, here: Trained) -> None:
+    assert not np.array_equal(trained(name, seed=1)["history"], here["history"])
+
+
+def test_another_process_trains_the_same_bit_for_bit(
+    name: str, here: Trained, elsewhere: Callable[[str, int, bool], Trained]
+) -> None:
+    assert jax.device_count() == 4
+    assert_same(elsewhere(name, 4, False), here)
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "on_device"),
+    [(name, devices, scan) for devices in (8, 1) for name, scan in ELSEWHERE[devices]],
+    indirect=["name"],
+)
+def test_other_devices_train_the_same_up_to_rounding(
+    name: str,
+    devices: int,
+    on_device: bool,
+    here: Trained,
+    elsewhere: Callable[[str, int, bool], Trained],
+) -> None:
+    there = elsewhere(name, devices, on_device)
+    assert there.keys() == here.keys()
+    # Pixels up to 255, which models 1 and 2 take as they are, magnify rounding.
+    tolerance = 1e-3 if name in ("model1", "model2") else 1e-5
+    np.testing.assert_allclose(there["history"], here["history"], rtol=tolerance)
+    for key, array in here.items():
+        error = np.abs(there[key] - array).max() / max(np.abs(array).max(), 1e-12)
+        assert error <= 100 * tolerance, key
+
+
+if __name__ == "__main__":
+    write_all(Path(sys.argv[1]), int(sys.argv[2]))
