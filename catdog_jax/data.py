@@ -33,9 +33,9 @@ from numpy.lib.format import open_memmap
 
 from . import decode, sketches
 from .cache import cache_folder
-from .decode import expanded
 from .download import fetch
 from .errors import InputError, first_line
+from .files import expanded
 
 SOURCES = ("cats_vs_dogs", "cats_and_dogs_filtered", "sketches")
 

@@ -26,6 +26,7 @@ from jaxtyping import Int64, UInt8
 from tqdm import tqdm
 
 from .errors import InputError, first_line
+from .files import expanded
 from .headers import claimed_pixels
 
 # Of one photo: as many bytes as no camera writes, and as many pixels as TensorFlow, which takes no
@@ -46,14 +47,6 @@ _READ_ERRORS = (
 Reader: TypeAlias = Callable[[Collection[int], dict[int, str]], Iterator[tuple[int, bytes]]]
 """Yields the encoded photos with the given indices, each with its index, in any order, and notes in
 the given dict why some cannot be read."""
-
-
-def expanded(path: str | Path) -> Path:
-    """Return `path` with the user's folder for its `~`, where there is such a user."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # a file whose name begins with ~
-        return Path(path)
 
 
 def decode_file(path: str | Path, image_size: int) -> UInt8[np.ndarray, "height width 3"]:

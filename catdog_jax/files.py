@@ -1,4 +1,4 @@
-"""Writing so that nothing saved is lost: whole or not at all, and by one run at a time."""
+"""Files: written whole or not at all, and by one run at a time, so that nothing saved is lost."""
 
 import signal
 import threading
@@ -10,6 +10,14 @@ from typing import IO
 from filelock import FileLock, Timeout
 
 from .errors import InputError
+
+
+def expanded(path: str | Path) -> Path:
+    """Return `path` with the user's folder for its `~`, where there is such a user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # a file whose name begins with ~
+        return Path(path)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ COMMON = {"numpy", "jaxtyping"} | sys.stdlib_module_names
 ALLOWED = {
     "__init__": {".data", ".errors", ".evaluate", ".models", ".parallel", ".recipes", ".train"},
     "augment": {"jax"},
-    "cache": {"pooch"},
+    "cache": {"pooch", ".files"},
     "checkpoint": {"jax", "orbax", ".errors", ".files", ".report", ".train"},
     "cli": {
         "tyro",
@@ -28,8 +28,8 @@ ALLOWED = {
         ".reproduce",
         ".sections",
     },
-    "data": {"filelock", ".cache", ".decode", ".download", ".errors", ".sketches"},
-    "decode": {"tensorflow", "tensorflow_datasets", "tqdm", ".errors", ".headers"},
+    "data": {"filelock", ".cache", ".decode", ".download", ".errors", ".files", ".sketches"},
+    "decode": {"tensorflow", "tensorflow_datasets", "tqdm", ".errors", ".files", ".headers"},
     "download": {"filelock", "requests", "tqdm", ".errors"},
     "errors": set(),
     "evaluate": {"flax", "jax", "optax", ".errors", ".feed", ".parallel"},
@@ -68,6 +68,7 @@ ALLOWED = {
         ".cache",
         ".download",
         ".errors",
+        ".files",
         ".models.mobilenet_v2",
     },
     "models.mobilenet_v2": {"flax", "jax", ".ops"},

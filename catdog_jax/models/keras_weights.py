@@ -23,6 +23,7 @@ from jaxtyping import Float32
 from ..cache import cache_folder
 from ..download import fetch
 from ..errors import InputError
+from ..files import expanded
 from .mobilenet_v2 import ConvNorm, MobileNetV2
 
 OFFICIAL_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
@@ -69,7 +70,7 @@ def load_keras_weights(
 def _read(path: Path, shapes: _Shapes) -> _Tensors:
     """The tensors with the given names and shapes, and InputError if the file holds others."""
     try:
-        path = path.expanduser()
+        path = expanded(path)
         if not path.is_file():
             raise InputError(f"no weights file at {path}")  # noqa: TRY301
         with h5py.File(_unpacked(path), "r") as file:
