@@ -35,6 +35,8 @@ from .feed import Batch, Resident, Shelf, stream
 from .ops import in_microbatches
 from .parallel import jit, replicate, shard, sum_batch
 
+_WHAT_TO_TRY = "try a smaller learning rate or rescaled images"
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ def fit(
 
     Raises:
         InputError: there are no images, or no such dtype.
-        RunError: the loss is no longer a finite number.
+        RunError: the loss or the weights are no longer finite numbers; that epoch has no record.
     """
     optimizer = keras_adam() if optimizer is None else optimizer
     graphdef, state = create_state(model, optimizer, seed=seed)
@@ -269,7 +271,7 @@ def fit(
         if bad_step:
             raise RunError(
                 f"the loss became {float(totals['loss'])} in step {bad_step} of epoch {epoch + 1}; "
-                "try a smaller learning rate or rescaled images"
+                f"{_WHAT_TO_TRY}"
             )
         trained = Metrics.from_sums(totals)
         snapshot = jax.tree.map(jnp.copy, state)
@@ -280,6 +282,12 @@ def fit(
         validated = evaluate(
             model, validation_photos.place(validation), threshold=threshold, dtype=dtype
         )
+        # The last step's loss is that of the weights before it.
+        if not (np.isfinite(validated.loss) and _all_finite((snapshot.params, snapshot.opt_state))):
+            raise RunError(
+                f"the weights are no longer finite numbers, or give no finite validation loss, "
+                f"after the last step of epoch {epoch + 1}; {_WHAT_TO_TRY}"
+            )
         yield EpochRecord(
             epoch=epoch + 1,
             loss=trained.loss,
@@ -290,6 +298,11 @@ def fit(
             on_device=one_program,
             state=snapshot,
         )
+
+
+@jax.jit
+def _all_finite(tree: PyTree) -> Bool[Array, ""]:
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _run_epoch(

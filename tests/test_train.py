@@ -457,6 +457,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(on_device: bool) -> None:
         train(coloured(32), optimizer=optax.sgd(1e38), epochs=5, on_device=on_device)
 
 
+def test_weights_spoiled_by_the_last_step_stop_the_run() -> None:
+    """All losses of training are finite: an epoch's only step ends with the spoiled weights."""
+    with pytest.raises(RunError, match=r"no longer finite .* last step of epoch 2; try a smaller"):
+        train(coloured(8), optimizer=optax.sgd(1e38), epochs=5)
+
+
 def test_the_loop_is_at_most_one_step_ahead_of_the_devices(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
