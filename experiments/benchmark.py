@@ -185,9 +185,13 @@ def earlier(out: Path, machine: Mapping[str, Any]) -> tuple[list[Mapping[str, An
     if not path.is_file():
         return [], []
     results = read_json(path)
-    if results["machine"] != machine:
+    try:
+        there, orders, turns = (results[name] for name in ("machine", "options", "turns"))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} holds no benchmark: {error!r}; choose another --out") from error
+    if there != machine:
         raise InputError(f"{path} is of another machine, version or commit; choose another --out")
-    return results["options"], results["turns"]
+    return orders, turns
 
 
 def check(options: BenchmarkOptions) -> BenchmarkOptions:

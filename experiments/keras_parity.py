@@ -107,6 +107,10 @@ def check(options: ParityOptions) -> None:
     for model in options.models:
         if model not in RECIPES:
             raise InputError(f"unknown model '{model}'; choose from: {', '.join(RECIPES)}")
+    if not options.models:
+        raise InputError(f"no models to compare; choose from: {', '.join(RECIPES)}")
+    if options.keras_seeds is not None and options.keras_seeds < 0:
+        raise InputError(f"--keras-seeds must be 0 or more, not {options.keras_seeds}")
     if options.recorded is not None and not options.recorded.is_dir():
         raise InputError(f"--recorded {options.recorded} is not a folder")
 

@@ -8,13 +8,14 @@ validation accuracy; expect about 66 to 72 %. Results with seeds, spread and har
 """
 
 from catdog_jax.cli import TrainOptions, script, train_model
+from catdog_jax.recipes import RECIPES
 from catdog_jax.sections import draw_augmentations
 
 
 def main(options: TrainOptions) -> None:
     """Model 2: a CNN on randomly flipped and rotated photos."""
     run, splits = train_model("model2", options)
-    rotation = 0.2 if options.rotation is None else options.rotation
+    rotation = options.adapt(RECIPES["model2"]).rotation
     draw_augmentations(splits, run.folder, rotation=rotation)
 
 

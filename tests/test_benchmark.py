@@ -253,6 +253,9 @@ def test_a_start_is_made_cold_then_with_what_that_left(
     monkeypatch.setattr(benchmark, "describe_machine", lambda: {"cpu": "another"})
     with pytest.raises(InputError, match=r"benchmark\.json is of another machine"):
         benchmark.main(options)
+    (tmp_path / "out/benchmark.json").write_text("{}")
+    with pytest.raises(InputError, match=r"benchmark\.json holds no benchmark: KeyError"):
+        benchmark.main(options)
 
 
 @pytest.mark.parametrize(

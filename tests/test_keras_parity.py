@@ -75,6 +75,8 @@ def test_histories_are_compared_epoch_by_epoch() -> None:
         ({"blog_logits": False}, "--blog-logits would change our side only"),
         ({"models": ("model3", "model3")}, "names one twice"),
         ({"models": ("model5",)}, "unknown model 'model5'"),
+        ({"models": ()}, "no models to compare"),
+        ({"keras_seeds": -1}, "--keras-seeds must be 0 or more, not -1"),
         ({"recorded": Path("nowhere")}, "nowhere is not a folder"),
         ({"recorded": Path(__file__).parent}, "no run of Keras to compare model1 with"),
     ],
