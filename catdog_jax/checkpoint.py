@@ -6,7 +6,6 @@ files, which is written last; they are checked before it is read.
 """
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -20,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from .errors import InputError, RunError, first_line
-from .files import written_whole
+from .errors import InputError, first_line
+from .files import sha256, written_whole
 from .report import COLUMNS
 from .train import TrainState
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when a checkpoint would hold something else."""
 
 _DIGESTS = "sha256.json"
@@ -40,8 +39,8 @@ class Record(TypedDict):
     format: int
     experiment: dict[str, Any]
     """As in `config.json`."""
-    fingerprint: str
-    """Of the photos."""
+    inputs: dict[str, str]
+    """Fingerprints of the photos and of the weights file."""
     class_names: list[str]
     """In the order of their labels."""
     history: Rows
@@ -65,7 +64,7 @@ def save(folder: Path, state: TrainState, record: Record) -> None:
     """Write the checkpoint of the history's last epoch; then remove those no longer needed.
 
     Raises:
-        RunError: it cannot be written; those that were there are still whole.
+        OSError: it cannot be written; those that were there are still whole.
     """
     epoch, kept = len(record["history"]), epochs(folder)
     arrays = _named(state)
@@ -81,16 +80,14 @@ def save(folder: Path, state: TrainState, record: Record) -> None:
                 custom_metadata=cast(dict[str, Any], record),
                 force=True,
             )
-        digests = _digests(folder / str(epoch))
-        with written_whole(folder / str(epoch) / _DIGESTS) as file:
+        path = folder / str(epoch)
+        written = sorted(file for file in path.rglob("*") if file.is_file())
+        digests = {file.relative_to(path).as_posix(): sha256(file) for file in written}
+        with written_whole(path / _DIGESTS) as file:
             json.dump(digests, file, indent=2)
     except Exception as error:  # Orbax and its storage document none of what they raise
         _remove_all_but(kept, folder)
-        raise RunError(
-            f"the checkpoint of epoch {epoch} could not be written to {folder} "
-            f"({first_line(error)[:200]}): make room, "
-            f"then catdog-jax train --resume {folder.parent}"
-        ) from error
+        raise OSError(f"the checkpoint of epoch {epoch}: {first_line(error)[:200]}") from error
     _remove_all_but([epoch, best_epoch(record["history"])], folder)
 
 
@@ -101,7 +98,7 @@ def read(path: Path) -> Record:
         InputError: there is none, it is damaged, or another version's.
     """
     if not path.is_dir():
-        raise InputError(f"no checkpoint at {path}")
+        raise InputError(f"no checkpoint at {path}; restore it from a copy, or train anew")
     return _orderly(path, partial(_read, path))
 
 
@@ -162,27 +159,15 @@ def _orderly(path: Path, work: Callable[[], Result]) -> Result:
         raise
     except Exception as error:
         raise InputError(
-            f"{path} is not a whole checkpoint ({first_line(error)[:200]}); "
-            "delete it, and an earlier one is used"
+            f"{path} is not a whole checkpoint ({first_line(error)[:200]}); restore it from a "
+            "copy, or train anew (if it is the last epoch's, deleting it is enough)"
         ) from error
-
-
-def _digests(path: Path) -> dict[str, str]:
-    """The SHA-256 of each file of a checkpoint but the one that will hold them."""
-    digests = {}
-    for file in sorted(path.rglob("*")):
-        name = file.relative_to(path).as_posix()
-        if file.is_file() and name != _DIGESTS:
-            with file.open("rb") as content:
-                digests[name] = hashlib.file_digest(content, "sha256").hexdigest()
-    return digests
 
 
 def _verify(path: Path) -> None:
     # Orbax would find damage, too, but say so in a hundred lines from its threads.
-    there, now = json.loads((path / _DIGESTS).read_text("utf-8")), _digests(path)
-    for name in sorted(there.keys() | now.keys()):
-        if there.get(name) != now.get(name):
+    for name, digest in json.loads((path / _DIGESTS).read_text("utf-8")).items():
+        if sha256(path / name) != digest:
             raise ValueError(f"{name} is not what was written")
 
 
@@ -214,7 +199,9 @@ def _is_key(leaf: jax.Array) -> bool:
 
 
 def _remove_all_but(kept: Collection[int], folder: Path) -> None:
-    """Also what a killed process left unfinished."""
-    for path in folder.iterdir():
-        if path.name not in map(str, kept):
-            shutil.rmtree(path)
+    """Also what a killed process left unfinished; but nothing that is not of this module."""
+    for path in folder.glob("[0-9]*"):
+        epoch, _, _unfinished = path.name.partition(".orbax-checkpoint-tmp")
+        if epoch.isdecimal() and path.name not in map(str, kept):
+            # What cannot be removed does no harm but to the room that it takes.
+            shutil.rmtree(path, ignore_errors=True)

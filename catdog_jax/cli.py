@@ -13,7 +13,7 @@ import tyro
 
 from .data import Splits, list_photos, load_data
 from .decode import decode_file
-from .errors import InputError, RunError
+from .errors import InputError, RunError, first_line, printable, say
 from .experiment import (
     Run,
     accuracy_line,
@@ -25,9 +25,9 @@ from .experiment import (
     run,
 )
 from .experiment import resume as resume_run
+from .files import make_folder
 from .models.keras_weights import cached_official_weights
 from .recipes import RECIPES, Experiment
-from .report import printable
 from .reproduce import reproduce as reproduce_series
 from .sections import draw_data
 
@@ -119,14 +119,14 @@ def train_model(model: str, options: TrainOptions) -> tuple[Run, Splits]:
     out = options.out or Path("runs") / f"{model}-seed{options.seed}"
     splits = load_splits(experiment, strict=options.strict)
     for line in describe(splits):
-        print(line)
+        say(line)
     finished = run(experiment, out, splits=splits)
     _say_where(finished)
     return finished, splits
 
 
 def _say_where(finished: Run) -> None:
-    print(f"history.csv, history.png, metrics.json and the checkpoints are in {finished.folder}")
+    say(f"history.csv, history.png, metrics.json and the checkpoints are in {finished.folder}")
 
 
 def reproduce_post(options: ReproduceOptions) -> list[Run]:
@@ -140,7 +140,7 @@ def reproduce_post(options: ReproduceOptions) -> list[Run]:
         adapt=options.adapt,
         strict=options.strict,
     )
-    print(f"summary.md, curves.png and a folder a run are in {options.out}")
+    say(f"summary.md, curves.png and a folder a run are in {options.out}")
     return runs
 
 
@@ -190,20 +190,16 @@ def _demo(
     cached = cached_official_weights()
     weights = weights or (str(cached) if cached else None)
     models = ["model1", "model2", "model3"] + (["model4"] if weights else [])
-    print(
-        "These are drawings made by a program, not photos, and a few epochs on 600 of them hardly\n"
-        "leave chance: see that everything runs, not how well."
-    )
+    say("These are drawings made by a program, not photos, and a few epochs on 600 of them hardly")
+    say("leave chance: see that everything runs, not how well.")
     if not weights:
-        print("Model 4 needs pretrained weights and is left out; give a file with --weights.")
+        say("Model 4 needs pretrained weights and is left out; give a file with --weights.")
     options = Options(
         data="sketches", weights=weights, epochs=epochs, image_size=image_size, sizes=sizes
     )
     reproduce_series(models, [0], out, adapt=options.adapt)
-    print(
-        f"Histories, figures and a summary are in {out}. These were drawings; the real thing, on\n"
-        "3,000 photos, which it downloads with the weights of model 4:  catdog-jax reproduce"
-    )
+    say(f"Histories, figures and a summary are in {out}. These were drawings; the real thing, on")
+    say("3,000 photos, which it downloads with the weights of model 4:  catdog-jax reproduce")
 
 
 def _data(
@@ -228,11 +224,11 @@ def _data(
     """
     splits = load_data(source, image_size, data_dir, split_seed, sizes=sizes, strict=strict)
     for line in describe(splits):
-        print(line)
-    print(f"  prepared: {splits.folder}")
-    out.mkdir(parents=True, exist_ok=True)
+        say(line)
+    say(f"  prepared: {splits.folder}")
+    make_folder(out)
     draw_data(splits, out)
-    print(f"labels.png and photos.png are in {out}")
+    say(f"labels.png and photos.png are in {out}")
 
 
 def _evaluate(
@@ -251,10 +247,8 @@ def _evaluate(
         split: train, validation or test.
         checkpoint: best (of the best validation accuracy) or last.
     """
-    if checkpoint not in ("best", "last"):
-        raise InputError(f"unknown checkpoint '{checkpoint}'; choose best or last")
     result = evaluate_run(run_folder, data=data, data_dir=data_dir, split=split, which=checkpoint)
-    print(f"{split} accuracy: {accuracy_line(result)}")
+    say(f"{split} accuracy: {accuracy_line(result)}")
 
 
 def _predict(
@@ -269,18 +263,26 @@ def _predict(
         images: photos, or folders of photos.
         json_: print one JSON object a photo and line.
     """
+    if not images:
+        raise InputError("no photos to classify; give some after the run's folder")
     model, experiment, class_names = load_model(run_folder)
-    paths = [path for given in images for path in list_photos(given)]
-    failed = False
+    rows: dict[Path, dict[str, Any]] = {}
+    paths: list[Path] = []
+    for given in images:
+        try:
+            paths += list_photos(given)
+        except InputError as error:
+            rows[given] = {"error": str(error)}
+            paths.append(given)
     for start in range(0, len(paths), experiment.batch_size):
+        batch = paths[start : start + experiment.batch_size]
         decoded: dict[Path, Any] = {}
-        rows: dict[Path, dict[str, Any]] = {}
-        for path in paths[start : start + experiment.batch_size]:
+        for path in batch:
             try:
-                decoded[path] = decode_file(path, experiment.image_size)
+                if path not in rows:
+                    decoded[path] = decode_file(path, experiment.image_size)
             except InputError as error:
                 rows[path] = {"error": str(error)}
-                failed = True
         if decoded:
             pixels = np.stack(list(decoded.values()))
             chances = predict(
@@ -294,18 +296,16 @@ def _predict(
                 by_class = dict(zip(class_names, chance, strict=True))
                 best = class_names[int(np.argmax(chance))]
                 rows[path] = {"class": best, "probabilities": by_class}
-        for path in paths[start : start + experiment.batch_size]:
-            print(
-                json.dumps({"file": str(path), **rows[path]}) if json_ else _row(path, rows[path])
-            )
-    return 1 if failed else 0
+        for path in batch:
+            say(json.dumps({"file": str(path), **rows[path]}) if json_ else _row(path, rows[path]))
+    return 1 if any("error" in row for row in rows.values()) else 0
 
 
 def _row(path: Path, row: dict[str, Any]) -> str:
     if "error" in row:
-        return printable(f"{path}  error: {row['error']}")
+        return f"{path}  error: {row['error']}"
     chance = row["probabilities"][row["class"]]
-    return printable(f"{path}  {row['class']}  {100 * chance:.1f} %")
+    return f"{path}  {row['class']}  {100 * chance:.1f} %"
 
 
 _COMMANDS: dict[str, Callable[..., int | None]] = {
@@ -319,7 +319,7 @@ _COMMANDS: dict[str, Callable[..., int | None]] = {
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the command line; gives the exit code: 0, 1 a failed run, 2 wrong input."""
+    """Run the command line; gives the exit code: 0, 1 a failed run, 2 wrong input, 130 Ctrl-C."""
     return guarded(
         lambda: tyro.extras.subcommand_cli_from_dict(
             _COMMANDS,
@@ -345,25 +345,32 @@ def guarded(command: Callable[[], int | None]) -> int:
     try:
         return command() or 0
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _failed(str(error), 2)
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        # The reader of our output has left, as `| head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _failed(str(error), 1)
     except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:  # nobody reads our output, or its disk is full: let Python not try again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # as of `| head`
+            return 1
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        return 1
-    except MemoryError:
-        print("error: not enough memory; try a smaller batch or image size", file=sys.stderr)
-        return 1
+        return _failed(f"{where}{first_line(error)}", 1)
+    except (MemoryError, RuntimeError) as error:
+        # An accelerator's memory ends in an error of XLA, a RuntimeError by class.
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        what_to_try = "try a smaller --batch-size or --image-size, or --on-device False"
+        return _failed(f"not enough memory ({first_line(error)[:200]}); {what_to_try}", 1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _failed(said: str, code: int) -> int:
+    print(f"error: {printable(said)}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

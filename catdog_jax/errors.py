@@ -1,4 +1,4 @@
-"""The two errors that a user can cause; the command line ends each in one line."""
+"""What is said to users: the two errors that they can cause, each in one line, and printing."""
 
 
 class InputError(ValueError):
@@ -13,3 +13,15 @@ def first_line(error: BaseException) -> str:
     """Return what any error says, in one line, to be told in one of the above."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return said.strip().split("\n")[0] or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Return `text` with what a line on a terminal cannot hold escaped: file names may have it."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
+
+
+def say(line: str) -> None:
+    """Print a line at once, whatever names it holds, and wherever it goes."""
+    print(printable(line), flush=True)

@@ -23,9 +23,9 @@ from . import checkpoint, report
 from .augment import Augmentation, random_flip, random_rotation
 from .checkpoint import Record, Rows
 from .data import Split, Splits, class_counts, load_data, majority_baseline
-from .errors import InputError, RunError
+from .errors import InputError, RunError, first_line, say
 from .evaluate import Dtype, Sums, metrics_of, predict_logits, probabilities, wilson_interval
-from .files import claimed, is_empty, uninterrupted, written_whole
+from .files import claimed, expanded, is_empty, is_file, sha256, uninterrupted, written_whole
 from .models import create_model, load_keras_weights
 from .parallel import set_up_jax
 from .recipes import Experiment
@@ -47,9 +47,7 @@ class Run:
     metrics: dict[str, Any]
 
 
-def run(
-    experiment: Experiment, out: Path, *, splits: Splits | None = None, log: Log = print
-) -> Run:
+def run(experiment: Experiment, out: Path, *, splits: Splits | None = None, log: Log = say) -> Run:
     """Train, evaluate and report one experiment into the folder `out`.
 
     A folder that already holds this very experiment is read if it is finished; else training goes
@@ -74,20 +72,32 @@ def run(
         log(f"{out} holds this run already; reading it")
         return load_run(out)
     model = initial_model(experiment, len(splits.class_names))
+    to_go_on = f"to go on: catdog-jax train --resume {shlex.quote(str(out))}"
     with claimed(out):
         try:
             record = _train(experiment, out, model, splits, log)
             return _report(experiment, out, model, splits, record, log)
         except KeyboardInterrupt:
-            log(f"interrupted; to go on: catdog-jax train --resume {shlex.quote(str(out))}")
+            if is_file(out / CONFIG):
+                log(f"interrupted; {to_go_on}")
+            raise
+        except BrokenPipeError:  # of `log`: its reader has left
             raise
         except RunError as error:
-            saved = checkpoint.epochs(out / CHECKPOINT)
-            kept = f"; the state after epoch {saved[-1]} is kept in {out}" if saved else ""
-            raise RunError(f"{error}{kept}") from error
+            raise RunError(f"{error}{_kept(out)}") from error
+        except OSError as error:
+            raise RunError(
+                f"{out} could not be written to ({first_line(error)}){_kept(out)}; "
+                f"make room, then, {to_go_on}"
+            ) from error
 
 
-def resume(folder: Path, *, log: Log = print) -> Run:
+def _kept(out: Path) -> str:
+    saved = checkpoint.epochs(out / CHECKPOINT)
+    return f"; the state after epoch {saved[-1]} is kept in {out}" if saved else ""
+
+
+def resume(folder: Path, *, log: Log = say) -> Run:
     """Go on with an interrupted run by its own `config.json`; a finished one is read.
 
     Raises:
@@ -102,21 +112,25 @@ def _train(
     experiment: Experiment, out: Path, model: nnx.Module, splits: Splits, log: Log
 ) -> Record:
     """Train `model` to the end, after the last saved epoch; gives the last checkpoint's record."""
-    _, state = create_state(model, keras_adam(experiment.learning_rate), seed=experiment.seed)
+    inputs = inputs_of(experiment, splits)
     record = Record(
         format=checkpoint.FORMAT,
         experiment=plain(experiment),
-        fingerprint=splits.fingerprint,
+        inputs=inputs,
         class_names=list(splits.class_names),
         history=[],
         on_device=False,
     )
+    _, state = create_state(model, keras_adam(experiment.learning_rate), seed=experiment.seed)
     saved = checkpoint.epochs(out / CHECKPOINT)
     if saved:
         path = out / CHECKPOINT / str(saved[-1])
-        record = _read_record(path, experiment, splits.fingerprint)
+        record = _read_record(path, experiment, inputs)
         state = checkpoint.restore(path, state)
-    _write_json(out / CONFIG, _config(experiment, splits))
+        # Without the best epoch's the run could not be judged in the end.
+        best = checkpoint.best_epoch(record["history"])
+        _read_record(path.with_name(str(best)), experiment, inputs)
+    _write_json(out / CONFIG, _config(experiment, splits, inputs))
     log(f"{experiment.model}, seed {experiment.seed}: {device()}, into {out}")
     if saved:
         log(f"going on after epoch {saved[-1]}, the last that was saved")
@@ -153,7 +167,7 @@ def _report(
     history = record["history"]
     best = checkpoint.best_epoch(history)
     test_last = _test(model, splits.test, experiment)
-    _restore(model, out / CHECKPOINT / str(best), experiment, splits.fingerprint)
+    _restore(model, out / CHECKPOINT / str(best), experiment, record["inputs"])
     metrics = {
         "model": experiment.model,
         "seed": experiment.seed,
@@ -183,7 +197,7 @@ def _report(
 
 
 def is_finished(out: Path, experiment: Experiment, splits: Splits) -> bool:
-    """Whether `out` holds this very run on these very photos, finished.
+    """Whether `out` holds this very run, on these very photos and weights, finished.
 
     Raises:
         InputError: it holds something else.
@@ -191,14 +205,14 @@ def is_finished(out: Path, experiment: Experiment, splits: Splits) -> bool:
     if is_empty(out):
         return False
     difference = f"it has no {CONFIG}"
-    if (out / CONFIG).is_file():
+    if is_file(out / CONFIG):
         there, data = read_config(out)
-        difference = _difference(there, data["fingerprint"], experiment, splits.fingerprint)
+        difference = _difference(there, data["inputs"], experiment, inputs_of(experiment, splits))
     if difference:
         raise InputError(
-            f"{out} already exists and is not this run: {difference}; choose another --out"
+            f"{out} already exists and is not this run: {difference}; choose another folder"
         )
-    return (out / METRICS).is_file()
+    return is_file(out / METRICS)
 
 
 def load_run(folder: Path) -> Run:
@@ -208,7 +222,7 @@ def load_run(folder: Path) -> Run:
         InputError: it is none.
     """
     for name in (CONFIG, HISTORY, METRICS):
-        if not (folder / name).is_file():
+        if not is_file(folder / name):
             raise InputError(f"{folder} is not a finished run: it has no {name}")
     try:
         history = report.read_history(folder / HISTORY)
@@ -230,14 +244,28 @@ def load_model(folder: Path, which: str = "best") -> tuple[nnx.Module, Experimen
         which: `"best"`, the epoch of the best validation accuracy, or `"last"`.
 
     Raises:
-        InputError: `folder` is no run, or its checkpoint is not this model's.
+        InputError: `which` is neither, `folder` is no run, or its checkpoint is not this model's.
     """
+    if which not in ("best", "last"):
+        raise InputError(f"unknown checkpoint '{which}'; choose best or last")
+    while True:
+        saved = checkpoint.epochs(folder / CHECKPOINT)
+        try:
+            return _load_model(folder, which, saved)
+        except InputError:
+            # A run still in training may have removed this checkpoint, for having a later one.
+            if checkpoint.epochs(folder / CHECKPOINT) == saved:
+                raise
+
+
+def _load_model(
+    folder: Path, which: str, saved: Sequence[int]
+) -> tuple[nnx.Module, Experiment, tuple[str, ...]]:
     experiment, data = read_config(folder)
-    saved = checkpoint.epochs(folder / CHECKPOINT)
     if not saved:
         raise InputError(f"{folder} has no checkpoint yet; train at least one epoch")
     epoch = saved[-1]
-    last = _read_record(folder / CHECKPOINT / str(epoch), experiment, data["fingerprint"])
+    last = _read_record(folder / CHECKPOINT / str(epoch), experiment, data["inputs"])
     if last["class_names"] != data["class_names"]:
         raise InputError(
             f"{folder / CONFIG} has the classes {', '.join(data['class_names'])}, "
@@ -248,7 +276,7 @@ def load_model(folder: Path, which: str = "best") -> tuple[nnx.Module, Experimen
     set_up_jax()
     class_names = tuple(data["class_names"])
     model = build_model(experiment, len(class_names))
-    _restore(model, folder / CHECKPOINT / str(epoch), experiment, data["fingerprint"])
+    _restore(model, folder / CHECKPOINT / str(epoch), experiment, data["inputs"])
     return model, experiment, class_names
 
 
@@ -259,13 +287,15 @@ def evaluate_run(
     data_dir: str | None = None,
     split: str = "test",
     which: str = "best",
-    log: Log = print,
+    log: Log = say,
 ) -> dict[str, Any]:
     """Loss and accuracy of a run's model on a split of its data, or of another source.
 
     Raises:
         InputError: no such run, split or source; an empty split; other classes.
     """
+    if split not in ("train", "validation", "test"):
+        raise InputError(f"unknown split '{split}'; choose train, validation or test")
     model, experiment, class_names = load_model(folder, which)
     if data is not None:
         experiment = replace(experiment, data=data, data_dir=data_dir, sizes=None)
@@ -277,9 +307,7 @@ def evaluate_run(
             f"{folder} was trained on the classes {', '.join(class_names)}, "
             f"but {experiment.data} has {', '.join(splits.class_names)}"
         )
-    if split not in ("train", "validation", "test"):
-        raise InputError(f"unknown split '{split}'; choose train, validation or test")
-    if data is None and splits.fingerprint != read_json(folder / CONFIG)["data"]["fingerprint"]:
+    if data is None and splits.fingerprint != read_config(folder)[1]["inputs"]["photos"]:
         log(f"note: {experiment.data} has changed since this run was trained")
     result = _test(model, getattr(splits, split), experiment)
     if result is None:
@@ -375,8 +403,7 @@ def describe(splits: Splits) -> list[str]:
     for name in ("train", "validation", "test"):
         split: Split = getattr(splits, name)
         counts = ", ".join(
-            f"{count or 'no'} {report.printable(label)}"
-            for label, count in class_counts(split).items()
+            f"{count or 'no'} {label}" for label, count in class_counts(split).items()
         )
         baseline = (
             f"; always guessing the commonest: {report.percent(majority_baseline(split))}"
@@ -401,7 +428,7 @@ def _first_few(photos: Sequence[str], splits: Splits) -> list[str]:
     few = list(photos[:20])
     if len(photos) > len(few):
         few.append(f"and {len(photos) - len(few)} more, in {splits.folder / 'meta.json'}")
-    return [f"            {report.printable(line)}" for line in few]
+    return [f"            {line}" for line in few]
 
 
 def result_lines(metrics: dict[str, Any]) -> list[str]:
@@ -434,7 +461,7 @@ def accuracy_line(result: dict[str, Any]) -> str:
 def _epochs(
     experiment: Experiment, model: nnx.Module, splits: Splits, after: tuple[int, TrainState]
 ) -> Iterator[EpochRecord]:
-    with _progress(experiment, len(splits.train)) as on_step:
+    with _progress(experiment, len(splits.train), after[0]) as on_step:
         yield from fit(
             model,
             splits.train.shuffled(experiment.batch_size, seed=experiment.seed),
@@ -452,12 +479,16 @@ def _epochs(
 
 
 @contextmanager
-def _progress(experiment: Experiment, images: int) -> Iterator[Callable[[int, Sums], None] | None]:
-    """A bar over the whole run with loss, accuracy, images a second and time left."""
+def _progress(
+    experiment: Experiment, images: int, done: int
+) -> Iterator[Callable[[int, Sums], None] | None]:
+    """A bar over the whole run, `done` epochs of it before, with loss, accuracy and time left."""
     if not sys.stderr.isatty():
         yield None
         return
-    with tqdm(total=experiment.epochs * images, unit=" images", leave=False) as bar:
+    done = done * images
+    total = experiment.epochs * images
+    with tqdm(total=total, initial=done, unit=" images", leave=False) as bar:
         shown = 0.0
 
         def on_step(epoch: int, sums: Sums) -> None:
@@ -509,12 +540,12 @@ def _images_per_second(history: Sequence[dict[str, float]], images: int) -> floa
     return images / float(np.median(seconds[1:] or seconds))
 
 
-def _config(experiment: Experiment, splits: Splits) -> dict[str, Any]:
+def _config(experiment: Experiment, splits: Splits, inputs: dict[str, str]) -> dict[str, Any]:
     return {
         "experiment": plain(experiment),
+        "inputs": inputs,
         "data": {
             "class_names": splits.class_names,
-            "fingerprint": splits.fingerprint,
             "train": class_counts(splits.train),
             "validation": class_counts(splits.validation),
             "test": class_counts(splits.test),
@@ -522,6 +553,21 @@ def _config(experiment: Experiment, splits: Splits) -> dict[str, Any]:
             "shared": [asdict(photo) for photo in splits.shared],
         },
     }
+
+
+def inputs_of(experiment: Experiment, splits: Splits) -> dict[str, str]:
+    """Fingerprints of the files that decide what training gives.
+
+    Raises:
+        InputError: the weights file cannot be read.
+    """
+    weights = experiment.weights
+    if weights not in ("imagenet", "none"):  # of a download, its own record sees a change
+        try:
+            weights = sha256(expanded(weights))
+        except OSError as error:
+            raise InputError(f"no weights file at {weights}: {first_line(error)}") from error
+    return {"photos": splits.fingerprint, "weights file": weights}
 
 
 def plain(experiment: Experiment) -> dict[str, Any]:
@@ -535,17 +581,15 @@ def read_config(folder: Path) -> tuple[Experiment, dict[str, Any]]:
     Raises:
         InputError: there is none, or it does not say it.
     """
-    if not (folder / CONFIG).is_file():
+    if not is_file(folder / CONFIG):
         raise InputError(f"{folder} is not a run: it has no {CONFIG}")
     config = read_json(folder / CONFIG)
     try:
-        experiment, data = config["experiment"], config["data"]
-        names = data["class_names"]
+        experiment, names = config["experiment"], config["data"]["class_names"]
         if type(names) is not list or {type(name) for name in names} != {str}:
             raise TypeError("its class_names are no list of names")  # noqa: TRY301
-        return _experiment(experiment), {
-            name: data[name] for name in ("class_names", "fingerprint")
-        }
+        inputs = {name: str(config["inputs"][name]) for name in ("photos", "weights file")}
+        return _experiment(experiment), {"class_names": names, "inputs": inputs}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder / CONFIG} is not a run's configuration: {error}") from error
 
@@ -557,22 +601,19 @@ def _experiment(plain: dict[str, Any]) -> Experiment:
 
 
 def _difference(
-    there: Experiment, fingerprint_there: str, here: Experiment, fingerprint_here: str
+    there: Experiment, inputs_there: dict[str, str], here: Experiment, inputs_here: dict[str, str]
 ) -> str:
     """The first thing that tells two runs apart, with both sides, or nothing."""
-    left = {**plain(there), "photos": fingerprint_there}
-    right = {**plain(here), "photos": fingerprint_here}
-    return next(
-        (
-            f"its {name} is {value}, this run's {right[name]}"
-            for name, value in left.items()
-            if value != right[name]
-        ),
-        "",
-    )
+    left, right = {**plain(there), **inputs_there}, {**plain(here), **inputs_here}
+    for name, value in left.items():
+        if value != right[name]:
+            if name in inputs_here:
+                return f"its {name} had the fingerprint {value}, now it is {right[name]}"
+            return f"its {name} is {value}, this run's {right[name]}"
+    return ""
 
 
-def _read_record(path: Path, experiment: Experiment, fingerprint: str) -> Record:
+def _read_record(path: Path, experiment: Experiment, inputs: dict[str, str]) -> Record:
     """What a checkpoint says of itself, if it is of this experiment on these photos.
 
     Raises:
@@ -581,17 +622,17 @@ def _read_record(path: Path, experiment: Experiment, fingerprint: str) -> Record
     record = checkpoint.read(path)
     try:
         there = _experiment(record["experiment"])
-    except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"{path} does not say of which run it is: {error}") from error
-    difference = _difference(there, record["fingerprint"], experiment, fingerprint)
+        difference = _difference(there, record["inputs"], experiment, inputs)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} does not say of which run it is: {error!r}") from error
     if difference:
         raise InputError(f"{path} is not a checkpoint of this run: {difference}")
     return record
 
 
-def _restore(model: nnx.Module, path: Path, experiment: Experiment, fingerprint: str) -> None:
+def _restore(model: nnx.Module, path: Path, experiment: Experiment, inputs: dict[str, str]) -> None:
     """Fill `model`, in place, with the weights of a checkpoint of this very run."""
-    _read_record(path, experiment, fingerprint)
+    _read_record(path, experiment, inputs)
     _, state = create_state(model, keras_adam(experiment.learning_rate))
     state = checkpoint.restore(path, state)
     nnx.update(model, state.params, state.frozen)

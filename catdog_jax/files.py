@@ -1,5 +1,7 @@
 """Files: written whole or not at all, and by one run at a time, so that nothing saved is lost."""
 
+import hashlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -9,7 +11,7 @@ from typing import IO
 
 from filelock import FileLock, Timeout
 
-from .errors import InputError
+from .errors import InputError, first_line
 
 
 def expanded(path: str | Path) -> Path:
@@ -18,6 +20,31 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:  # a file whose name begins with ~
         return Path(path)
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a file is there; no, where that cannot be told (a name that is too long)."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises then
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` if it is not there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be made a folder ({first_line(error)}); choose another"
+        ) from error
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -58,16 +85,16 @@ def claimed(folder: Path) -> Iterator[None]:
         InputError: another process holds it, or it cannot be written to.
     """
     lock = FileLock(folder / ".lock")
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout as error:
         raise InputError(
-            f"{folder} is in use by another run; wait for that one, or choose another --out"
+            f"{folder} is in use by another run; wait for that one, or choose another folder"
         ) from error
     except OSError as error:
         raise InputError(
-            f"{folder} cannot be written to ({error.strerror}); choose another --out"
+            f"{folder} cannot be written to ({error.strerror}); choose another folder"
         ) from error
     try:
         yield
@@ -78,7 +105,8 @@ def claimed(folder: Path) -> Iterator[None]:
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Let Ctrl-C wait until the body is done, then raise KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():  # signals reach only that one
+    in_main_thread = threading.current_thread() is threading.main_thread()  # signals reach no other
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield
         return
     pressed = False

@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from .errors import printable
 from .files import written_whole
 
 COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds")
@@ -36,15 +37,11 @@ def published() -> dict[str, Any]:
 
 
 def is_dead(record: Mapping[str, float]) -> bool:
-    """Whether all outputs were zero for a whole epoch: both losses are ln 64."""
+    """Whether all of the post's 64 outputs were zero for a whole epoch: both losses are ln 64.
+
+    Of models with an output a class, which end in no relu, nothing is said.
+    """
     return all(abs(record[name] - DEAD_LOSS) < 1e-4 for name in ("loss", "val_loss"))
-
-
-def printable(text: str) -> str:
-    """Return `text` with what a line on a terminal cannot hold escaped: file names may have it."""
-    return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
-    )
 
 
 def write_history(path: Path, history: History) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import report
-from .errors import InputError
+from .errors import InputError, printable, say
 from .experiment import (
     METRICS,
     Log,
@@ -19,6 +19,7 @@ from .experiment import (
     read_config,
     run,
 )
+from .files import make_folder, written_whole
 from .parallel import set_up_jax
 from .recipes import RECIPES, Experiment
 from .sections import draw_augmentations, draw_data
@@ -31,7 +32,7 @@ def reproduce(
     *,
     adapt: Callable[[Experiment], Experiment] = lambda experiment: experiment,
     strict: bool = False,
-    log: Log = print,
+    log: Log = say,
 ) -> list[Run]:
     """Run each model with each seed into a folder of its own, then draw and tabulate them all.
 
@@ -67,7 +68,8 @@ def reproduce(
         initial_model(recipe, len(splits.class_names))
         for seed in seeds:
             is_finished(_folder(out, recipe, seed), replace(recipe, seed=seed), splits)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
+    finished_runs(out)
     draw_data(splits, out)
     draw_augmentations(splits, out)
     runs = []
@@ -75,10 +77,14 @@ def reproduce(
     for seed in seeds:
         for recipe in recipes:
             experiment = replace(recipe, seed=seed)
-            runs.append(run(experiment, _folder(out, recipe, seed), splits=splits, log=log))
+            try:
+                runs.append(run(experiment, _folder(out, recipe, seed), splits=splits, log=log))
+            except KeyboardInterrupt:
+                log("or all that is left of the series: the command that began it, again")
+                raise
             summarize(out)
-    log("")
-    log((out / "summary.md").read_text("utf-8"))
+    for line in ["", *(out / "summary.md").read_text("utf-8").splitlines()]:
+        log(line)
     return runs
 
 
@@ -86,15 +92,28 @@ def _folder(out: Path, experiment: Experiment, seed: int) -> Path:
     return out / f"{experiment.model}-seed{seed}"
 
 
+def finished_runs(out: Path) -> list[Run]:
+    """The finished runs in the folder of a series, by model and seed.
+
+    Raises:
+        InputError: one of them is damaged.
+    """
+    runs = [load_run(path.parent) for path in out.glob(f"*/{METRICS}")]
+    return sorted(runs, key=lambda run: (run.metrics["model"], run.metrics["seed"]))
+
+
 def summarize(out: Path) -> None:
-    """Write `summary.md`, `summary.json` and `curves.png` for all finished runs in `out`."""
-    folders = [path.parent for path in out.glob(f"*/{METRICS}")]
-    runs = sorted(
-        map(load_run, folders), key=lambda run: (run.metrics["model"], run.metrics["seed"])
-    )
+    """Write `summary.md`, `summary.json` and `curves.png` for all finished runs in `out`.
+
+    Raises:
+        InputError: one of them is damaged.
+    """
+    runs = finished_runs(out)
     metrics = [run.metrics for run in runs]
     configs = [read_config(run.folder)[0] for run in runs]
-    sources = sorted({f"{Path(config.data).name}, {config.epochs} epochs" for config in configs})
+    sources = sorted(
+        {f"{printable(Path(config.data).name)}, {config.epochs} epochs" for config in configs}
+    )
     devices = sorted({run["device"] for run in metrics})
     tables = (
         f"{report.summary_table(metrics)}\n\n"
@@ -103,8 +122,12 @@ def summarize(out: Path) -> None:
         "95 % Wilson intervals in brackets. The published numbers are of photos, 20 epochs.\n"
         f"Here: {'; '.join(sources)}; {', '.join(devices)}.\n"
     )
-    (out / "summary.md").write_text(tables, "utf-8")
-    (out / "summary.json").write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
+    for name, text in (
+        ("summary.md", tables),
+        ("summary.json", json.dumps(metrics, indent=2) + "\n"),
+    ):
+        with written_whole(out / name) as file:
+            file.write(text)
     histories = {
         model: [run.history for run in runs if run.metrics["model"] == model]
         for model in dict.fromkeys(run.metrics["model"] for run in runs)

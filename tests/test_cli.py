@@ -4,13 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from photo_files import write_readable, write_unreadable
 from PIL import Image
 
 from catdog_jax import sketches
-from catdog_jax.cli import main
+from catdog_jax.cli import guarded, main
 
 SMALL = ["--data", "sketches", "--image-size", "32", "--batch-size", "16"]
 SIZES = ["--sizes", "48", "20", "12"]
@@ -64,6 +66,18 @@ def test_predict_answers_the_rest_when_a_photo_is_broken(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert ["error:" in line for line in lines] == [False, True, False, True]
+
+
+def test_predict_answers_the_rest_when_a_folder_holds_none(
+    run_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", str(run_folder), str(tmp_path / "empty"), str(photos)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert "empty  error: " in lines[0]
+    assert "holds no pictures" in lines[0]
+    assert not any("error" in line for line in lines[1:])
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -150,6 +164,13 @@ def test_the_demo_says_that_these_are_drawings(
         (["reproduce", "--models", "model9"], "unknown model 'model9'"),
         (["evaluate", "nowhere"], "nowhere is not a run: it has no config.json"),
         (["predict", "nowhere", "x.jpg"], "nowhere is not a run: it has no config.json"),
+        (["predict", "nowhere"], "no photos to classify; give some after the run's folder"),
+        (["train", "--resume", "x" * 5000], "is not a run: it has no config.json"),
+        (["train", "--resume", "\udcff"], r"\udcff is not a run: it has no config.json"),
+        (
+            ["data", "sketches", *SMALL[2:4], *SIZES, "--out", "/dev/null"],
+            "cannot be made a folder",
+        ),
         (["data", "nowhere"], "'nowhere' is neither a known data set"),
     ],
 )
@@ -187,6 +208,53 @@ def test_a_failed_run_ends_in_one_line_and_code_1(
     error = capsys.readouterr().err
     assert "error: the loss became" in error
     assert "try a smaller learning rate" in error
+
+
+def test_memory_that_runs_out_ends_in_one_line_and_code_1(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def too_much() -> None:
+        jax.jit(lambda: jnp.ones((1 << 60,), jnp.int8))().block_until_ready()
+
+    assert guarded(too_much) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: not enough memory (RESOURCE_EXHAUSTED: ")
+    assert error.endswith("; try a smaller --batch-size or --image-size, or --on-device False\n")
+    assert error.count("\n") == 1
+
+
+def test_an_error_of_ours_is_not_hidden() -> None:
+    def fail() -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        guarded(fail)
+
+
+def command_line(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "catdog_jax.cli", *arguments]
+
+
+DATA = ["data", "sketches", "--image-size", "32", *SIZES]
+
+
+def test_names_that_no_terminal_shows_are_told_all_the_same(tmp_path: Path) -> None:
+    out = tmp_path / "\udcff\n"
+    done = subprocess.run(command_line(*DATA, "--out", str(out)), capture_output=True, check=True)
+    assert rf"labels.png and photos.png are in {tmp_path}/\udcff\n".encode() in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_that_cannot_be_written_ends_in_one_line_and_code_1(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command_line(*DATA, "--out", str(tmp_path)),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: No space left on device\n"
 
 
 def test_the_installed_command_has_help_and_code_2_for_bad_flags() -> None:

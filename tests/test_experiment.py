@@ -144,7 +144,7 @@ def test_the_progress_bar_ends_where_the_run_does(
     clock = itertools.count(1.0, 0.3)  # every other call comes too soon after the last to be shown
     monkeypatch.setattr(experiment_module.time, "monotonic", lambda: next(clock))
     shown = []
-    with experiment_module._progress(SMALL, 48) as on_step:
+    with experiment_module._progress(SMALL, 48, 0) as on_step:
         assert on_step is not None
         for epoch in range(3):
             for count in steps:

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from catdog_jax.errors import InputError
-from catdog_jax.files import claimed, is_empty, uninterrupted, written_whole
+from catdog_jax.files import claimed, is_empty, is_file, uninterrupted, written_whole
 
 
 def test_a_file_is_replaced_when_the_new_one_is_complete(tmp_path: Path) -> None:
@@ -61,22 +62,36 @@ def test_a_folder_is_held_against_other_processes_until_its_holder_is_gone(tmp_p
 def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        message = r"cannot be written to \(.*\); choose another --out"
+        message = r"cannot be made a folder \(.*\); choose another"
         with pytest.raises(InputError, match=message), claimed(folder):
             pass
     with pytest.raises(InputError, match=r"file cannot be listed \(Not a directory\)"):
         is_empty(tmp_path / "file")
 
 
-def test_a_read_only_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Injected: permissions do not bind the user that tests often run as.
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
+def test_a_read_only_folder_is_told(tmp_path: Path) -> None:
+    # Mounted so: permissions do not bind the user that tests often run as.
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "none", str(tmp_path)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    try:
+        with (
+            pytest.raises(InputError, match=r"cannot be written to \(Read-only"),
+            claimed(tmp_path),
+        ):
+            pass
+        message = r"run cannot be made a folder \(Read-only file system\); choose another"
+        with pytest.raises(InputError, match=message), claimed(tmp_path / "run"):
+            pass
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    message = r"run cannot be written to \(Permission denied\)"
-    with pytest.raises(InputError, match=message), claimed(tmp_path / "run"):
-        pass
+
+def test_a_name_that_cannot_be_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert is_file(tmp_path / "file")
+    for path in (tmp_path, tmp_path / "absent", tmp_path / ("x" * 5000)):
+        assert not is_file(path)
 
 
 def test_ctrl_c_waits_until_the_body_is_done() -> None:
@@ -96,6 +111,16 @@ def test_ctrl_c_waits_until_the_body_is_done() -> None:
     with pytest.raises(KeyboardInterrupt):  # at once, as before
         press()
     assert len(done) == 1
+
+
+def test_ctrl_c_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_what_the_body_raises_comes_out() -> None:

@@ -1,6 +1,8 @@
 """Runs that are killed, stopped, or out of room, and what is left of them."""
 
+import errno
 import json
+import os
 import random
 import re
 import shutil
@@ -19,7 +21,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from catdog_jax import checkpoint
+from catdog_jax import checkpoint, report
 from catdog_jax import experiment as experiment_module
 from catdog_jax.data import load_data
 from catdog_jax.errors import InputError, RunError
@@ -29,6 +31,7 @@ from catdog_jax.experiment import (
     initial_model,
     load_model,
     load_run,
+    read_config,
     resume,
     run,
 )
@@ -137,7 +140,90 @@ def test_the_last_and_the_best_epoch_are_kept(whole: Path) -> None:
     assert {path.name for path in (whole / "checkpoint").iterdir()} == {str(best), "4"}
     record = checkpoint.read(whole / "checkpoint" / "4")
     assert record["history"] == history
-    assert record["fingerprint"] == load_data("sketches", 32, sizes=(48, 20, 12)).fingerprint
+    splits = load_data("sketches", 32, sizes=(48, 20, 12))
+    assert record["inputs"] == {"photos": splits.fingerprint, "weights file": "none"}
+
+
+def test_the_best_epoch_is_kept_and_used_unless_the_last_is_asked_for(
+    whole: Path, tmp_path: Path
+) -> None:
+    """Epochs with accuracies that fall, and weights that tell them apart."""
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    shutil.rmtree(out / "checkpoint")
+    record, state = checkpoint.read(whole / "checkpoint/4"), state_of(SMALL)
+    rows = record["history"]
+    for epoch, accuracy in enumerate((0.5, 0.9, 0.7, 0.6), 1):
+        history = [{**row} for row in rows[:epoch]]
+        for row, value in zip(history, (0.5, 0.9, 0.7, 0.6), strict=False):
+            row["val_accuracy"] = value
+        params = jax.tree.map(lambda leaf, epoch=epoch: leaf * epoch, state.params)
+        checkpoint.save(
+            out / "checkpoint", replace(state, params=params), {**record, "history": history}
+        )
+        assert history[-1]["val_accuracy"] == accuracy
+        kept = {path.name for path in (out / "checkpoint").iterdir()}
+        assert kept == {str(min(epoch, 2)), str(epoch)}
+
+    def times(which: tuple[()] | tuple[str]) -> float:
+        weights = jax.tree.leaves(nnx.state(load_model(out, *which)[0], nnx.Param))
+        return float(sum(map(jnp.sum, weights)) / sum(map(jnp.sum, jax.tree.leaves(state.params))))
+
+    assert times(()) == times(("best",)) == pytest.approx(2)
+    assert times(("last",)) == pytest.approx(4)
+    losses = {which: evaluate_run(out, which=which)["loss"] for which in ("best", "last")}
+    assert evaluate_run(out)["loss"] == losses["best"] != losses["last"]
+
+
+def test_other_files_among_checkpoints_are_left_alone(tmp_path: Path) -> None:
+    """As file managers and users put there."""
+    out = tmp_path / "run"
+    run_until(1, SMALL, out, Stop())
+    strangers = [out / "checkpoint/.DS_Store", out / "checkpoint/1/.DS_Store"]
+    for path in strangers:
+        path.touch()
+    strangers += [out / "checkpoint/1-backup", out / "checkpoint/notes"]
+    for path in strangers[2:]:
+        path.mkdir()
+    run_until(2, SMALL, out, Stop())
+    load_model(out, "last")
+    assert len(resume(out, log=lambda line: None).history) == 4
+    for path in strangers:
+        assert path.exists() or path.parent.name == "1"  # gone with the checkpoint it was in
+
+
+def test_without_the_best_checkpoint_training_does_not_begin(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    (out / "metrics.json").unlink()
+    record, state = checkpoint.read(out / "checkpoint/4"), state_of(SMALL)
+    shutil.rmtree(out / "checkpoint")
+    for epoch in (1, 2):
+        history = [{**row, "val_accuracy": 1 / row["epoch"]} for row in record["history"][:epoch]]
+        checkpoint.save(out / "checkpoint", state, {**record, "history": history})
+    arrays = next((out / "checkpoint/1/ocdbt.process_0/d").iterdir())
+    arrays.write_bytes(arrays.read_bytes()[:-1])
+    lines: list[str] = []
+    with pytest.raises(InputError, match=r"checkpoint/1 is not a whole checkpoint"):
+        resume(out, log=lines.append)
+    shutil.rmtree(out / "checkpoint/1")
+    with pytest.raises(InputError, match=r"no checkpoint at .*checkpoint/1; restore it"):
+        resume(out, log=lines.append)
+    assert not lines
+
+
+def test_a_run_in_training_can_be_loaded(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its checkpoint is replaced by the next epoch's at that very moment."""
+    asked: list[int] = []
+
+    def epochs(folder: Path) -> list[int]:
+        asked.append(1)
+        return [99] if len(asked) == 1 else [*there(folder)]
+
+    there = checkpoint.epochs
+    monkeypatch.setattr(checkpoint, "epochs", epochs)
+    load_model(whole)
+    assert len(asked) == 3
 
 
 def test_an_unfinished_run_can_be_evaluated(tmp_path: Path) -> None:
@@ -176,8 +262,21 @@ def test_a_dead_run_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.Monk
     assert not [line for line in lines if line.startswith("epoch")]
 
 
+def test_before_there_is_a_run_no_command_to_go_on_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment_module, "create_state", press)
+    lines: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        run(SMALL, tmp_path / "run", log=lines.append)
+    assert not lines
+
+
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-u", "-m", "catdog_jax.cli", *arguments]
+    return [sys.executable, "-m", "catdog_jax.cli", *arguments]
 
 
 TRAIN = ("train", "model3", "--data", "sketches", "--image-size", "32", "--batch-size", "16")
@@ -185,7 +284,8 @@ TRAIN = (*TRAIN, "--sizes", "48", "20", "12", "--epochs", "60")
 
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_history(tmp_path: Path) -> None:
-    """Twenty times SIGKILL, every other time in the middle of writing a checkpoint."""
+    """Twenty times SIGKILL: every other time in the middle of writing a checkpoint, else at any
+    moment after the first epoch, or, once in five, while the process starts."""
     subprocess.run(
         command(*TRAIN, "--out", str(tmp_path / "whole")), check=True, capture_output=True
     )
@@ -199,10 +299,12 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_history(tmp_path: Path) -> 
             command(*TRAIN, "--out", str(out)), stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout is not None
-            for line in process.stdout:
-                if line.startswith(("epoch", "going on")):
-                    break
-            if kills % 2:
+            starting = kills % 5 == 2
+            while not starting and not process.stdout.readline().startswith(("epoch", "going on")):
+                assert process.poll() is None
+            if starting:
+                time.sleep(draw.uniform(0, 5))
+            elif kills % 2:
                 wait_for_a_write(out / "checkpoint", process)
             else:
                 time.sleep(draw.uniform(0, 0.3))
@@ -214,7 +316,8 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_history(tmp_path: Path) -> 
             continue
         assert process.returncode == -signal.SIGKILL
         kills += 1
-        during_writes += bool(unfinished(out / "checkpoint"))
+        # What a process killed at its start leaves unfinished may be the one's before.
+        during_writes += not starting and bool(unfinished(out / "checkpoint"))
         saved = checkpoint.epochs(out / "checkpoint")
         if saved:
             history = timeless(checkpoint.read(out / "checkpoint" / str(saved[-1]))["history"])
@@ -226,6 +329,10 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_history(tmp_path: Path) -> 
     assert "going on after epoch" in done.stdout
     assert timeless(load_run(out).history) == expected
     assert not unfinished(out / "checkpoint")
+    experiment, _ = read_config(out)
+    first, second = (saved_arrays(folder, experiment, 60) for folder in (tmp_path / "whole", out))
+    for name, array in first.items():
+        np.testing.assert_array_equal(second[name], array, err_msg=name)
     print(f"{kills} kills, {during_writes} in the middle of a checkpoint; {finished} runs finished")
     assert during_writes >= KILLS // 4
 
@@ -283,14 +390,40 @@ def test_a_full_disk_ends_in_one_line_and_costs_nothing_saved(small_disk: Path) 
     done = subprocess.run(command("train", "--resume", str(out)), capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == (
-        f"error: the checkpoint of epoch 3 could not be written to {out}/checkpoint "
-        f"(No space left on device): make room, then catdog-jax train --resume {out}"
-        f"; the state after epoch 2 is kept in {out}\n"
+        f"error: {out} could not be written to (the checkpoint of epoch 3: No space left on "
+        f"device); the state after epoch 2 is kept in {out}; make room, then, to go on: "
+        f"catdog-jax train --resume {out}\n"
     )
     assert checkpoint.epochs(out / "checkpoint")[-1] == 2
     assert not unfinished(out / "checkpoint")
     ballast.unlink()
     assert len(resume(out, log=lambda line: None).history) == 4
+
+
+@pytest.mark.parametrize("name", ["write_history", "plot_history", "_write_json"])
+def test_a_disk_that_fills_beside_the_checkpoints_ends_in_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    run_until(4, SMALL, out, Stop())
+
+    def fill(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        module = report if hasattr(report, name) else experiment_module
+        patch.setattr(module, name, fill)
+        with pytest.raises(RunError) as caught:
+            resume(out, log=lambda line: None)
+    assert str(caught.value) == (
+        f"{out} could not be written to (No space left on device); the state after epoch 4 is kept "
+        f"in {out}; make room, then, to go on: catdog-jax train --resume {out}"
+    )
+    assert len(resume(out, log=lambda line: None).history) == 4
+
+
+def test_a_reader_of_the_lines_that_leaves_is_no_full_disk(tmp_path: Path) -> None:
+    run_until(1, SMALL, tmp_path / "run", BrokenPipeError())
 
 
 def test_a_checkpoint_that_breaks_off_costs_nothing_saved(tmp_path: Path) -> None:
@@ -306,7 +439,7 @@ def test_a_checkpoint_that_breaks_off_costs_nothing_saved(tmp_path: Path) -> Non
     assert done.returncode == 1, done.stderr
     # Orbax's threads say more than this.
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert error.startswith(f"error: the checkpoint of epoch 3 could not be written to {out}")
+    assert error.startswith(f"error: {out} could not be written to (the checkpoint of epoch 3: ")
     assert checkpoint.epochs(out / "checkpoint")[-1] == 2
     assert not unfinished(out / "checkpoint")
     assert len(resume(out, log=lambda line: None).history) == 4
@@ -380,17 +513,35 @@ def test_a_checkpoint_of_other_photos_is_refused(whole: Path, tmp_path: Path) ->
     other = tmp_path / "run"
     shutil.copytree(whole, other)
     config = json.loads((other / "config.json").read_text())
-    config["data"]["fingerprint"] = "others"
+    config["inputs"]["photos"] = "others"
     (other / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"its photos is [0-9a-f]+, this run's others"):
+    said = "its photos had the fingerprint [0-9a-f]+, now it is others"
+    with pytest.raises(InputError, match=said):
         load_model(other)
+
+
+def test_a_run_of_another_weights_file_of_that_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "weights.h5"
+    weights.write_bytes(b"one")
+    monkeypatch.setattr(experiment_module, "load_keras_weights", lambda *_, **__: None)
+    experiment = replace(SMALL, weights=str(weights), epochs=1)
+    run(experiment, tmp_path / "run", log=lambda line: None)
+    lines: list[str] = []
+    run(experiment, tmp_path / "run", log=lines.append)
+    assert lines == [f"{tmp_path / 'run'} holds this run already; reading it"]
+    weights.write_bytes(b"two")
+    said = "not this run: its weights file had the fingerprint [0-9a-f]{64}, now it is [0-9a-f]{64}"
+    with pytest.raises(InputError, match=said):
+        run(experiment, tmp_path / "run", log=lines.append)
 
 
 def test_a_checkpoint_of_another_version_is_refused(
     whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
-    with pytest.raises(InputError, match=r"written in format 1, this version .* reads format 2"):
+    monkeypatch.setattr(checkpoint, "FORMAT", 3)
+    with pytest.raises(InputError, match=r"written in format 2, this version .* reads format 3"):
         load_model(whole)
 
 
@@ -441,7 +592,7 @@ def test_a_damaged_checkpoint_is_refused(whole: Path, tmp_path: Path) -> None:
     assert len(errors) == len(files), done.stderr
     for line, name in zip(errors, files, strict=True):
         assert line.startswith("error: ")
-        assert line.endswith("; delete it, and an earlier one is used")
+        assert line.endswith("train anew (if it is the last epoch's, deleting it is enough)")
         assert name.name in line or name.name == "sha256.json"
 
 
