@@ -11,24 +11,18 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from .build import load_splits
 from .data import Splits, list_photos, load_data
 from .decode import decode_file
 from .errors import InputError, RunError, first_line, printable, say
-from .experiment import (
-    Run,
-    accuracy_line,
-    describe,
-    evaluate_run,
-    load_model,
-    load_splits,
-    predict,
-    run,
-)
+from .experiment import evaluate_run, load_model, predict, run
 from .experiment import resume as resume_run
 from .files import make_folder
+from .messages import accuracy_line, describe
 from .models.keras_weights import cached_official_weights
 from .recipes import RECIPES, Experiment
 from .reproduce import reproduce as reproduce_series
+from .run_folder import Run
 from .sections import draw_data
 
 Positional = tyro.conf.Positional

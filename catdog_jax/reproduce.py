@@ -6,22 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import report
+from .build import initial_model, load_splits
 from .errors import InputError, printable, say
-from .experiment import (
-    METRICS,
-    Log,
-    Run,
-    describe,
-    initial_model,
-    is_finished,
-    load_run,
-    load_splits,
-    read_config,
-    run,
-)
+from .experiment import Log, run
 from .files import make_folder, written_whole
+from .messages import describe
 from .parallel import set_up_jax
 from .recipes import RECIPES, Experiment
+from .run_folder import METRICS, Run, is_finished, load_run, read_config
 from .sections import draw_augmentations, draw_data
 
 

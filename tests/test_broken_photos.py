@@ -25,8 +25,8 @@ from catdog_jax import decode
 from catdog_jax.cli import main
 from catdog_jax.data import load_data
 from catdog_jax.errors import InputError
-from catdog_jax.experiment import describe
 from catdog_jax.headers import claimed_pixels
+from catdog_jax.messages import describe
 
 SIZE = 48
 

@@ -12,21 +12,15 @@ import pytest
 from flax import nnx
 from tqdm import tqdm
 
-from catdog_jax import experiment as experiment_module
+from catdog_jax import build, messages
+from catdog_jax.build import build_model
 from catdog_jax.data import load_data
 from catdog_jax.errors import InputError
-from catdog_jax.experiment import (
-    Run,
-    build_model,
-    evaluate_run,
-    load_model,
-    load_run,
-    predict,
-    run,
-)
+from catdog_jax.experiment import evaluate_run, load_model, predict, run
 from catdog_jax.recipes import RECIPES, Experiment
 from catdog_jax.report import is_dead, read_history
 from catdog_jax.reproduce import reproduce
+from catdog_jax.run_folder import Run, load_run
 
 SMALL = replace(
     RECIPES["model3"],
@@ -136,15 +130,15 @@ def test_the_progress_bar_ends_where_the_run_does(
 ) -> None:
     bars: list[tqdm] = []
     monkeypatch.setattr(
-        experiment_module,
+        messages,
         "tqdm",
         lambda **options: bars.append(tqdm(**options, file=io.StringIO())) or bars[0],
     )
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     clock = itertools.count(1.0, 0.3)  # every other call comes too soon after the last to be shown
-    monkeypatch.setattr(experiment_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(messages.time, "monotonic", lambda: next(clock))
     shown = []
-    with experiment_module._progress(SMALL, 48, 0) as on_step:
+    with messages.progress(SMALL, 48, 0) as on_step:
         assert on_step is not None
         for epoch in range(3):
             for count in steps:
@@ -195,7 +189,7 @@ def test_a_run_that_dies_is_named_and_stopped(
         model.dense2.bias[...] = jnp.full(64, -1e9)
         return model
 
-    monkeypatch.setattr(experiment_module, "build_model", stillborn)
+    monkeypatch.setattr(build, "build_model", stillborn)
     lines: list[str] = []
     finished = run(SMALL, tmp_path / "run", log=lines.append)
     assert finished.metrics["dead"]

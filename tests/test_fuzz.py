@@ -41,15 +41,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from catdog_jax import cli
-from catdog_jax import experiment as experiments
+from catdog_jax import experiment as experiment_module
+from catdog_jax.build import load_splits
 from catdog_jax.data import Split, Splits, class_counts, load_data
 from catdog_jax.errors import InputError, RunError
-from catdog_jax.experiment import Run, is_finished, load_model, load_run, run
+from catdog_jax.experiment import load_model, run
 from catdog_jax.models import MobileNetV2, load_keras_weights
 from catdog_jax.models.keras_weights import _variables
 from catdog_jax.recipes import RECIPES, Experiment
 from catdog_jax.report import COLUMNS
 from catdog_jax.reproduce import summarize
+from catdog_jax.run_folder import Run, is_finished, load_run
 
 pytestmark = reference.ignore_keras_warnings
 
@@ -730,7 +732,7 @@ def _no_training(finished: Finished) -> Iterator[None]:
         raise RunError("training begins")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments, "fit", fit)
+        patch.setattr(experiment_module, "fit", fit)
         yield
 
 
@@ -815,7 +817,7 @@ def test_a_damaged_run_folder_is_refused_or_read_rightly(
                 assert_history(answer.history)
                 assert answer.metrics["model"] == "model3"
         elif use == "is_finished":
-            read(is_finished, out, SMALL, experiments.load_splits(SMALL))
+            read(is_finished, out, SMALL, load_splits(SMALL))
         elif use == "summarize":
             read(summarize, folder)
         elif use == "evaluate":

@@ -21,22 +21,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from catdog_jax import checkpoint, report
+from catdog_jax import build, checkpoint, report
 from catdog_jax import experiment as experiment_module
+from catdog_jax.build import build_model, initial_model
 from catdog_jax.data import load_data
 from catdog_jax.errors import InputError, RunError
-from catdog_jax.experiment import (
-    build_model,
-    evaluate_run,
-    initial_model,
-    load_model,
-    load_run,
-    read_config,
-    resume,
-    run,
-)
+from catdog_jax.experiment import evaluate_run, load_model, resume, run
 from catdog_jax.recipes import RECIPES, Experiment
 from catdog_jax.report import read_history
+from catdog_jax.run_folder import load_run, read_config
 from catdog_jax.train import TrainState, create_state, fit, keras_adam
 
 SETTINGS: dict[str, Any] = {
@@ -251,7 +244,7 @@ def test_a_dead_run_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.Monk
         model.dense2.bias[...] = jnp.full(64, -1e9)
         return model
 
-    monkeypatch.setattr(experiment_module, "build_model", stillborn)
+    monkeypatch.setattr(build, "build_model", stillborn)
     lines: list[str] = []
     dead = run(SMALL, tmp_path / "run", log=lines.append)
     assert dead.metrics["dead"]
@@ -400,7 +393,7 @@ def test_a_full_disk_ends_in_one_line_and_costs_nothing_saved(small_disk: Path) 
     assert len(resume(out, log=lambda line: None).history) == 4
 
 
-@pytest.mark.parametrize("name", ["write_history", "plot_history", "_write_json"])
+@pytest.mark.parametrize("name", ["write_history", "plot_history", "write_json"])
 def test_a_disk_that_fills_beside_the_checkpoints_ends_in_one_line(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -525,7 +518,7 @@ def test_a_run_of_another_weights_file_of_that_name_is_refused(
 ) -> None:
     weights = tmp_path / "weights.h5"
     weights.write_bytes(b"one")
-    monkeypatch.setattr(experiment_module, "load_keras_weights", lambda *_, **__: None)
+    monkeypatch.setattr(build, "load_keras_weights", lambda *_, **__: None)
     experiment = replace(SMALL, weights=str(weights), epochs=1)
     run(experiment, tmp_path / "run", log=lambda line: None)
     lines: list[str] = []

@@ -16,8 +16,9 @@ from jaxtyping import PyTree
 from worker import Result, Spec
 
 from catdog_jax.augment import random_flip, random_rotation
+from catdog_jax.build import augmentations, device, initial_model, load_splits
 from catdog_jax.evaluate import Sums
-from catdog_jax.experiment import augmentations, device, initial_model, load_splits, run
+from catdog_jax.experiment import run
 from catdog_jax.models import MobileNetV2
 from catdog_jax.parallel import jit, map_batch, replicate, set_up_jax, shard
 from catdog_jax.recipes import RECIPES, Experiment
