@@ -234,6 +234,8 @@ def majority_baseline(split: Split) -> float:
 def list_photos(path: str | Path) -> list[Path]:
     """Return the photo at `path`, or those in the folder `path` and below it, by name.
 
+    A folder that cannot be listed stands for its photos, so that none is passed over in silence.
+
     Raises:
       InputError: nothing is there, or the folder holds no pictures.
 
@@ -245,14 +247,21 @@ def list_photos(path: str | Path) -> list[Path]:
         is_folder = False
     if not is_folder:
         return [path]
-    photos = sorted(
-        child
-        for child in path.rglob("*")
-        if child.suffix.lower() in _SUFFIXES and not child.name.startswith(".")
-    )
+    photos: list[Path] = []
+
+    def take_unlisted(error: OSError) -> None:  # reading it will say why it cannot be listed
+        photos.append(Path(error.filename))
+
+    for folder, folders, files in os.walk(path, onerror=take_unlisted):
+        children = [Path(folder, name) for name in (*folders, *files)]
+        photos += [child for child in children if _is_picture(child)]
     if not photos:
         raise InputError(f"{path} holds no pictures ({' '.join(_SUFFIXES)})")
-    return photos
+    return sorted(photos)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
 
 
 def load_data(
@@ -370,7 +379,7 @@ def _existing_path(source: str | Path) -> Path:
 
 def _is_prepared(path: Path) -> bool:
     try:
-        return (path / _META).is_file()
+        return (path / _META).is_file() and any(path.glob("*_images.npy"))
     except OSError:  # a folder closed to this user, which listing it will report
         return False
 

@@ -220,6 +220,7 @@ def _read(file: Path | zipfile.Path) -> bytes:
 def _file_size(file: Path) -> int:
     status = file.stat()
     if stat.S_ISDIR(status.st_mode):
+        os.scandir(file).close()  # says so if it cannot even be listed
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(status.st_mode):  # a pipe would wait for its writer
         raise OSError("it is a pipe or a device, not a file")

@@ -408,6 +408,29 @@ def test_folder_that_cannot_be_listed(tmp_path, monkeypatch):
     assert "cannot be listed" in error_of(folder)
 
 
+def test_photos_beside_a_meta_json_are_photos(tmp_path):
+    folder = write_classes(tmp_path / "photos", cat=5, dog=5)
+    (folder / "meta.json").write_text("{}")
+    assert len(names_of(load(folder))) == 10
+
+
+def test_a_sub_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch):
+    folder = write_classes(tmp_path / "photos", cat=2, dog=2)
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "dogs":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    cats = [folder / f"cats/cat.{number}.png" for number in range(2)]
+    assert data.list_photos(folder) == [*cats, folder / "dogs"]
+    assert data.list_photos(folder / "dogs") == [folder / "dogs"]
+    with pytest.raises(InputError, match="dogs cannot be read: Permission denied"):
+        decode.decode_file(folder / "dogs", SIZE)
+
+
 # Photos that cannot be read.
 
 
