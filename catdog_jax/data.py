@@ -451,26 +451,35 @@ def _sketches_source(request: _Request) -> _Source:
 
 
 def _tfds_source(data_dir: Path | None) -> _Source:
-    builder = _tfds_builder(data_dir)
-    count = builder.info.splits["train"].num_examples
-    identity = [builder.name, str(builder.version), count]
-    return _Source(identity, functools.partial(_tfds_photos, builder), _TFDS_SIZES)
-
-
-def _tfds_builder(data_dir: Path | None) -> Any:
-    """Return the TFDS builder of cats_vs_dogs, its photos downloaded if need be."""
-    tfds = decode.tensorflow_datasets()
     try:
-        builder = tfds.builder("cats_vs_dogs", data_dir=data_dir)
-        if not builder.is_prepared():
-            _check_tfds_host()
-            builder.download_and_prepare()
+        builder = _tfds_builder(data_dir)
+        train = builder.info.splits["train"]
+        files = [Path(path) for path in train.filepaths]
+        stamps = [(path.name, *_stamp(path)) for path in files]
     except Exception as error:  # TFDS documents none of what it raises
         place = data_dir or "the default folder of TFDS"
         raise InputError(
             f"cats_vs_dogs could be neither opened in {place} nor downloaded to it "
             f"({first_line(error)}): give the data_dir that holds it, or go online"
         ) from error
+    identity = [builder.name, str(builder.version), train.num_examples, stamps]
+    return _Source(identity, functools.partial(_tfds_photos, builder), _TFDS_SIZES)
+
+
+def _tfds_builder(data_dir: Path | None) -> Any:
+    """Return the TFDS builder of cats_vs_dogs, its photos downloaded if need be."""
+    make = functools.partial(
+        decode.tensorflow_datasets().builder, "cats_vs_dogs", data_dir=data_dir
+    )
+    builder = make()
+    if not builder.is_prepared():
+        _check_tfds_host()
+        folder = Path(builder.data_dir).parent  # of all versions
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / ".lock"):
+            builder = make()  # which looks anew: another process may have downloaded them
+            if not builder.is_prepared():
+                builder.download_and_prepare()
     return builder
 
 
@@ -483,11 +492,11 @@ def _check_tfds_host() -> None:
 
 
 def _tfds_photos(builder: Any) -> _Photos:
-    tf, tfds = decode.tensorflow(), decode.tensorflow_datasets()
+    tfds = decode.tensorflow_datasets()
     columns = tfds.decode.PartialDecoding({"label": True, "image/filename": True})
     try:
         records = list(_tfds_records(builder, columns).batch(1024).as_numpy_iterator())
-    except tf.errors.OpError as error:
+    except Exception as error:  # as above
         raise InputError(
             f"cats_vs_dogs in {builder.data_dir} is damaged ({decode.op_reason(error)}): "
             "delete that folder to download it again"

@@ -136,9 +136,15 @@ def read_files(
             yield index, encoded
 
 
-def op_reason(error: Any) -> str:
-    """Return what a TensorFlow error says, less where in TensorFlow it was said."""
-    return re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\]", "", error.message).strip().split("\n")[0]
+def is_unreadable(reason: str) -> bool:
+    """Whether it says that a file could not be read, rather than not be decoded."""
+    return reason.startswith(_UNREADABLE)
+
+
+def op_reason(error: Exception) -> str:
+    """Return what an error says, less where in TensorFlow it was said."""
+    said = getattr(error, "message", None) or first_line(error)
+    return re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\]", "", said).strip().split("\n")[0]
 
 
 @functools.cache
@@ -153,10 +159,10 @@ def tensorflow() -> Any:
     try:
         with native_stderr_hidden():  # it greets before it reads its log level
             import tensorflow as tf
-    except ImportError as error:
+    except Exception as error:  # where it does not suit the machine or NumPy, of any kind
         raise InputError(
-            "decoding photos needs TensorFlow, which cannot be imported: install it, or give a "
-            "folder that load_data prepared on another machine"
+            f"decoding photos needs TensorFlow, which cannot be imported ({first_line(error)}): "
+            "install it, or give a folder that load_data prepared on another machine"
         ) from error
     # Too late when the caller has already used TensorFlow: then its devices are the caller's.
     with contextlib.suppress(RuntimeError):

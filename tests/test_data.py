@@ -4,12 +4,16 @@ Most tests use flat PNG files whose colour tells class and number, so that a pic
 beside another one's label or name is caught by its pixels.
 """
 
+import builtins
 import json
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+import threading
+import time
+import tracemalloc
 import urllib.error
 import zipfile
 from collections import Counter
@@ -301,10 +305,73 @@ def test_tfds_reads_no_more_than_it_needs(tfds_folder, monkeypatch):
     assert sum(sizes_of(loaded)) + len(loaded.skipped) == 4
 
 
-def test_tfds_damaged(tfds_folder):
+def test_tfds_damaged(tfds_folder, monkeypatch):
     (record,) = tfds_folder.rglob("*.tfrecord*")
     os.truncate(record, record.stat().st_size - 5)
     assert "is damaged" in error_of("cats_vs_dogs", data_dir=tfds_folder, sizes=(2, 2, 0))
+
+    def stumble(*arguments):
+        raise TypeError("what TFDS stumbled over")
+
+    monkeypatch.setattr(data, "_tfds_records", stumble)
+    message = error_of("cats_vs_dogs", data_dir=tfds_folder, sizes=(2, 2, 0))
+    assert "is damaged (what TFDS stumbled over)" in message
+
+
+def test_two_stores_of_tfds_are_two(tfds_folder):
+    asked = {"data_dir": tfds_folder, "sizes": (4, 2, 2)}
+    one = load("cats_vs_dogs", **asked)
+    assert load("cats_vs_dogs", **asked).fingerprint == one.fingerprint
+    (record,) = tfds_folder.rglob("*.tfrecord*")
+    os.utime(record, (1, 1))
+    assert load("cats_vs_dogs", **asked).fingerprint != one.fingerprint
+
+
+class FakeBuilder:
+    """Stands for a data set of TFDS that takes a while to download, in two steps."""
+
+    def __init__(self, name, data_dir):
+        self.data_dir = str(data_dir / name / "4.0.1")
+        self.info = SimpleNamespace(splits={})
+        self.steps = Path(self.data_dir).parent / "steps"
+
+    def is_prepared(self):
+        return self.steps.exists() and self.steps.read_text() == "beginning, end"
+
+    def download_and_prepare(self):
+        self.steps.write_text("beginning")
+        time.sleep(0.5)
+        with self.steps.open("a") as steps:
+            steps.write(", end")
+
+
+@pytest.fixture
+def _fake_tfds(monkeypatch):
+    tfds = SimpleNamespace(builder=FakeBuilder)
+    monkeypatch.setattr(decode, "tensorflow_datasets", lambda: tfds)
+    monkeypatch.setattr(data, "_check_tfds_host", lambda: None)
+
+
+@pytest.mark.usefixtures("_fake_tfds")
+def test_tfds_is_downloaded_by_one_at_a_time(tmp_path):
+    found = []
+
+    def ask():
+        found.append(data._tfds_builder(tmp_path).is_prepared())
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 3
+
+
+@pytest.mark.usefixtures("_fake_tfds")
+def test_tfds_without_training_photos(tmp_path):
+    message = error_of("cats_vs_dogs", data_dir=tmp_path)
+    assert f"could be neither opened in {tmp_path} nor downloaded to it ('train')" in message
 
 
 def test_tfds_with_too_few_photos(tfds_folder):
@@ -626,6 +693,19 @@ def test_tensorflow_sees_no_gpu(monkeypatch):
 def test_tensorflow_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(InputError, match="needs TensorFlow"):
+        decode.tensorflow.__wrapped__()
+
+
+def test_tensorflow_that_does_not_suit_the_machine(monkeypatch):
+    original = builtins.__import__
+
+    def stumble(name, *arguments):
+        if name == "tensorflow":
+            raise AttributeError("_ARRAY_API not found")
+        return original(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", stumble)
+    with pytest.raises(InputError, match=r"cannot be imported \(_ARRAY_API not found\): install"):
         decode.tensorflow.__wrapped__()
 
 
