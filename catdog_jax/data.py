@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import logging
+import operator
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
@@ -38,6 +39,10 @@ from .errors import InputError, first_line
 from .files import expanded
 
 SOURCES = ("cats_vs_dogs", "cats_and_dogs_filtered", "sketches")
+SMALLEST_IMAGE, LARGEST_IMAGE = 32, 4096
+"""Least and most pixels of an image's side."""
+MOST_PHOTOS = 10**6
+"""Of one split: their names alone take 100 MB of memory."""
 
 _FILTERED_URL = "https://storage.googleapis.com/mledu-datasets/cats_and_dogs_filtered.zip"
 # Where tensorflow-datasets gets cats_vs_dogs from.
@@ -49,7 +54,6 @@ _SKETCHES_SIZES = (600, 168, 32)
 # The blog holds back one fifth of the validation batches, of 32 photos each, as the test set.
 _BLOG_BATCH = 32
 _BLOG_TEST_SHARE = 5
-_SMALLEST_IMAGE = 32
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 _SPLIT_NAMES = ("train", "validation", "test")
 # A zip of pictures that is not suspected: photos are compressed already, and hardly shrink.
@@ -291,7 +295,7 @@ def load_data(
         `"sketches"` (drawn by a program), or a path to a folder or a zip with one folder per
         class, or with train/ and validation/ (and test/) of those; or to a folder prepared by
         an earlier call (its cache entry), whose split by its own seed is kept.
-      image_size: side of the images in pixels, 32 or more; bilinear, aspect ratio not kept.
+      image_size: side of the images in pixels, 32 to 4096; bilinear, aspect ratio not kept.
       data_dir: for `"cats_vs_dogs"` the TFDS folder, for `"cats_and_dogs_filtered"` the folder
         of the zip; both are downloaded into it where missing. Not used otherwise.
       seed: decides which photos go where, 0 or more.
@@ -309,9 +313,8 @@ def load_data(
 
     """
     folder = None if data_dir is None else expanded(data_dir)
-    request = _Request(source, image_size, folder, seed, sizes, cache_folder(cache_dir))
-    _check_request(request)
-    splits = _load(request)
+    asked = _Request(source, image_size, folder, seed, sizes, cache_folder(cache_dir))
+    splits = _load(_checked(asked))
     if strict and splits.skipped:
         first = splits.skipped[0]
         raise InputError(
@@ -333,16 +336,35 @@ class _Request:
     cache: Path
 
 
-def _check_request(request: _Request) -> None:
-    if request.image_size < _SMALLEST_IMAGE:
-        raise InputError(f"image_size must be {_SMALLEST_IMAGE} or more, not {request.image_size}")
-    if request.seed < 0:
-        raise InputError(f"seed must be 0 or more, not {request.seed}")
-    if request.sizes is not None and (min(request.sizes[:2]) < 1 or request.sizes[2] < 0):
+def _checked(request: _Request) -> _Request:
+    """Return the request with Python's own numbers, which JSON takes, if they are in range."""
+    image_size = _whole("image_size", request.image_size)
+    if not SMALLEST_IMAGE <= image_size <= LARGEST_IMAGE:
         raise InputError(
-            f"sizes must be at least 1 training, 1 validation and 0 test photos, "
-            f"not {request.sizes}"
+            f"image_size must be from {SMALLEST_IMAGE} to {LARGEST_IMAGE}, not {image_size}"
         )
+    seed = _whole("seed", request.seed)
+    if seed < 0:
+        raise InputError(f"seed must be 0 or more, not {seed}")
+    sizes = None if request.sizes is None else _checked_sizes(request.sizes)
+    return dataclasses.replace(request, image_size=image_size, seed=seed, sizes=sizes)
+
+
+def _checked_sizes(given: Sequence[int]) -> _Sizes:
+    sizes = tuple(_whole("sizes", size) for size in given)
+    if len(sizes) != 3 or min(sizes[:2]) < 1 or sizes[2] < 0 or max(sizes) > MOST_PHOTOS:
+        raise InputError(
+            "sizes must be at least 1 training, 1 validation and 0 test photos, and at most "
+            f"{MOST_PHOTOS} of each, not {sizes}"
+        )
+    return sizes
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise InputError(f"{name} must be given in whole numbers, not {value!r}") from error
 
 
 def _load(request: _Request) -> Splits:
@@ -429,22 +451,23 @@ class _Source:
 def _sketches_source(request: _Request) -> _Source:
     sizes = request.sizes or _SKETCHES_SIZES
 
+    def fill(chosen: _Indices, images: _Images) -> dict[int, str]:
+        for row, index in enumerate(chosen.tolist()):
+            images[row] = sketches.draw_numbered(index, request.image_size, request.seed)
+        return {}
+
     def photos() -> _Photos:
-        drawn, labels = sketches.draw(sum(sizes), request.image_size, request.seed)
-
-        def fill(chosen: _Indices, images: _Images) -> dict[int, str]:
-            np.take(drawn, chosen, axis=0, out=images, mode="clip")
-            return {}
-
+        count = sum(sizes)
         return _Photos(
             class_names=sketches.CLASS_NAMES,
-            names=tuple(f"sketch.{index}" for index in range(len(labels))),
-            labels=labels,
-            pools={"all": np.arange(len(labels))},
+            names=tuple(f"sketch.{index}" for index in range(count)),
+            labels=sketches.labels_of(np.arange(count)),
+            pools={"all": np.arange(count)},
             fill=fill,
         )
 
-    # The program's text stands for its drawings: there is no version to forget to raise.
+    # The program's text stands for its drawings, as far as they are its own: Pillow, which draws
+    # the lines, and NumPy may round otherwise in another version.
     program = Path(sketches.__file__).read_bytes()
     identity = ["sketches", hashlib.sha256(program).hexdigest()]
     return _Source(identity, photos, sizes, is_encoded=False)

@@ -400,14 +400,26 @@ def test_tfds_takes_any_answer_for_a_network(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"image_size": 31}, "image_size must be 32 or more, not 31"),
+        ({"image_size": 31}, "image_size must be from 32 to 4096, not 31"),
+        ({"image_size": 2**32}, "image_size must be from 32 to 4096, not 4294967296"),
+        ({"image_size": 32.5}, "image_size must be given in whole numbers, not 32.5"),
         ({"seed": -1}, "seed must be 0 or more, not -1"),
+        ({"seed": "1"}, "seed must be given in whole numbers, not '1'"),
+        ({"sizes": (4,)}, "sizes must be at least"),
+        ({"sizes": (4, 4, 4, 4)}, "sizes must be at least"),
+        ({"sizes": (2**62, 1, 1)}, "and at most 1000000 of each, not (4611686018427387904, 1, 1)"),
         ({"sizes": (4, 0, 4)}, "sizes must be at least"),
         ({"sizes": (4, 4, -1)}, "sizes must be at least"),
     ],
 )
 def test_bad_arguments(arguments, said):
     assert said in error_of("sketches", **arguments)
+
+
+def test_numpys_numbers_are_numbers():
+    sizes = np.array([4, 2, 2])
+    one = load_data("sketches", np.int64(SIZE), seed=np.int64(1), sizes=sizes)  # pyright: ignore
+    assert one.fingerprint == load("sketches", seed=1, sizes=(4, 2, 2)).fingerprint
 
 
 @pytest.mark.parametrize("source", ["cats_vs_dog", "no/such/folder", "x" * 5000])

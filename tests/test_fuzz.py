@@ -1049,6 +1049,13 @@ def test_a_value_that_no_run_could_mean_is_refused(
     assert not asked
 
 
+@pytest.mark.parametrize(
+    "words", [["--image-size", str(2**32)], ["--sizes", str(2**62), "1", "1"]], ids=" ".join
+)
+def test_drawings_that_no_memory_could_hold_are_refused(words: list[str]) -> None:
+    assert command("data", "sketches", *words)[0] == 2
+
+
 def test_a_series_of_more_seeds_than_anybody_could_mean_is_refused(asked: list[Experiment]) -> None:
     asked.clear()
     assert command("reproduce", "--seeds", str(10**9))[0] == 2

@@ -75,7 +75,7 @@ ALLOWED = {
     "models.transfer": {"flax", "jax", ".augment", ".models.cnn", ".models.mobilenet_v2"},
     "ops": {"jax"},
     "parallel": {"jax", ".cache"},
-    "recipes": {".errors"},
+    "recipes": {".data", ".errors"},
     "report": {"matplotlib", ".files"},
     "reproduce": {".errors", ".experiment", ".parallel", ".recipes", ".report", ".sections"},
     "sections": {"jax", ".augment", ".data", ".report"},
