@@ -2,8 +2,8 @@
 
     source -> which photos it holds -> one cut by seed -> decoding -> arrays in the cache -> batches
 
-Photos are decoded in a process of its own, so a prepared folder (or a cache hit) serves a machine
-that has no TensorFlow.
+Photos are decoded in a process of its own, so a prepared folder serves a machine that has no
+TensorFlow, and so does a cache hit, but for cats_vs_dogs: what TFDS holds, only TFDS can say.
 """
 
 import contextlib
@@ -58,11 +58,15 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 _SPLIT_NAMES = ("train", "validation", "test")
 # A zip of pictures that is not suspected: photos are compressed already, and hardly shrink.
 _BOMB_BYTES, _BOMB_RATIO, _DEEPEST = 10**9, 100, 100
-_META = "meta.json"
+_META, _SUMS = "meta.json", "SHA256SUMS"
+_ARRAYS = tuple(f"{split}_{kind}.npy" for split in _SPLIT_NAMES for kind in ("images", "labels"))
 _UNFINISHED = ".preparing-"
 # Part of every cache key: raise it when the same source would now give other arrays or files.
-_FORMAT = 2
-_DAMAGED = "is missing or damaged: delete the folder and prepare the data again"
+_FORMAT = 3
+_DAMAGED = (
+    "is missing or damaged: if the folder holds nothing but prepared data (meta.json, *.npy), "
+    "delete the folder, and prepare the data again"
+)
 
 _Images: TypeAlias = UInt8[np.ndarray, "n height width 3"]
 _Labels: TypeAlias = Int32[np.ndarray, " n"]
@@ -198,7 +202,7 @@ class Splits:
       validation: what epochs are compared on.
       test: what the final model is judged by; may be empty where there are few photos.
       class_names: the classes in the order of their labels.
-      source: what was asked of `load_data`.
+      source: what was asked of `load_data`; of a prepared folder, when it was prepared.
       fingerprint: changes with what was read and how.
       folder: where the prepared arrays are; itself a source for `load_data`.
       skipped: photos that could not be read.
@@ -909,7 +913,7 @@ def _prepare(folder: Path, source: _Source, request: _Request) -> None:
 
 
 def _check_space(folder: Path, count: int, image_size: int) -> None:
-    # Arrays are written through memory maps, and a full disk kills such a process without a word.
+    """Say how much room is needed before any is taken: taking it all would stop others, too."""
     needed = 2 * count * image_size**2 * 3  # decoded, then sorted into splits
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -924,7 +928,7 @@ def _write_prepared(
 ) -> None:
     chosen = np.concatenate(list(cut.values()))
     shape = (request.image_size, request.image_size, 3)
-    decoded = open_memmap(folder.parent / "decoded.npy", "w+", np.uint8, (len(chosen), *shape))
+    decoded = _new_images(folder.parent / "decoded.npy", (len(chosen), *shape))
     failed = photos.fill(chosen, decoded)
     _check_not_most_failed(photos, chosen, failed, request)
     is_kept = ~np.isin(chosen, list(failed))
@@ -936,8 +940,9 @@ def _write_prepared(
         start += len(indices)
         kept = chosen[rows]
         _check_no_class_lost(split, photos, indices, kept, failed)
-        images = open_memmap(folder / f"{split}_images.npy", "w+", np.uint8, (len(rows), *shape))
+        images = _new_images(folder / f"{split}_images.npy", (len(rows), *shape))
         np.take(decoded, rows, axis=0, out=images, mode="clip")  # "raise" would copy all first
+        images.flush()
         np.save(folder / f"{split}_labels.npy", photos.labels[kept])
         names[split] = [photos.names[index] for index in kept]
         digests[split] = [hashlib.sha256(decoded[row]).digest() for row in rows]
@@ -954,6 +959,28 @@ def _write_prepared(
         "names": names,
     }
     (folder / _META).write_text(json.dumps(meta), encoding="utf-8")
+    sums = "".join(f"{_sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
+    (folder / _SUMS).write_text(sums, encoding="utf-8")
+    for path in folder.iterdir():
+        with path.open("r+b") as file:  # or a power failure could leave a whole folder of zeros
+            os.fsync(file.fileno())
+
+
+def _new_images(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """Make an array of images to write to, its room on the disk taken.
+
+    A disk that were full only later would kill who writes through a memory map, without a word.
+    """
+    images = open_memmap(path, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return images
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _find_shared(
@@ -992,56 +1019,84 @@ def _check_no_class_lost(
         )
 
 
+@dataclass(frozen=True)
+class _Meta:
+    """What meta.json says, but for what only people read."""
+
+    source: str
+    image_size: int
+    sizes: list[int] | None
+    fingerprint: str
+    class_names: tuple[str, ...]
+    names: Mapping[str, tuple[str, ...]]
+    skipped: tuple[Skipped, ...]
+    shared: tuple[Shared, ...]
+
+
 def _load_prepared(folder: Path, request: _Request) -> Splits:
     """Open a prepared folder that was given as the source, if it is what was asked for."""
     meta = _read_meta(folder)
-    splits = _open_prepared(folder, meta)
-    if meta["image_size"] != request.image_size:
+    if meta.image_size != request.image_size:
         raise InputError(
-            f"{folder} was prepared with image_size {meta['image_size']}, "
+            f"{folder} was prepared with image_size {meta.image_size}, "
             f"not {request.image_size}: ask for that, or give the photos as the source"
         )
-    if request.sizes is not None and meta["sizes"] != list(request.sizes):
+    if request.sizes is not None and meta.sizes != list(request.sizes):
         raise InputError(
-            f"{folder} was split when it was prepared, with sizes {meta['sizes'] or 'by default'}, "
+            f"{folder} was split when it was prepared, with sizes {meta.sizes or 'by default'}, "
             f"not {list(request.sizes)}: leave sizes out, or give the photos as the source"
         )
-    return splits
+    return _open_prepared(folder, meta)
 
 
-def _read_meta(folder: Path) -> dict[str, Any]:
+def _read_meta(folder: Path) -> _Meta:
     try:
         meta = json.loads((folder / _META).read_text(encoding="utf-8"))
         version = meta["format"]
+        if version == _FORMAT:
+            return _Meta(
+                source=str(meta["source"]),
+                image_size=operator.index(meta["image_size"]),
+                sizes=meta["sizes"],
+                fingerprint=str(meta["fingerprint"]),
+                class_names=_texts(meta["class_names"]),
+                names={name: _texts(meta["names"][name]) for name in _SPLIT_NAMES},
+                skipped=tuple(Skipped(*_texts(entry)) for entry in meta["skipped"]),
+                shared=tuple(Shared(*_texts(entry)) for entry in meta["shared"]),
+            )
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(f"{folder}: {_META} {_DAMAGED}") from error
-    if version != _FORMAT:
-        raise InputError(
-            f"{folder} was prepared in format {version}, this version of catdog_jax reads "
-            f"format {_FORMAT}: prepare the data again"
-        )
-    return meta
+    raise InputError(
+        f"{folder} was prepared in format {version}, this version of catdog_jax reads "
+        f"format {_FORMAT}: prepare the data again"
+    )
 
 
-def _open_prepared(folder: Path, meta: Mapping[str, Any]) -> Splits:
+def _open_prepared(folder: Path, meta: _Meta) -> Splits:
+    _check_sums(folder)
+    parts = {name: _open_split(folder, name, meta) for name in _SPLIT_NAMES}
+    return Splits(
+        **parts,
+        class_names=meta.class_names,
+        source=meta.source,
+        fingerprint=meta.fingerprint,
+        folder=folder,
+        skipped=meta.skipped,
+        shared=meta.shared,
+    )
+
+
+def _check_sums(folder: Path) -> None:
+    """Refuse a folder of which anything is not as it was written."""
+    name = _SUMS
     try:
-        class_names = _texts(meta["class_names"])
-        if len(set(class_names)) < len(class_names):
-            raise ValueError(class_names)  # noqa: TRY301
-        parts = {name: _open_split(folder, name, meta, class_names) for name in _SPLIT_NAMES}
-        return Splits(
-            **parts,
-            class_names=class_names,
-            source=str(meta["source"]),
-            fingerprint=str(meta["fingerprint"]),
-            folder=folder,
-            skipped=tuple(Skipped(*_texts(entry)) for entry in meta["skipped"]),
-            shared=tuple(Shared(*_texts(entry)) for entry in meta["shared"]),
-        )
-    except InputError:
-        raise
-    except (LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{folder}: {_META} {_DAMAGED}") from error
+        lines = (folder / _SUMS).read_text(encoding="utf-8").splitlines()
+        sums = {name: digest for digest, name in (line.split("  ") for line in lines)}
+        for name in (_META, *_ARRAYS):
+            if _sha256(folder / name) != sums[name]:
+                raise ValueError(name)  # noqa: TRY301
+    except (OSError, ValueError, LookupError) as error:
+        raise InputError(f"{folder}: {name} {_DAMAGED}") from error
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -1050,26 +1105,7 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _open_split(
-    folder: Path, name: str, meta: Mapping[str, Any], class_names: tuple[str, ...]
-) -> Split:
-    names = _texts(meta["names"][name])
-    side = meta["image_size"]
-    images = _open_array(folder / f"{name}_images.npy", np.uint8, (len(names), side, side, 3))
-    labels = _open_array(folder / f"{name}_labels.npy", np.int32, (len(names),))
-    if np.any((labels < 0) | (labels >= len(class_names))):
-        raise InputError(f"{folder}: {name}_labels.npy {_DAMAGED}")
-    return Split(images, labels, class_names, names)
-
-
-def _open_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> Any:
-    try:
-        array = open_memmap(path, "r")
-    except Exception as error:  # of a damaged header NumPy raises whatever it stumbles over
-        raise InputError(f"{path.parent}: {path.name} {_DAMAGED}") from error
-    if array.dtype != dtype or array.shape != shape:
-        raise InputError(
-            f"{path} holds {array.dtype}{list(array.shape)}, not {np.dtype(dtype)}{list(shape)}: "
-            "delete the folder and prepare the data again"
-        )
-    return array
+def _open_split(folder: Path, name: str, meta: _Meta) -> Split:
+    images = open_memmap(folder / f"{name}_images.npy", "r")
+    labels = open_memmap(folder / f"{name}_labels.npy", "r")
+    return Split(images, labels, meta.class_names, meta.names[name])

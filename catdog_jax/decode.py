@@ -127,7 +127,7 @@ def read_files(
     files: list[Path | zipfile.Path], wanted: Collection[int], failed: dict[int, str]
 ) -> Iterator[tuple[int, bytes]]:
     """Be the `Reader` of files, in a folder or in a zip."""
-    for index in sorted(wanted):  # in the order they lie on the disk
+    for index in sorted(wanted):  # by name, near the order in which most were written
         try:
             encoded = _read(files[index])
         except _READ_ERRORS as error:

@@ -933,14 +933,14 @@ def test_prepared_by_another_version(prepared):
     assert "in format 0" in error_of(prepared)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2}', "\udcff"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 3}', "\udcff"])
 def test_damaged_meta(prepared, content):
     (prepared / "meta.json").write_bytes(content.encode(errors="surrogateescape"))
     assert "meta.json is missing or damaged" in error_of(prepared)
 
 
 @pytest.mark.parametrize("name", [f"{p}_{a}.npy" for p in PARTS for a in ("images", "labels")])
-@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "shape", "dtype"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "zeros", "another"])
 def test_damaged_array(prepared, name, damage):
     path = prepared / name
     array = np.load(path)
@@ -950,11 +950,46 @@ def test_damaged_array(prepared, name, damage):
         path.write_bytes(b"")
     elif damage == "truncated":
         os.truncate(path, path.stat().st_size - 1)
+    elif damage == "zeros":
+        header = path.stat().st_size - array.nbytes
+        path.write_bytes(path.read_bytes()[:header] + bytes(array.nbytes))
     else:
-        np.save(path, array[1:] if damage == "shape" else array.astype(np.int16))
+        np.save(path, 1 - array)
     message = error_of(prepared)
-    assert name in message
+    assert f"{name} is missing or damaged" in message
     assert "delete the folder" in message
+
+
+def test_names_that_were_exchanged(prepared):
+    path = prepared / "meta.json"
+    meta = json.loads(path.read_text())
+    meta["names"]["train"].reverse()
+    path.write_text(json.dumps(meta))
+    assert "meta.json is missing or damaged" in error_of(prepared)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff", b"x", b"a  b  c\n"])
+def test_damaged_sums(prepared, content):
+    path = prepared / "SHA256SUMS"
+    path.unlink() if content is None else path.write_bytes(content)
+    assert " is missing or damaged" in error_of(prepared)
+
+
+def test_the_sums_are_those_of_sha256sum(prepared):
+    if shutil.which("sha256sum") is None:
+        pytest.skip("there is no sha256sum here")
+    command = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
+    done = subprocess.run(command, cwd=prepared, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.count(": OK")) == (0, 7)
+
+
+def test_checking_the_sums_takes_no_memory(tmp_path):
+    loaded = load("sketches", image_size=256, sizes=(40, 2, 0))
+    tracemalloc.start()
+    load(loaded.folder, image_size=256)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < loaded.train.images.nbytes / 4
 
 
 class Pickled:
