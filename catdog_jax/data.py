@@ -424,6 +424,7 @@ class _Photos:
       pools: which photos the splits are drawn from: "all", or "train", "validation" (and "test").
       fill: writes the photos with the given indices, in that order, into an array, and returns
         why some could not be, by index.
+      read: where `fill` reads them, if they are files.
 
     """
 
@@ -432,6 +433,7 @@ class _Photos:
     labels: _Labels
     pools: Mapping[str, _Indices]
     fill: Callable[[_Indices, _Images], dict[int, str]]
+    read: decode.Reader | None = None
 
 
 @dataclass(frozen=True)
@@ -724,12 +726,14 @@ def _tree_photos(pools: Mapping[str, Mapping[str, list[_Tree]]]) -> _Photos:
             names += [f"{prefix}{class_name}/{picture.name}" for picture in pictures]
             labels += [label] * len(pictures)
         indices[pool] = np.arange(start, len(files))
+    read = functools.partial(decode.read_files, files)
     return _Photos(
         class_names=class_names,
         names=tuple(names),
         labels=np.array(labels, np.int32),
         pools=indices,
-        fill=functools.partial(decode.decode_all, functools.partial(decode.read_files, files)),
+        fill=functools.partial(decode.decode_all, read),
+        read=read,
     )
 
 
@@ -849,22 +853,43 @@ def _answer() -> None:
 def _load_cached(source: _Source, request: _Request) -> Splits:
     """Open the prepared data in the cache, where they are put first if they are not there."""
     asked = [_FORMAT, source.identity, request.image_size, request.seed, request.sizes]
-    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-    folder = request.cache / "data" / key
-    if not folder.is_dir():
-        # That process, not this one, takes the lock.
-        if source.is_encoded and not decode.tensorflow_is_imported():
-            return _load_in_own_process(request)
-        try:
+    folder = request.cache / "data" / _hash_of(asked)
+    try:
+        while folder.is_dir() and _is_mended(folder, source):
+            # Other photos want another fingerprint; and who uses the old ones keeps them.
+            folder = folder.with_name(_hash_of([folder.name, "mended"]))
+        if not folder.is_dir():
+            # That process, not this one, takes the lock.
+            if source.is_encoded and not decode.tensorflow_is_imported():
+                return _load_in_own_process(request)
             with _alone(folder):
                 if not folder.is_dir():  # else it was what we have waited for
                     _prepare(folder, source, request)
-        except OSError as error:
-            raise InputError(
-                f"the cache folder {request.cache} cannot be written ({first_line(error)}): "
-                "set cache_dir or CATDOG_CACHE to another"
-            ) from error
+    except OSError as error:
+        raise InputError(
+            f"the cache folder {request.cache} cannot be written ({first_line(error)}): "
+            "set cache_dir or CATDOG_CACHE to another"
+        ) from error
     return _open_cached(folder, request)
+
+
+def _hash_of(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def _is_mended(folder: Path, source: _Source) -> bool:
+    """Whether a photo can be read now that could not when `folder` was prepared.
+
+    Such a photo may look the same from outside: its permissions have changed, or its bytes within
+    a zip. What was read but could not be decoded looks different when it is.
+    """
+    skipped = _read_meta(folder).skipped
+    unreadable = {photo.name for photo in skipped if decode.is_unreadable(photo.reason)}
+    if not unreadable:
+        return False
+    photos = source.photos()
+    indices = [index for index, name in enumerate(photos.names) if name in unreadable]
+    return photos.read is not None and any(True for _ in photos.read(indices, {}))
 
 
 def _open_cached(folder: Path, request: _Request) -> Splits:

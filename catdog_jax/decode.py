@@ -33,6 +33,7 @@ from .headers import claimed_pixels
 # JPEG of more than 512 MiB, would decode at most.
 _MOST_BYTES = 200_000_000
 _MOST_PIXELS = 2**29 // 3
+_UNREADABLE = "cannot be read: "
 # What reading one file of a folder or of a zip can raise (RuntimeError: it is encrypted).
 _READ_ERRORS = (
     OSError,
@@ -131,7 +132,7 @@ def read_files(
         try:
             encoded = _read(files[index])
         except _READ_ERRORS as error:
-            failed[index] = f"cannot be read: {first_line(error)}"
+            failed[index] = f"{_UNREADABLE}{first_line(error)}"
         else:
             yield index, encoded
 

@@ -554,6 +554,48 @@ def test_damaged_entry_of_a_zip(tmp_path):
     check_whole(loaded)
 
 
+def test_a_photo_that_can_be_read_again_is_no_longer_skipped(tmp_path, monkeypatch):
+    folder = write_classes(tmp_path / "photos", cat=10, dog=10)
+    (folder / "dogs/dog.3.png").write_text("no photo")
+    read, closed = decode._read, {"cat.3.png", "cat.4.png"}
+
+    def refuse(file):  # tests may run as root, for whom no file is closed
+        if file.name in closed:
+            raise PermissionError(13, "Permission denied", str(file))
+        return read(file)
+
+    monkeypatch.setattr(decode, "_read", refuse)
+    first = load(folder)
+    assert {Path(photo.name).name for photo in first.skipped} == {*closed, "dog.3.png"}
+    assert load(folder).fingerprint == first.fingerprint
+    fingerprints = {first.fingerprint}
+    for name in ("cat.3.png", "cat.4.png"):
+        closed.remove(name)
+        mended = load(folder)
+        assert {Path(photo.name).name for photo in mended.skipped} == {*closed, "dog.3.png"}
+        check_whole(mended)
+        fingerprints.add(mended.fingerprint)
+        assert load(folder).fingerprint == mended.fingerprint
+    assert len(fingerprints) == 3
+    assert first.folder.is_dir()  # for who still reads from it
+
+
+def test_an_entry_of_a_zip_that_was_mended_is_no_longer_skipped(tmp_path):
+    path = zip_of(write_classes(tmp_path / "photos", cat=10, dog=10))
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo("cats/cat.3.png")
+    content = bytearray(whole)
+    content[entry.header_offset + 30 + len(entry.filename) + 20] ^= 255
+    path.write_bytes(content)
+    broken = load(path)
+    path.write_bytes(whole)  # the sizes and checksums in its directory are the same
+    mended = load(path)
+    assert [photo.name for photo in broken.skipped] == ["cats/cat.3.png"]
+    assert mended.skipped == ()
+    assert mended.fingerprint != broken.fingerprint
+
+
 def test_a_class_without_one_readable_photo(tmp_path, cache):
     folder = write_classes(tmp_path / "photos", cat=10, dog=10)
     for path in (folder / "dogs").iterdir():
@@ -891,11 +933,12 @@ def test_full_disk(tmp_path, monkeypatch):
     assert "has 0 MB left" in error_of(folder)
 
 
-def test_cache_that_cannot_be_written(tmp_path):
+@pytest.mark.parametrize("name", ["file", "x" * 5000])
+def test_cache_that_cannot_be_written(tmp_path, name):
     folder = write_classes(tmp_path / "photos", cat=5, dog=5)
     (tmp_path / "file").touch()
-    message = error_of(folder, cache_dir=tmp_path / "file")
-    assert f"the cache folder {tmp_path / 'file'} cannot be written" in message
+    message = error_of(folder, cache_dir=tmp_path / name)
+    assert f"the cache folder {tmp_path / name} cannot be written" in message
 
 
 # A prepared folder as the source.
