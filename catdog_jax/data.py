@@ -19,6 +19,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -61,6 +63,8 @@ _BOMB_BYTES, _BOMB_RATIO, _DEEPEST = 10**9, 100, 100
 _META, _SUMS = "meta.json", "SHA256SUMS"
 _ARRAYS = tuple(f"{split}_{kind}.npy" for split in _SPLIT_NAMES for kind in ("images", "labels"))
 _UNFINISHED = ".preparing-"
+# Seconds that the process that decodes goes on for after the one that asked it has ended.
+_GRACE = 5.0
 # Part of every cache key: raise it when the same source would now give other arrays or files.
 _FORMAT = 3
 _DAMAGED = (
@@ -810,17 +814,18 @@ def _load_in_own_process(request: _Request) -> Splits:
     command = [sys.executable, "-P", "-c", f"from {__name__} import _answer; _answer()"]
     with subprocess.Popen(
         [*command, json.dumps(asked, default=str)],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # which closes when this process ends, however it does
         stdout=subprocess.PIPE,
         encoding="utf-8",
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8"},
     ) as process:
-        output, _ = process.communicate()
-    lines = output.splitlines()
+        assert process.stdout is not None
+        lines = process.stdout.read().splitlines()
     if process.returncode or not lines:
+        killed = " (killed, perhaps for want of memory)" if process.returncode == -9 else ""
         raise InputError(
-            f"the process that was to read {request.source} ended with {process.returncode} "
-            "(-9: killed, perhaps for want of memory): try again, or with fewer photos"
+            f"the process that was to read {request.source} ended with {process.returncode}"
+            f"{killed}: try again, or with fewer photos"
         )
     answer = json.loads(lines[-1])
     if "error" in answer:
@@ -831,6 +836,7 @@ def _load_in_own_process(request: _Request) -> Splits:
 
 def _answer() -> None:
     """Be the other process: prepare what is asked for and print where it is, or what is wrong."""
+    threading.Thread(target=_end_with_the_asker, daemon=True).start()
     asked = json.loads(sys.argv[1])
     sizes, cache_dir = asked.pop("sizes"), asked.pop("cache")
     # TensorFlow's C++ grumbles at every photo that it cannot read; Python shows the progress.
@@ -842,12 +848,24 @@ def _answer() -> None:
         answer = {"folder": str(splits.folder)}
     except InputError as error:
         answer = {"error": str(error)}
+    except (OSError, MemoryError) as error:
+        why = f"{type(error).__name__}: {first_line(error)}"
+        answer = {"error": f"{asked['source']} could not be read ({why}): try with fewer photos"}
     except KeyboardInterrupt:  # Ctrl-C goes to both processes; the other one will say so
         sys.exit(130)
     print(json.dumps(answer))
 
 
-# The cache: <cache>/data/<key>/ with meta.json and two arrays for each split.
+def _end_with_the_asker() -> None:
+    """Wait until nobody waits for the answer any more, then end this process."""
+    while os.read(0, 1):  # not through sys.stdin, which could not be closed meanwhile
+        pass
+    time.sleep(_GRACE)  # after Ctrl-C, to clear away what was half done
+    os._exit(1)
+
+
+# The cache: <cache>/data/<key>/ with meta.json, two arrays for each split, and SHA256SUMS of them,
+# which sha256sum --check reads, too.
 
 
 def _load_cached(source: _Source, request: _Request) -> Splits:

@@ -807,8 +807,14 @@ def test_another_process_says_what_is_wrong(tmp_path, own_process):
 
 def test_another_process_dies(tmp_path, own_process, monkeypatch):
     folder = write_classes(tmp_path / "photos", cat=5, dog=5)
+    ended = f"the process that was to read {folder} ended with"
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    assert f"the process that was to read {folder} ended with 1 " in error_of(folder)
+    assert error_of(folder) == f"{ended} 1: try again, or with fewer photos"
+    killed = tmp_path / "killed"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    assert f"{ended} -9 (killed, perhaps for want of memory): try" in error_of(folder)
 
 
 # The split.
