@@ -9,7 +9,6 @@ never sees the GPU.
 import contextlib
 import errno
 import functools
-import logging
 import os
 import re
 import stat
@@ -169,19 +168,6 @@ def tensorflow() -> Any:
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")
     return tf
-
-
-@functools.cache
-def tensorflow_datasets() -> Any:
-    """Import TFDS, quietly."""
-    tensorflow()  # first, so that it is quiet and off the GPU
-    import tensorflow_datasets as tfds
-
-    # The logger of TFDS, which warns of folders that are not there yet.
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()
-    return tfds
 
 
 def tensorflow_is_imported() -> bool:

@@ -27,7 +27,7 @@ import requests
 from photo_files import color, write_classes, write_jpeg, write_photo, zip_of
 from PIL import Image
 
-from catdog_jax import data, decode, sketches
+from catdog_jax import cut, data, decode, sketches, sources, tfds
 from catdog_jax.data import InputError, load_data
 
 SIZE = 32
@@ -48,7 +48,7 @@ def _no_network(monkeypatch):
         raise OSError("no network in tests")
 
     monkeypatch.setattr(requests, "get", refuse)
-    monkeypatch.setattr(data.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(tfds.urllib.request, "urlopen", refuse)
 
 
 @pytest.fixture
@@ -227,12 +227,12 @@ def test_filtered_zip_is_downloaded(tmp_path, monkeypatch, cache):
         asked.append((url, wanted))
         return path
 
-    monkeypatch.setattr(data, "fetch", fetch)
+    monkeypatch.setattr(sources, "fetch", fetch)
     assert len(names_of(load("cats_and_dogs_filtered"))) == 10
     load("cats_and_dogs_filtered", data_dir=tmp_path / "zips")
     name = "cats_and_dogs_filtered.zip"
     folders = [cache / "downloads", tmp_path / "zips"]
-    assert asked == [(data._FILTERED_URL, folder / name) for folder in folders]
+    assert asked == [(sources._FILTERED_URL, folder / name) for folder in folders]
 
 
 def test_filtered_zip_without_network():
@@ -243,12 +243,12 @@ def test_filtered_zip_without_network():
 
 def store_tfds(tmp_path, write):
     """Store cats_vs_dogs as TFDS would, but with 12 photos that `write` makes; give its folder."""
-    tfds = decode.tensorflow_datasets()
-    features = tfds.features.FeaturesDict(
+    library = tfds.tensorflow_datasets()
+    features = library.features.FeaturesDict(
         {
-            "image": tfds.features.Image(),
-            "image/filename": tfds.features.Text(),
-            "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+            "image": library.features.Image(),
+            "image/filename": library.features.Text(),
+            "label": library.features.ClassLabel(names=["cat", "dog"]),
         }
     )
     examples = []
@@ -259,7 +259,7 @@ def store_tfds(tmp_path, write):
         name = path.relative_to(tmp_path / "made").as_posix()
         example = {"image": str(path), "image/filename": name, "label": number % 2}
         examples.append((number, example))
-    tfds.dataset_builders.store_as_tfds_dataset(
+    library.dataset_builders.store_as_tfds_dataset(
         name="cats_vs_dogs",
         version="4.0.1",
         features=features,
@@ -292,14 +292,14 @@ def test_tfds(tfds_folder):
 
 def test_tfds_reads_no_more_than_it_needs(tfds_folder, monkeypatch):
     read = []
-    original = data._read_tfds
+    original = tfds._read
 
     def spy(builder, wanted, failed):
         for index, photo in original(builder, wanted, failed):
             read.append(index)
             yield index, photo
 
-    monkeypatch.setattr(data, "_read_tfds", spy)
+    monkeypatch.setattr(tfds, "_read", spy)
     loaded = load("cats_vs_dogs", data_dir=tfds_folder, sizes=(2, 2, 0))
     assert len(set(read)) == 4
     assert sum(sizes_of(loaded)) + len(loaded.skipped) == 4
@@ -313,7 +313,7 @@ def test_tfds_damaged(tfds_folder, monkeypatch):
     def stumble(*arguments):
         raise TypeError("what TFDS stumbled over")
 
-    monkeypatch.setattr(data, "_tfds_records", stumble)
+    monkeypatch.setattr(tfds, "_records", stumble)
     message = error_of("cats_vs_dogs", data_dir=tfds_folder, sizes=(2, 2, 0))
     assert "is damaged (what TFDS stumbled over)" in message
 
@@ -321,6 +321,7 @@ def test_tfds_damaged(tfds_folder, monkeypatch):
 def test_two_stores_of_tfds_are_two(tfds_folder):
     asked = {"data_dir": tfds_folder, "sizes": (4, 2, 2)}
     one = load("cats_vs_dogs", **asked)
+    (tfds_folder / "cats_vs_dogs/.lock").touch()  # as downloading leaves it
     assert load("cats_vs_dogs", **asked).fingerprint == one.fingerprint
     (record,) = tfds_folder.rglob("*.tfrecord*")
     os.utime(record, (1, 1))
@@ -347,9 +348,9 @@ class FakeBuilder:
 
 @pytest.fixture
 def _fake_tfds(monkeypatch):
-    tfds = SimpleNamespace(builder=FakeBuilder)
-    monkeypatch.setattr(decode, "tensorflow_datasets", lambda: tfds)
-    monkeypatch.setattr(data, "_check_tfds_host", lambda: None)
+    library = SimpleNamespace(builder=FakeBuilder)
+    monkeypatch.setattr(tfds, "tensorflow_datasets", lambda: library)
+    monkeypatch.setattr(tfds, "_check_host", lambda: None)
 
 
 @pytest.mark.usefixtures("_fake_tfds")
@@ -357,7 +358,7 @@ def test_tfds_is_downloaded_by_one_at_a_time(tmp_path):
     found = []
 
     def ask():
-        found.append(data._tfds_builder(tmp_path).is_prepared())
+        found.append(tfds._builder(tmp_path).is_prepared())
 
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
@@ -390,8 +391,8 @@ def test_tfds_takes_any_answer_for_a_network(monkeypatch):
     def answer(*args, **kwargs):
         raise urllib.error.HTTPError("url", 403, "no", {}, None)  # pyright: ignore
 
-    monkeypatch.setattr(data.urllib.request, "urlopen", answer)
-    data._check_tfds_host()
+    monkeypatch.setattr(tfds.urllib.request, "urlopen", answer)
+    tfds._check_host()
 
 
 # What users get wrong.
@@ -483,7 +484,7 @@ def test_folder_that_cannot_be_listed(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(data, "_folders", refuse)
+    monkeypatch.setattr(sources, "_folders", refuse)
     assert "cannot be listed" in error_of(folder)
 
 
@@ -692,8 +693,8 @@ def test_tfds_photos_equal_tfdss_own(tmp_path):
 
 def check_against_tfds(folder, loaded, at_least):
     """Compare those of our photos that TFDS itself yields among its first thousand."""
-    tf, tfds = decode.tensorflow(), decode.tensorflow_datasets()
-    records = tfds.load("cats_vs_dogs", split="train", data_dir=folder)
+    tf, library = decode.tensorflow(), tfds.tensorflow_datasets()
+    records = library.load("cats_vs_dogs", split="train", data_dir=folder)
     ours = by_name(splits_of(loaded))
     image_size, compared = loaded.train.images.shape[1], 0
     for record in records.take(1000):
@@ -832,9 +833,9 @@ def test_split_depends_on_the_seed_alone(tmp_path, cache):
 
 def test_every_beginning_is_balanced():
     labels = np.repeat(np.arange(3, dtype=np.int32), (10, 20, 70))
-    order = data._balanced_order(labels, 0)
+    order = cut._balanced_order(labels, 0)
     assert sorted(order) == list(range(100))
-    assert order.tolist() != data._balanced_order(labels, 1).tolist()
+    assert order.tolist() != cut._balanced_order(labels, 1).tolist()
     for length in range(1, 101):
         counts = np.bincount(labels[order[:length]], minlength=3)
         np.testing.assert_allclose(counts, length * np.array([0.1, 0.2, 0.7]), atol=1.01)
@@ -847,7 +848,7 @@ def test_the_order_is_pinned():
     # Ranks 1/6, 3/6, 5/6 and 1/4, 3/4.
     expected = [zeros[0], ones[0], zeros[1], ones[1], zeros[2]]
     labels = np.array([0, 1, 0, 1, 0], np.int32)
-    assert data._balanced_order(labels, 0).tolist() == expected
+    assert cut._balanced_order(labels, 0).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -856,8 +857,8 @@ def test_the_order_is_pinned():
 )
 def test_test_set_of_the_blog(validation, sizes):
     pools = {"train": np.arange(10), "validation": np.arange(10, 10 + validation)}
-    parts, cut = data._cut_given_pools(pools, None)
-    assert cut == (10, *sizes)
+    parts, used = cut._cut_given_pools(pools, None)
+    assert used == (10, *sizes)
     joined = np.concatenate([parts["test"], parts["validation"]])
     np.testing.assert_array_equal(joined, pools["validation"])
 

@@ -19,15 +19,15 @@ LIMIT = 120
 """Seconds that a process may take, so that a failure does not hang."""
 PAUSING = """
 import sys
-from catdog_jax import data
+from catdog_jax import data, prepared
 
-def pausing(*arguments, write=data._write_prepared):
+def pausing(*arguments, write=prepared.write, **asked):
     print("preparing", flush=True)
-    write(*arguments)
+    write(*arguments, **asked)
     print("written", flush=True)
     sys.stdin.readline()
 
-data._write_prepared = pausing
+prepared.write = pausing
 loaded = data.load_data("sketches", 32, seed=int(sys.argv[1]), sizes=(6, 4, 2))
 print(loaded.folder, loaded.train.images.sum(), flush=True)
 """
@@ -139,9 +139,9 @@ def test_a_disk_that_fills_up_ends_in_one_line(small_disk, start):
     # As if the room had been there when it was looked for, and others then took it.
     code = """
 import sys
-from catdog_jax import data
+from catdog_jax import data, prepared
 
-data._check_space = lambda *arguments: None
+prepared.check_space = lambda *arguments: None
 try:
     data.load_data("sketches", 128, sizes=(300, 4, 0), cache_dir=sys.argv[1])
 except data.InputError as error:
