@@ -9,7 +9,6 @@ never sees the GPU.
 import contextlib
 import errno
 import functools
-import logging
 import os
 import re
 import stat
@@ -33,6 +32,7 @@ from .headers import claimed_pixels
 # JPEG of more than 512 MiB, would decode at most.
 _MOST_BYTES = 200_000_000
 _MOST_PIXELS = 2**29 // 3
+_UNREADABLE = "cannot be read: "
 # What reading one file of a folder or of a zip can raise (RuntimeError: it is encrypted).
 _READ_ERRORS = (
     OSError,
@@ -127,18 +127,24 @@ def read_files(
     files: list[Path | zipfile.Path], wanted: Collection[int], failed: dict[int, str]
 ) -> Iterator[tuple[int, bytes]]:
     """Be the `Reader` of files, in a folder or in a zip."""
-    for index in sorted(wanted):  # in the order they lie on the disk
+    for index in sorted(wanted):  # by name, near the order in which most were written
         try:
             encoded = _read(files[index])
         except _READ_ERRORS as error:
-            failed[index] = f"cannot be read: {first_line(error)}"
+            failed[index] = f"{_UNREADABLE}{first_line(error)}"
         else:
             yield index, encoded
 
 
-def op_reason(error: Any) -> str:
-    """Return what a TensorFlow error says, less where in TensorFlow it was said."""
-    return re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\]", "", error.message).strip().split("\n")[0]
+def is_unreadable(reason: str) -> bool:
+    """Whether it says that a file could not be read, rather than not be decoded."""
+    return reason.startswith(_UNREADABLE)
+
+
+def op_reason(error: Exception) -> str:
+    """Return what an error says, less where in TensorFlow it was said."""
+    said = getattr(error, "message", None) or first_line(error)
+    return re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\]", "", said).strip().split("\n")[0]
 
 
 @functools.cache
@@ -153,28 +159,15 @@ def tensorflow() -> Any:
     try:
         with native_stderr_hidden():  # it greets before it reads its log level
             import tensorflow as tf
-    except ImportError as error:
+    except Exception as error:  # where it does not suit the machine or NumPy, of any kind
         raise InputError(
-            "decoding photos needs TensorFlow, which cannot be imported: install it, or give a "
-            "folder that load_data prepared on another machine"
+            f"decoding photos needs TensorFlow, which cannot be imported ({first_line(error)}): "
+            "install it, or give a folder that load_data prepared on another machine"
         ) from error
     # Too late when the caller has already used TensorFlow: then its devices are the caller's.
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")
     return tf
-
-
-@functools.cache
-def tensorflow_datasets() -> Any:
-    """Import TFDS, quietly."""
-    tensorflow()  # first, so that it is quiet and off the GPU
-    import tensorflow_datasets as tfds
-
-    # The logger of TFDS, which warns of folders that are not there yet.
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()
-    return tfds
 
 
 def tensorflow_is_imported() -> bool:
@@ -220,6 +213,7 @@ def _read(file: Path | zipfile.Path) -> bytes:
 def _file_size(file: Path) -> int:
     status = file.stat()
     if stat.S_ISDIR(status.st_mode):
+        os.scandir(file).close()  # says so if it cannot even be listed
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(status.st_mode):  # a pipe would wait for its writer
         raise OSError("it is a pipe or a device, not a file")

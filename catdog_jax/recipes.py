@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+from .data import LARGEST_IMAGE, MOST_PHOTOS, SMALLEST_IMAGE
 from .errors import InputError
 
 
@@ -79,6 +80,7 @@ def _sizes(value: Any) -> bool:
         type(value) is tuple
         and [type(size) for size in value] == [int, int, int]
         and min(value) >= 0
+        and max(value) <= MOST_PHOTOS
         and min(value[:2]) >= 1
     )
 
@@ -93,8 +95,8 @@ _RULES: Mapping[str, Rule] = {
     "data": _TEXT,
     "data_dir": ("a text or None", lambda value: value is None or type(value) is str),
     "weights": _TEXT,
-    "image_size": _whole(32, 4096),
-    "sizes": ("three whole numbers, of at least 1, 1 and 0", _sizes),
+    "image_size": _whole(SMALLEST_IMAGE, LARGEST_IMAGE),
+    "sizes": (f"three whole numbers, of at least 1, 1 and 0 and at most {MOST_PHOTOS}", _sizes),
     "split_seed": _SEED,
     "batch_size": _whole(1, 2**16),
     "epochs": _whole(1, 10**6),

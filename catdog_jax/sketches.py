@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int32, UInt8
+from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 from PIL import Image, ImageDraw, ImageFilter
 
 CLASS_NAMES = ("cats", "dogs")
@@ -65,11 +65,20 @@ def draw(
         raise ValueError(f"count must be 0 or more, not {count}")
     _check_size(image_size)
     images = np.empty((count, image_size, image_size, 3), np.uint8)
-    labels = np.arange(count, dtype=np.int32) % len(CLASS_NAMES)
     for index in range(count):
-        rng = np.random.default_rng((seed, index))
-        images[index] = draw_one(rng, int(labels[index]), image_size)
-    return images, labels
+        images[index] = draw_numbered(index, image_size, seed)
+    return images, labels_of(np.arange(count))
+
+
+def draw_numbered(index: int, image_size: int, seed: int) -> UInt8[np.ndarray, "size size 3"]:
+    """Draw picture number `index` of those that `draw` draws."""
+    rng = np.random.default_rng((seed, index))
+    return draw_one(rng, index % len(CLASS_NAMES), image_size)
+
+
+def labels_of(indices: Int64[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
+    """Return the labels of the pictures with these numbers."""
+    return (indices % len(CLASS_NAMES)).astype(np.int32)
 
 
 def draw_one(

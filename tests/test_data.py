@@ -4,12 +4,16 @@ Most tests use flat PNG files whose colour tells class and number, so that a pic
 beside another one's label or name is caught by its pixels.
 """
 
+import builtins
 import json
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+import threading
+import time
+import tracemalloc
 import urllib.error
 import zipfile
 from collections import Counter
@@ -23,7 +27,7 @@ import requests
 from photo_files import color, write_classes, write_jpeg, write_photo, zip_of
 from PIL import Image
 
-from catdog_jax import data, decode, sketches
+from catdog_jax import cut, data, decode, sketches, sources, tfds
 from catdog_jax.data import InputError, load_data
 
 SIZE = 32
@@ -44,7 +48,7 @@ def _no_network(monkeypatch):
         raise OSError("no network in tests")
 
     monkeypatch.setattr(requests, "get", refuse)
-    monkeypatch.setattr(data.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(tfds.urllib.request, "urlopen", refuse)
 
 
 @pytest.fixture
@@ -223,12 +227,12 @@ def test_filtered_zip_is_downloaded(tmp_path, monkeypatch, cache):
         asked.append((url, wanted))
         return path
 
-    monkeypatch.setattr(data, "fetch", fetch)
+    monkeypatch.setattr(sources, "fetch", fetch)
     assert len(names_of(load("cats_and_dogs_filtered"))) == 10
     load("cats_and_dogs_filtered", data_dir=tmp_path / "zips")
     name = "cats_and_dogs_filtered.zip"
     folders = [cache / "downloads", tmp_path / "zips"]
-    assert asked == [(data._FILTERED_URL, folder / name) for folder in folders]
+    assert asked == [(sources._FILTERED_URL, folder / name) for folder in folders]
 
 
 def test_filtered_zip_without_network():
@@ -239,12 +243,12 @@ def test_filtered_zip_without_network():
 
 def store_tfds(tmp_path, write):
     """Store cats_vs_dogs as TFDS would, but with 12 photos that `write` makes; give its folder."""
-    tfds = decode.tensorflow_datasets()
-    features = tfds.features.FeaturesDict(
+    library = tfds.tensorflow_datasets()
+    features = library.features.FeaturesDict(
         {
-            "image": tfds.features.Image(),
-            "image/filename": tfds.features.Text(),
-            "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+            "image": library.features.Image(),
+            "image/filename": library.features.Text(),
+            "label": library.features.ClassLabel(names=["cat", "dog"]),
         }
     )
     examples = []
@@ -255,7 +259,7 @@ def store_tfds(tmp_path, write):
         name = path.relative_to(tmp_path / "made").as_posix()
         example = {"image": str(path), "image/filename": name, "label": number % 2}
         examples.append((number, example))
-    tfds.dataset_builders.store_as_tfds_dataset(
+    library.dataset_builders.store_as_tfds_dataset(
         name="cats_vs_dogs",
         version="4.0.1",
         features=features,
@@ -288,23 +292,87 @@ def test_tfds(tfds_folder):
 
 def test_tfds_reads_no_more_than_it_needs(tfds_folder, monkeypatch):
     read = []
-    original = data._read_tfds
+    original = tfds._read
 
     def spy(builder, wanted, failed):
         for index, photo in original(builder, wanted, failed):
             read.append(index)
             yield index, photo
 
-    monkeypatch.setattr(data, "_read_tfds", spy)
+    monkeypatch.setattr(tfds, "_read", spy)
     loaded = load("cats_vs_dogs", data_dir=tfds_folder, sizes=(2, 2, 0))
     assert len(set(read)) == 4
     assert sum(sizes_of(loaded)) + len(loaded.skipped) == 4
 
 
-def test_tfds_damaged(tfds_folder):
+def test_tfds_damaged(tfds_folder, monkeypatch):
     (record,) = tfds_folder.rglob("*.tfrecord*")
     os.truncate(record, record.stat().st_size - 5)
     assert "is damaged" in error_of("cats_vs_dogs", data_dir=tfds_folder, sizes=(2, 2, 0))
+
+    def stumble(*arguments):
+        raise TypeError("what TFDS stumbled over")
+
+    monkeypatch.setattr(tfds, "_records", stumble)
+    message = error_of("cats_vs_dogs", data_dir=tfds_folder, sizes=(2, 2, 0))
+    assert "is damaged (what TFDS stumbled over)" in message
+
+
+def test_two_stores_of_tfds_are_two(tfds_folder):
+    asked = {"data_dir": tfds_folder, "sizes": (4, 2, 2)}
+    one = load("cats_vs_dogs", **asked)
+    (tfds_folder / "cats_vs_dogs/.lock").touch()  # as downloading leaves it
+    assert load("cats_vs_dogs", **asked).fingerprint == one.fingerprint
+    (record,) = tfds_folder.rglob("*.tfrecord*")
+    os.utime(record, (1, 1))
+    assert load("cats_vs_dogs", **asked).fingerprint != one.fingerprint
+
+
+class FakeBuilder:
+    """Stands for a data set of TFDS that takes a while to download, in two steps."""
+
+    def __init__(self, name, data_dir):
+        self.data_dir = str(data_dir / name / "4.0.1")
+        self.info = SimpleNamespace(splits={})
+        self.steps = Path(self.data_dir).parent / "steps"
+
+    def is_prepared(self):
+        return self.steps.exists() and self.steps.read_text() == "beginning, end"
+
+    def download_and_prepare(self):
+        self.steps.write_text("beginning")
+        time.sleep(0.5)
+        with self.steps.open("a") as steps:
+            steps.write(", end")
+
+
+@pytest.fixture
+def _fake_tfds(monkeypatch):
+    library = SimpleNamespace(builder=FakeBuilder)
+    monkeypatch.setattr(tfds, "tensorflow_datasets", lambda: library)
+    monkeypatch.setattr(tfds, "_check_host", lambda: None)
+
+
+@pytest.mark.usefixtures("_fake_tfds")
+def test_tfds_is_downloaded_by_one_at_a_time(tmp_path):
+    found = []
+
+    def ask():
+        found.append(tfds._builder(tmp_path).is_prepared())
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 3
+
+
+@pytest.mark.usefixtures("_fake_tfds")
+def test_tfds_without_training_photos(tmp_path):
+    message = error_of("cats_vs_dogs", data_dir=tmp_path)
+    assert f"could be neither opened in {tmp_path} nor downloaded to it ('train')" in message
 
 
 def test_tfds_with_too_few_photos(tfds_folder):
@@ -323,8 +391,8 @@ def test_tfds_takes_any_answer_for_a_network(monkeypatch):
     def answer(*args, **kwargs):
         raise urllib.error.HTTPError("url", 403, "no", {}, None)  # pyright: ignore
 
-    monkeypatch.setattr(data.urllib.request, "urlopen", answer)
-    data._check_tfds_host()
+    monkeypatch.setattr(tfds.urllib.request, "urlopen", answer)
+    tfds._check_host()
 
 
 # What users get wrong.
@@ -333,14 +401,26 @@ def test_tfds_takes_any_answer_for_a_network(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"image_size": 31}, "image_size must be 32 or more, not 31"),
+        ({"image_size": 31}, "image_size must be from 32 to 4096, not 31"),
+        ({"image_size": 2**32}, "image_size must be from 32 to 4096, not 4294967296"),
+        ({"image_size": 32.5}, "image_size must be given in whole numbers, not 32.5"),
         ({"seed": -1}, "seed must be 0 or more, not -1"),
+        ({"seed": "1"}, "seed must be given in whole numbers, not '1'"),
+        ({"sizes": (4,)}, "sizes must be at least"),
+        ({"sizes": (4, 4, 4, 4)}, "sizes must be at least"),
+        ({"sizes": (2**62, 1, 1)}, "and at most 1000000 of each, not (4611686018427387904, 1, 1)"),
         ({"sizes": (4, 0, 4)}, "sizes must be at least"),
         ({"sizes": (4, 4, -1)}, "sizes must be at least"),
     ],
 )
 def test_bad_arguments(arguments, said):
     assert said in error_of("sketches", **arguments)
+
+
+def test_numpys_numbers_are_numbers():
+    sizes = np.array([4, 2, 2])
+    one = load_data("sketches", np.int64(SIZE), seed=np.int64(1), sizes=sizes)  # pyright: ignore
+    assert one.fingerprint == load("sketches", seed=1, sizes=(4, 2, 2)).fingerprint
 
 
 @pytest.mark.parametrize("source", ["cats_vs_dog", "no/such/folder", "x" * 5000])
@@ -404,8 +484,31 @@ def test_folder_that_cannot_be_listed(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(data, "_folders", refuse)
+    monkeypatch.setattr(sources, "_folders", refuse)
     assert "cannot be listed" in error_of(folder)
+
+
+def test_photos_beside_a_meta_json_are_photos(tmp_path):
+    folder = write_classes(tmp_path / "photos", cat=5, dog=5)
+    (folder / "meta.json").write_text("{}")
+    assert len(names_of(load(folder))) == 10
+
+
+def test_a_sub_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch):
+    folder = write_classes(tmp_path / "photos", cat=2, dog=2)
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "dogs":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    cats = [folder / f"cats/cat.{number}.png" for number in range(2)]
+    assert data.list_photos(folder) == [*cats, folder / "dogs"]
+    assert data.list_photos(folder / "dogs") == [folder / "dogs"]
+    with pytest.raises(InputError, match="dogs cannot be read: Permission denied"):
+        decode.decode_file(folder / "dogs", SIZE)
 
 
 # Photos that cannot be read.
@@ -450,6 +553,48 @@ def test_damaged_entry_of_a_zip(tmp_path):
     assert skipped.name == "cats/cat.3.png"
     assert "Bad CRC-32" in skipped.reason
     check_whole(loaded)
+
+
+def test_a_photo_that_can_be_read_again_is_no_longer_skipped(tmp_path, monkeypatch):
+    folder = write_classes(tmp_path / "photos", cat=10, dog=10)
+    (folder / "dogs/dog.3.png").write_text("no photo")
+    read, closed = decode._read, {"cat.3.png", "cat.4.png"}
+
+    def refuse(file):  # tests may run as root, for whom no file is closed
+        if file.name in closed:
+            raise PermissionError(13, "Permission denied", str(file))
+        return read(file)
+
+    monkeypatch.setattr(decode, "_read", refuse)
+    first = load(folder)
+    assert {Path(photo.name).name for photo in first.skipped} == {*closed, "dog.3.png"}
+    assert load(folder).fingerprint == first.fingerprint
+    fingerprints = {first.fingerprint}
+    for name in ("cat.3.png", "cat.4.png"):
+        closed.remove(name)
+        mended = load(folder)
+        assert {Path(photo.name).name for photo in mended.skipped} == {*closed, "dog.3.png"}
+        check_whole(mended)
+        fingerprints.add(mended.fingerprint)
+        assert load(folder).fingerprint == mended.fingerprint
+    assert len(fingerprints) == 3
+    assert first.folder.is_dir()  # for who still reads from it
+
+
+def test_an_entry_of_a_zip_that_was_mended_is_no_longer_skipped(tmp_path):
+    path = zip_of(write_classes(tmp_path / "photos", cat=10, dog=10))
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo("cats/cat.3.png")
+    content = bytearray(whole)
+    content[entry.header_offset + 30 + len(entry.filename) + 20] ^= 255
+    path.write_bytes(content)
+    broken = load(path)
+    path.write_bytes(whole)  # the sizes and checksums in its directory are the same
+    mended = load(path)
+    assert [photo.name for photo in broken.skipped] == ["cats/cat.3.png"]
+    assert mended.skipped == ()
+    assert mended.fingerprint != broken.fingerprint
 
 
 def test_a_class_without_one_readable_photo(tmp_path, cache):
@@ -548,8 +693,8 @@ def test_tfds_photos_equal_tfdss_own(tmp_path):
 
 def check_against_tfds(folder, loaded, at_least):
     """Compare those of our photos that TFDS itself yields among its first thousand."""
-    tf, tfds = decode.tensorflow(), decode.tensorflow_datasets()
-    records = tfds.load("cats_vs_dogs", split="train", data_dir=folder)
+    tf, library = decode.tensorflow(), tfds.tensorflow_datasets()
+    records = library.load("cats_vs_dogs", split="train", data_dir=folder)
     ours = by_name(splits_of(loaded))
     image_size, compared = loaded.train.images.shape[1], 0
     for record in records.take(1000):
@@ -606,6 +751,19 @@ def test_tensorflow_missing(monkeypatch):
         decode.tensorflow.__wrapped__()
 
 
+def test_tensorflow_that_does_not_suit_the_machine(monkeypatch):
+    original = builtins.__import__
+
+    def stumble(name, *arguments):
+        if name == "tensorflow":
+            raise AttributeError("_ARRAY_API not found")
+        return original(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", stumble)
+    with pytest.raises(InputError, match=r"cannot be imported \(_ARRAY_API not found\): install"):
+        decode.tensorflow.__wrapped__()
+
+
 @pytest.fixture
 def own_process(monkeypatch):
     """As where nobody has imported TensorFlow yet; the other process does not see it."""
@@ -650,8 +808,14 @@ def test_another_process_says_what_is_wrong(tmp_path, own_process):
 
 def test_another_process_dies(tmp_path, own_process, monkeypatch):
     folder = write_classes(tmp_path / "photos", cat=5, dog=5)
+    ended = f"the process that was to read {folder} ended with"
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    assert f"the process that was to read {folder} ended with 1 " in error_of(folder)
+    assert error_of(folder) == f"{ended} 1: try again, or with fewer photos"
+    killed = tmp_path / "killed"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    assert f"{ended} -9 (killed, perhaps for want of memory): try" in error_of(folder)
 
 
 # The split.
@@ -669,9 +833,9 @@ def test_split_depends_on_the_seed_alone(tmp_path, cache):
 
 def test_every_beginning_is_balanced():
     labels = np.repeat(np.arange(3, dtype=np.int32), (10, 20, 70))
-    order = data._balanced_order(labels, 0)
+    order = cut._balanced_order(labels, 0)
     assert sorted(order) == list(range(100))
-    assert order.tolist() != data._balanced_order(labels, 1).tolist()
+    assert order.tolist() != cut._balanced_order(labels, 1).tolist()
     for length in range(1, 101):
         counts = np.bincount(labels[order[:length]], minlength=3)
         np.testing.assert_allclose(counts, length * np.array([0.1, 0.2, 0.7]), atol=1.01)
@@ -684,7 +848,7 @@ def test_the_order_is_pinned():
     # Ranks 1/6, 3/6, 5/6 and 1/4, 3/4.
     expected = [zeros[0], ones[0], zeros[1], ones[1], zeros[2]]
     labels = np.array([0, 1, 0, 1, 0], np.int32)
-    assert data._balanced_order(labels, 0).tolist() == expected
+    assert cut._balanced_order(labels, 0).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -693,8 +857,8 @@ def test_the_order_is_pinned():
 )
 def test_test_set_of_the_blog(validation, sizes):
     pools = {"train": np.arange(10), "validation": np.arange(10, 10 + validation)}
-    parts, cut = data._cut_given_pools(pools, None)
-    assert cut == (10, *sizes)
+    parts, used = cut._cut_given_pools(pools, None)
+    assert used == (10, *sizes)
     joined = np.concatenate([parts["test"], parts["validation"]])
     np.testing.assert_array_equal(joined, pools["validation"])
 
@@ -776,11 +940,12 @@ def test_full_disk(tmp_path, monkeypatch):
     assert "has 0 MB left" in error_of(folder)
 
 
-def test_cache_that_cannot_be_written(tmp_path):
+@pytest.mark.parametrize("name", ["file", "x" * 5000])
+def test_cache_that_cannot_be_written(tmp_path, name):
     folder = write_classes(tmp_path / "photos", cat=5, dog=5)
     (tmp_path / "file").touch()
-    message = error_of(folder, cache_dir=tmp_path / "file")
-    assert f"the cache folder {tmp_path / 'file'} cannot be written" in message
+    message = error_of(folder, cache_dir=tmp_path / name)
+    assert f"the cache folder {tmp_path / name} cannot be written" in message
 
 
 # A prepared folder as the source.
@@ -818,14 +983,14 @@ def test_prepared_by_another_version(prepared):
     assert "in format 0" in error_of(prepared)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2}', "\udcff"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 3}', "\udcff"])
 def test_damaged_meta(prepared, content):
     (prepared / "meta.json").write_bytes(content.encode(errors="surrogateescape"))
     assert "meta.json is missing or damaged" in error_of(prepared)
 
 
 @pytest.mark.parametrize("name", [f"{p}_{a}.npy" for p in PARTS for a in ("images", "labels")])
-@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "shape", "dtype"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "zeros", "another"])
 def test_damaged_array(prepared, name, damage):
     path = prepared / name
     array = np.load(path)
@@ -835,11 +1000,46 @@ def test_damaged_array(prepared, name, damage):
         path.write_bytes(b"")
     elif damage == "truncated":
         os.truncate(path, path.stat().st_size - 1)
+    elif damage == "zeros":
+        header = path.stat().st_size - array.nbytes
+        path.write_bytes(path.read_bytes()[:header] + bytes(array.nbytes))
     else:
-        np.save(path, array[1:] if damage == "shape" else array.astype(np.int16))
+        np.save(path, 1 - array)
     message = error_of(prepared)
-    assert name in message
+    assert f"{name} is missing or damaged" in message
     assert "delete the folder" in message
+
+
+def test_names_that_were_exchanged(prepared):
+    path = prepared / "meta.json"
+    meta = json.loads(path.read_text())
+    meta["names"]["train"].reverse()
+    path.write_text(json.dumps(meta))
+    assert "meta.json is missing or damaged" in error_of(prepared)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff", b"x", b"a  b  c\n"])
+def test_damaged_sums(prepared, content):
+    path = prepared / "SHA256SUMS"
+    path.unlink() if content is None else path.write_bytes(content)
+    assert " is missing or damaged" in error_of(prepared)
+
+
+def test_the_sums_are_those_of_sha256sum(prepared):
+    if shutil.which("sha256sum") is None:
+        pytest.skip("there is no sha256sum here")
+    command = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
+    done = subprocess.run(command, cwd=prepared, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.count(": OK")) == (0, 7)
+
+
+def test_checking_the_sums_takes_no_memory(tmp_path):
+    loaded = load("sketches", image_size=256, sizes=(40, 2, 0))
+    tracemalloc.start()
+    load(loaded.folder, image_size=256)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < loaded.train.images.nbytes / 4
 
 
 class Pickled:

@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 import pytest
 
-from catdog_jax import data, download
+from catdog_jax import download, sources
 from catdog_jax.download import fetch
 from catdog_jax.errors import InputError
 from catdog_jax.models import keras_weights
@@ -417,13 +417,13 @@ def test_progress_is_shown_nowhere_else(server, path, capfd):
 
 
 def test_the_photos_are_a_zip_or_refused(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_FILTERED_URL", server.url)
+    monkeypatch.setattr(sources, "_FILTERED_URL", server.url)
     server.answer = lambda handler: handler.send(BODY[:-30])
     with pytest.raises(InputError, match="holds no whole file of its kind"):
-        data._download_filtered(tmp_path)
+        sources.download_filtered(tmp_path)
     assert not (tmp_path / "photos.zip").exists()
     server.answer = whole
-    assert data._download_filtered(tmp_path) == tmp_path / "photos.zip"
+    assert sources.download_filtered(tmp_path) == tmp_path / "photos.zip"
 
 
 def test_the_weights_are_hdf5_or_refused(server, tmp_path, monkeypatch):

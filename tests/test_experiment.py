@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from photo_files import write_classes
 from tqdm import tqdm
 
 from catdog_jax import build, messages
@@ -81,12 +82,9 @@ def test_another_source_can_be_evaluated_and_must_have_the_same_classes(
 ) -> None:
     result = evaluate_run(finished[0].folder, data="sketches", split="validation")
     assert result["count"] == 168  # the source's own sizes
-    prepared = load_data("sketches", 32, sizes=(4, 2, 2), cache_dir=tmp_path).folder
-    meta = json.loads((prepared / "meta.json").read_text())
-    meta["class_names"] = ["birds", "fish"]
-    (prepared / "meta.json").write_text(json.dumps(meta))
-    with pytest.raises(InputError, match=r"classes cats, dogs, but .* has birds, fish"):
-        evaluate_run(finished[0].folder, data=str(prepared))
+    others = write_classes(tmp_path / "photos", dog=5, fox=5)
+    with pytest.raises(InputError, match=r"classes cats, dogs, but .* has dogs, foxs"):
+        evaluate_run(finished[0].folder, data=str(others))
 
 
 def test_a_finished_run_is_read_not_repeated(finished: tuple[Run, list[str]]) -> None:

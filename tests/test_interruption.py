@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -361,18 +360,6 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert not unfinished(out / "checkpoint")  # the write was finished
     saved = checkpoint.epochs(out / "checkpoint")[-1]
     assert 2 <= saved < 60
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of ten megabytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=10m", "none", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("file systems cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_ends_in_one_line_and_costs_nothing_saved(small_disk: Path) -> None:

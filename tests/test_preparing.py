@@ -1,10 +1,12 @@
 """Processes that prepare the same data at once, or are killed while they do: real ones."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -13,17 +15,19 @@ from photo_files import color, write_classes
 from catdog_jax.data import load_data
 
 # Says when it begins to write, and waits for a line before it puts in place what it wrote.
+LIMIT = 120
+"""Seconds that a process may take, so that a failure does not hang."""
 PAUSING = """
 import sys
-from catdog_jax import data
+from catdog_jax import data, prepared
 
-def pausing(*arguments, write=data._write_prepared):
+def pausing(*arguments, write=prepared.write, **asked):
     print("preparing", flush=True)
-    write(*arguments)
+    write(*arguments, **asked)
     print("written", flush=True)
     sys.stdin.readline()
 
-data._write_prepared = pausing
+prepared.write = pausing
 loaded = data.load_data("sketches", 32, seed=int(sys.argv[1]), sizes=(6, 4, 2))
 print(loaded.folder, loaded.train.images.sum(), flush=True)
 """
@@ -51,6 +55,9 @@ def start():
             )
             stack.enter_context(process)
             stack.callback(process.kill)
+            watch = threading.Timer(LIMIT, process.kill)  # which ends whoever reads from it, too
+            stack.callback(watch.cancel)
+            watch.start()
             return process
 
         yield start
@@ -126,3 +133,54 @@ def test_two_processes_decode_the_same_photos_after_one_was_killed(cache, start,
     assert sum(map(len, (loaded.train, loaded.validation, loaded.test))) == 500
     for image, name in zip(loaded.train.images, loaded.train.names, strict=True):
         assert (image == color(name)).all()
+
+
+def test_a_disk_that_fills_up_ends_in_one_line(small_disk, start):
+    # As if the room had been there when it was looked for, and others then took it.
+    code = """
+import sys
+from catdog_jax import data, prepared
+
+prepared.check_space = lambda *arguments: None
+try:
+    data.load_data("sketches", 128, sizes=(300, 4, 0), cache_dir=sys.argv[1])
+except data.InputError as error:
+    print(error)
+"""
+    process = start(code, small_disk)
+    output, errors = process.communicate()
+    assert process.returncode == 0, (process.returncode, errors)  # SIGBUS, through a memory map
+    assert output == (
+        f"the cache folder {small_disk} cannot be written (No space left on device): "
+        "set cache_dir or CATDOG_CACHE to another\n"
+    )
+    assert unfinished_in(small_disk / "data") == []
+
+
+ANSWERING = """
+import sys, time
+from catdog_jax import data
+
+def load_data(**asked):
+    print("asked", file=sys.stderr, flush=True)
+    {}
+
+data.load_data, data.decode.tensorflow, data._GRACE = load_data, lambda: None, 0.1
+data._answer()
+"""
+ASKED = json.dumps({"source": "photos", "sizes": None, "cache": "cache"})
+
+
+def test_the_process_that_decodes_does_not_outlive_who_asked(start):
+    process = start(ANSWERING.format("time.sleep(600)"), ASKED)
+    assert process.stderr.readline() == "asked\n"
+    process.stdin.close()  # which the system does for a process that was killed
+    assert process.wait(LIMIT / 2) == 1
+
+
+@pytest.mark.parametrize("error", ["MemoryError()", "OSError(5, 'Input/output error')"])
+def test_the_process_that_decodes_says_what_the_system_refused(start, error):
+    process = start(ANSWERING.format(f"raise {error}"), ASKED)
+    output, _ = process.communicate()
+    (answer,) = json.loads(output).values()
+    assert answer.startswith(f"photos could not be read ({error.partition('(')[0]}: ")
