@@ -18,6 +18,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from .errors import InputError
+from .files import sha256
 from .sources import Photos
 from .splits import SPLIT_NAMES, Indices, Shared, Sizes, Skipped, Split, Splits
 
@@ -124,7 +125,7 @@ def write(
         "names": names,
     }
     (folder / _META).write_text(json.dumps(meta), encoding="utf-8")
-    sums = "".join(f"{_sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
+    sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
     (folder / _SUMS).write_text(sums, encoding="utf-8")
     for path in folder.iterdir():
         with path.open("r+b") as file:  # or a power failure could leave a whole folder of zeros
@@ -141,11 +142,6 @@ def _new_images(path: Path, shape: tuple[int, ...]) -> np.memmap:
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return images
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _find_shared(
@@ -240,7 +236,7 @@ def _check_sums(folder: Path) -> None:
         lines = (folder / _SUMS).read_text(encoding="utf-8").splitlines()
         sums = {name: digest for digest, name in (line.split("  ") for line in lines)}
         for name in (_META, *_ARRAYS):
-            if _sha256(folder / name) != sums[name]:
+            if sha256(folder / name) != sums[name]:
                 raise ValueError(name)  # noqa: TRY301
     except (OSError, ValueError, LookupError) as error:
         raise InputError(f"{folder}: {name} {_DAMAGED}") from error

@@ -91,7 +91,7 @@ ALLOWED = {
     "models.transfer": {"flax", "jax", ".augment", ".models.cnn", ".models.mobilenet_v2"},
     "ops": {"jax"},
     "parallel": {"jax", ".cache"},
-    "prepared": {".errors", ".sources", ".splits"},
+    "prepared": {".errors", ".files", ".sources", ".splits"},
     "recipes": {".data", ".errors"},
     "report": {"matplotlib", ".errors", ".files"},
     "reproduce": {
