@@ -52,6 +52,7 @@ ALLOWED = {
     "files": {"filelock", ".errors"},
     "feed": {"jax", ".parallel"},
     "headers": set(),
+    "keras_files": {"h5py", ".errors"},
     "models": {
         "flax",
         ".errors",
@@ -63,7 +64,6 @@ ALLOWED = {
     "models.cnn": {"flax", "jax", ".augment", ".errors", ".ops"},
     "models.keras_weights": {
         "flax",
-        "h5py",
         "jax",
         ".cache",
         ".download",
@@ -129,6 +129,12 @@ def test_the_table_names_no_module_that_is_gone() -> None:
 @pytest.mark.parametrize("module", ["catdog_jax", "catdog_jax.train", "catdog_jax.experiment"])
 def test_tensorflow_is_not_imported_before_it_is_needed(module: str) -> None:
     code = f"import sys, {module}; assert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_reading_weights_needs_no_jax() -> None:
+    """It is done by a process that is started for each file."""
+    code = "import sys, catdog_jax.keras_files; assert not {'jax', 'flax'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
