@@ -523,7 +523,13 @@ def _read_tfds(
 
 def _download_filtered(folder: Path) -> Path:
     path = folder / _FILTERED_URL.rpartition("/")[2]
-    return fetch(_FILTERED_URL, path, lambda path: zipfile.ZipFile(path).close())
+    return fetch(_FILTERED_URL, path, _check_every_entry)
+
+
+def _check_every_entry(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} in it is damaged")
 
 
 @contextlib.contextmanager

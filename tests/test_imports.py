@@ -30,7 +30,7 @@ ALLOWED = {
     },
     "data": {"filelock", ".cache", ".decode", ".download", ".errors", ".files", ".sketches"},
     "decode": {"tensorflow", "tensorflow_datasets", "tqdm", ".errors", ".files", ".headers"},
-    "download": {"filelock", "requests", "tqdm", ".errors"},
+    "download": {"filelock", "requests", "tqdm", ".errors", ".files"},
     "errors": set(),
     "evaluate": {"flax", "jax", "optax", ".errors", ".feed", ".parallel"},
     "experiment": {
