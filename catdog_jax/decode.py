@@ -234,7 +234,10 @@ def _entry_size(entry: zipfile.Path) -> int:
 
 def _too_large(encoded: bytes) -> str | None:
     """Say that a photo is too large to be decoded; None if TensorFlow may judge it."""
-    pixels = claimed_pixels(encoded)
+    try:
+        pixels = claimed_pixels(encoded)
+    except ValueError as error:
+        return str(error)
     if pixels <= _MOST_PIXELS:
         return None
     return f"{pixels:,} pixels, and no more than {_MOST_PIXELS:,} are decoded"

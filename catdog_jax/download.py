@@ -1,16 +1,21 @@
 """A file from the web, fetched once: under its name it is whole, and the same ever after."""
 
+import base64
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+import logging
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from .errors import InputError
+from .errors import InputError, first_line
+from .files import written_whole
 
+_LOGGER = logging.getLogger(__name__)
 _PATIENCE = 30  # seconds without a byte
 
 
@@ -18,9 +23,9 @@ def fetch(url: str, path: Path, check: Callable[[Path], object]) -> Path:
     """Return `path`, downloaded first where it is missing; of several processes, by one.
 
     It gets its name when all of it is there and `check` is content, so what breaks off leaves
-    nothing under that name. What is first found there, downloaded or put there by hand, is
-    recorded in a `.json` beside it with its SHA-256, since no publisher gives any: if the file
-    changes later, it is refused.
+    nothing under that name, nor does what is not of the MD5 that Google's storage announces. What
+    is first found there, downloaded or put there by hand, is recorded in a `.json` beside it with
+    its SHA-256, since no publisher gives any: if the file changes later, it is refused.
 
     Args:
         url: where the file comes from.
@@ -33,7 +38,7 @@ def fetch(url: str, path: Path, check: Callable[[Path], object]) -> Path:
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{path}.lock"):
+            with _alone(path):
                 if not path.is_file():  # else the process that was waited for has fetched it
                     _download(url, path, check)
     except (OSError, ValueError) as error:
@@ -45,11 +50,27 @@ def fetch(url: str, path: Path, check: Callable[[Path], object]) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Be the only process that downloads `path`, and say so where that takes waiting."""
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        _LOGGER.warning("waiting for another process, which downloads the same file (%s)", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _download(url: str, path: Path, check: Callable[[Path], object]) -> None:
     import requests  # here, since it takes a while and is seldom needed
 
     part = Path(f"{path}.part")
     as_it_is = {"Accept-Encoding": "identity"}  # so that the announced size is the file's
+    md5 = hashlib.md5(usedforsecurity=False)
     try:
         with (
             requests.get(url, headers=as_it_is, stream=True, timeout=_PATIENCE) as response,
@@ -62,10 +83,14 @@ def _download(url: str, path: Path, check: Callable[[Path], object]) -> None:
                 desc=path.name, total=announced, unit="B", unit_scale=True, disable=None
             ) as progress:
                 for piece in response.iter_content(2**16):
+                    md5.update(piece)
                     progress.update(file.write(piece))
+            announced_md5 = re.search("md5=([^, ]*)", response.headers.get("x-goog-hash", ""))
         size = part.stat().st_size
         if announced and size != announced:
             raise OSError(f"{size} bytes came, {announced} were announced")
+        if announced_md5 and announced_md5[1] != base64.b64encode(md5.digest()).decode():
+            raise OSError("what came is not of the MD5 that was announced")
         if flaw := _flaw(part, check):
             raise OSError(f"what came {flaw}")
         Path(f"{path}.json").unlink(missing_ok=True)  # it told of a file that was deleted since
@@ -92,10 +117,8 @@ def _compare_with_record(url: str, path: Path, check: Callable[[Path], object]) 
     if flaw:
         raise InputError(f"{path} {flaw}: delete it (and {record.name}) to have it downloaded")
     # Where the folder cannot be written, nothing is recorded and the file taken as it is.
-    with contextlib.suppress(OSError), FileLock(f"{path}.lock"):
-        part = Path(f"{record}.part")
-        part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        part.replace(record)
+    with contextlib.suppress(OSError), FileLock(f"{path}.lock"), written_whole(record) as file:
+        file.write(json.dumps(found, indent=1) + "\n")
 
 
 def _flaw(path: Path, check: Callable[[Path], object]) -> str | None:
@@ -115,5 +138,4 @@ def _reason(error: BaseException) -> str:
     """What began it, in one line: requests and urllib3 wrap errors up in each other."""
     while error.__context__ is not None:
         error = error.__context__
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return said.partition(" for url")[0].strip().partition("\n")[0] or type(error).__name__
+    return first_line(error).partition(" for url")[0]

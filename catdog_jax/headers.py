@@ -7,7 +7,10 @@ pixels than bytes.
 
 import re
 import struct
+from collections.abc import Iterator
 
+# As many as full blocks of a GIF, the smallest, fit into the largest photo that is read; and some.
+_MOST_BLOCKS = 1_000_000
 # The bytes that begin a segment of a JPEG, less those of segments without a length.
 _JPEG_SEGMENT = re.compile(rb"\xff([\x02-\xcf\xda-\xfe])")
 _JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -18,7 +21,12 @@ _JXL_RATIOS = (None, (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 
 
 def claimed_pixels(encoded: bytes) -> int:
-    """Return how many pixels decoding would unpack; 0 of what is cut off, damaged or no photo."""
+    """Return how many pixels decoding would unpack; 0 of what is cut off, damaged or no photo.
+
+    Raises:
+      ValueError: that takes going through more blocks than any photo has.
+
+    """
     try:
         if encoded.startswith(b"\x89PNG\r\n\x1a\n"):
             return _png(encoded)
@@ -37,9 +45,18 @@ def claimed_pixels(encoded: bytes) -> int:
     return 0
 
 
+def _blocks() -> Iterator[None]:
+    """Be asked for each block that is gone through, of which a file may have a hundred million."""
+    for _ in range(_MOST_BLOCKS):
+        yield
+    raise ValueError(f"it is in more than {_MOST_BLOCKS:,} pieces, as no photo is")
+
+
 def _png(png: bytes) -> int:
+    blocks = _blocks()
     at = 8
     while png[at + 4 : at + 8] != b"IHDR":  # it should be the first, but need not
+        next(blocks)
         at += 12 + struct.unpack_from(">I", png, at)[0]
     width, height = struct.unpack_from(">II", png, at + 8)
     return width * height
@@ -47,7 +64,7 @@ def _png(png: bytes) -> int:
 
 def _jpeg(jpeg: bytes) -> int:
     at = 2
-    for _ in range(100_000):  # no photo has as many segments before its pixels
+    for _ in _blocks():
         segment = _JPEG_SEGMENT.search(jpeg, at)
         if not segment or segment[1][0] == _JPEG_SCAN:
             break
@@ -61,8 +78,10 @@ def _jpeg(jpeg: bytes) -> int:
 def _gif(gif: bytes) -> int:
     """Return the pixels of all frames: TensorFlow gives the first, but unpacks every one."""
     pixels = 0
+    blocks = _blocks()
     at = 13 + _gif_colors(gif[10])
     while at < len(gif):
+        next(blocks)
         if gif[at] == _GIF_FRAME and at + 10 <= len(gif):
             width, height, flags = struct.unpack_from("<HHB", gif, at + 5)
             pixels += width * height
@@ -72,6 +91,7 @@ def _gif(gif: bytes) -> int:
         else:  # the end, or damage
             break
         while at < len(gif) and gif[at]:  # blocks of data
+            next(blocks)
             at += 1 + gif[at]
         at += 1
     return pixels
@@ -120,7 +140,9 @@ def _jxl(stream: bytes) -> int:
 def _jxl_stream(container: bytes) -> bytes:
     """Return the beginning of the JPEG XL in a container, where it may lie in pieces."""
     stream, at = b"", 0
+    blocks = _blocks()
     while len(stream) < 16 and at < len(container):
+        next(blocks)
         size, kind = struct.unpack_from(">I4s", container, at)
         content = at + 8
         if size == 1:

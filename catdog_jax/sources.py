@@ -132,7 +132,13 @@ def sketches_source(sizes: Sizes | None, image_size: int, seed: int) -> Source:
 def download_filtered(folder: Path) -> Path:
     """Return the blog's zip in `folder`, downloaded if need be."""
     path = folder / _FILTERED_URL.rpartition("/")[2]
-    return fetch(_FILTERED_URL, path, lambda path: zipfile.ZipFile(path).close())
+    return fetch(_FILTERED_URL, path, _check_every_entry)
+
+
+def _check_every_entry(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} in it is damaged")
 
 
 @contextlib.contextmanager

@@ -5,11 +5,13 @@ import io
 import json
 import shutil
 import sys
+import time
 
 import numpy as np
 import pytest
 from photo_files import (
     JXL,
+    gif_of_frames,
     jxl_in_pieces,
     png_chunk,
     png_header,
@@ -298,3 +300,30 @@ def test_all_frames_of_a_gif_are_counted():
     frames[0].save(encoded, "GIF", save_all=True, append_images=frames[1:], optimize=False)
     pixels = claimed_pixels(encoded.getvalue())
     assert 30 * 20 < pixels <= 7 * 30 * 20  # later frames hold only what changes
+
+
+def in_pieces(kind):
+    """A file of 20 MB in the smallest blocks."""
+    start, block = {
+        "PNG": (b"\x89PNG\r\n\x1a\n", b"\0\0\0\0tEXt\0\0\0\0"),
+        "JPEG": (b"\xff\xd8", b"\xff\xe0\0\2"),
+        "GIF": (b"GIF89a" + bytes(7) + b"\x21\xfe", b"\1x"),
+        "JPEG XL": (b"\0\0\0\x0cJXL \r\n\x87\n", b"\0\0\0\x08free"),
+    }[kind]
+    return start + block * (20_000_000 // len(block))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "JPEG XL"])
+def test_what_is_in_millions_of_pieces_is_refused_at_once(tmp_path, kind):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(in_pieces(kind))
+    began = time.monotonic()
+    with pytest.raises(InputError, match="it is in more than 1,000,000 pieces, as no photo is"):
+        decode.decode_file(path, SIZE)
+    assert time.monotonic() - began < 5
+
+
+def test_a_gif_of_all_the_whole_blocks_that_are_read_is_gone_through():
+    comment = b"GIF89a" + bytes(7) + b"\x21\xfe" + (b"\xff" + bytes(255)) * (190_000_000 // 256)
+    frame = gif_of_frames(1, 30, 20)[19:]  # less what is before it
+    assert claimed_pixels(comment + b"\0" + frame) == 30 * 20

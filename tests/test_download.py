@@ -1,5 +1,6 @@
 """Downloads, from a server on this machine that does all that servers and networks do wrong."""
 
+import base64
 import contextlib
 import gzip
 import hashlib
@@ -16,17 +17,17 @@ import time
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from keras_reference import blank
 
 from catdog_jax import download, sources
 from catdog_jax.download import fetch
 from catdog_jax.errors import InputError
-from catdog_jax.models import keras_weights
+from catdog_jax.models import MobileNetV2, keras_weights
 
 
 def a_zip() -> bytes:
@@ -140,9 +141,25 @@ def assert_refused(url, path, why):
 # What arrives.
 
 
-@pytest.mark.parametrize(
-    "answer", [whole, moved, lambda handler: handler.send(BODY)], ids=["well", "moved", "no length"]
-)
+def with_hash(value):
+    return lambda handler: handler.send(BODY, Content_Length=len(BODY), X_Goog_Hash=value)
+
+
+def md5_of(body):
+    return "md5=" + base64.b64encode(hashlib.md5(body).digest()).decode()
+
+
+WELL = {
+    "well": whole,
+    "moved": moved,
+    "no length": lambda handler: handler.send(BODY),
+    "its MD5": with_hash(f"crc32c=n03x6A==,{md5_of(BODY)}"),
+    "its MD5 first": with_hash(f"{md5_of(BODY)}, crc32c=n03x6A=="),
+    "another hash": with_hash("crc32c=n03x6A=="),
+}
+
+
+@pytest.mark.parametrize("answer", WELL.values(), ids=WELL)
 def test_a_whole_file_is_kept_and_recorded(server, path, answer):
     server.answer = answer
     assert fetch(server.url, path, is_zip) == path
@@ -182,6 +199,11 @@ WRONG = {
         "what came holds no whole file of its kind",
     ),
     "another size announced": (packed, rf"\({len(BODY)} bytes came, \d+ were announced\)"),
+    "another MD5 announced": (
+        with_hash(f"crc32c=n03x6A==,{md5_of(BODY[1:])}"),
+        r"\(what came is not of the MD5 that was announced\)",
+    ),
+    "nonsense for an MD5": (with_hash("md5="), "not of the MD5"),
     "nonsense announced": (lambda handler: handler.send(BODY, Content_Length="ten"), "'ten'"),
     "empty": (
         lambda handler: handler.send(b"", Content_Length=0),
@@ -289,9 +311,11 @@ def halfway(server, path):
         server.go_on.set()
 
 
-def test_of_two_processes_one_downloads(server, path, halfway):
+def test_of_two_processes_one_downloads(server, path, halfway, caplog):
     threading.Timer(0.5, server.go_on.set).start()
     assert fetch(server.url, path, is_zip).read_bytes() == BODY
+    waiting = f"waiting for another process, which downloads the same file ({path})"
+    assert caplog.messages.count(waiting) == 1
     assert halfway.wait(60) == 0
     assert server.asked == ["/photos.zip"]
     assert files_beside(path) == {"", ".json"}
@@ -384,6 +408,15 @@ def test_a_file_in_a_read_only_folder_is_taken(server, path):
     assert files_beside(path) == {""}
 
 
+def test_a_record_that_cannot_be_written_leaves_nothing(server, path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full, which is always full, on this system")
+    path.parent.mkdir()
+    (path.parent / ".photos.zip.json.unfinished").symlink_to("/dev/full")
+    assert fetch(server.url, path, is_zip).read_bytes() == BODY
+    assert files_beside(path) == {""}
+
+
 def test_a_file_of_another_kind_put_there_by_hand_is_refused(server, path):
     path.parent.mkdir()
     path.write_bytes(HTML)
@@ -422,18 +455,32 @@ def test_the_photos_are_a_zip_or_refused(server, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="holds no whole file of its kind"):
         sources.download_filtered(tmp_path)
     assert not (tmp_path / "photos.zip").exists()
+    damaged = BODY[:HALF] + bytes([BODY[HALF] ^ 1]) + BODY[HALF + 1 :]
+    server.answer = lambda handler: handler.send(damaged, Content_Length=len(BODY))
+    with pytest.raises(InputError, match=r"its kind \(noise in it is damaged\)"):
+        sources.download_filtered(tmp_path)
+    assert not (tmp_path / "photos.zip").exists()
     server.answer = whole
     assert sources.download_filtered(tmp_path) == tmp_path / "photos.zip"
 
 
-def test_the_weights_are_hdf5_or_refused(server, tmp_path, monkeypatch):
+def test_the_weights_are_those_of_a_mobilenet_or_refused(server, tmp_path, monkeypatch):
     monkeypatch.setattr(keras_weights, "OFFICIAL_URL", server.url.removesuffix("photos.zip"))
     monkeypatch.setenv("CATDOG_CACHE", str(tmp_path))
-    backbone: Any = SimpleNamespace(alpha=0.35, classifier=None)
+    backbone = blank(MobileNetV2, 0.35)
     with h5py.File(tmp_path / "any.h5", "w") as file:
         file["any"] = np.arange(1000)
-    weights = (tmp_path / "any.h5").read_bytes()
-    for body, why in [(HTML, "holds HTML"), (weights[:-1], "truncated")]:
+    with h5py.File(tmp_path / "zeros.h5", "w") as file:
+        for name, shape in keras_weights._shapes(backbone).items():
+            shape = (*shape[:2], shape[3], 1) if "depthwise/" in name else shape
+            file[f"{name.split('/')[0]}/{name}:0"] = np.zeros(shape, np.float32)
+    weights = (tmp_path / "zeros.h5").read_bytes()
+    others = (tmp_path / "any.h5").read_bytes()
+    for body, why in [
+        (HTML, "holds HTML"),
+        (weights[:-1], "truncated"),
+        (others, "holds no MobileNetV2"),
+    ]:
         server.answer = lambda handler, body=body: handler.send(body)
         with pytest.raises(InputError, match=why):
             keras_weights._official_file(backbone, 96)

@@ -46,7 +46,7 @@ ALLOWED = {
         ".tfds",
     },
     "decode": {"tensorflow", "tqdm", ".errors", ".files", ".headers"},
-    "download": {"filelock", "requests", "tqdm", ".errors"},
+    "download": {"filelock", "requests", "tqdm", ".errors", ".files"},
     "errors": set(),
     "evaluate": {"flax", "jax", "optax", ".errors", ".feed", ".parallel"},
     "experiment": {
@@ -67,6 +67,7 @@ ALLOWED = {
     "files": {"filelock", ".errors"},
     "feed": {"jax", ".parallel"},
     "headers": set(),
+    "keras_files": {"h5py", ".errors"},
     "messages": {"tqdm", ".data", ".evaluate", ".recipes", ".report"},
     "models": {
         "flax",
@@ -79,7 +80,6 @@ ALLOWED = {
     "models.cnn": {"flax", "jax", ".augment", ".errors", ".ops"},
     "models.keras_weights": {
         "flax",
-        "h5py",
         "jax",
         ".cache",
         ".download",
@@ -161,6 +161,12 @@ def test_the_table_names_no_module_that_is_gone() -> None:
 @pytest.mark.parametrize("module", ["catdog_jax", "catdog_jax.train", "catdog_jax.experiment"])
 def test_tensorflow_is_not_imported_before_it_is_needed(module: str) -> None:
     code = f"import sys, {module}; assert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_reading_weights_needs_no_jax() -> None:
+    """It is done by a process that is started for each file."""
+    code = "import sys, catdog_jax.keras_files; assert not {'jax', 'flax'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

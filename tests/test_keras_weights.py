@@ -1,6 +1,9 @@
 """Keras files into MobileNetV2: every layout, and nothing but a file that fits in every tensor."""
 
 import os
+import struct
+import sys
+import time
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -16,8 +19,9 @@ from flax import nnx
 from keras_reference import blank, infer, largest_error, mobilenet, random_images
 
 from catdog_jax.errors import InputError
+from catdog_jax.keras_files import read_mobilenet
 from catdog_jax.models import MobileNetV2, Model1, Model4, keras_weights, load_keras_weights
-from catdog_jax.models.keras_weights import cached_official_weights
+from catdog_jax.models.keras_weights import _shapes, _variables, cached_official_weights
 
 pytestmark = reference.ignore_keras_warnings
 
@@ -323,7 +327,28 @@ def test_of_a_file_that_does_not_fit_no_tensor_is_read(legacy, empty, monkeypatc
     monkeypatch.setattr(h5py.Dataset, "__array__", lambda *args: pytest.fail("a tensor was read"))
     with h5py.File(legacy, "r+") as file:
         file.copy(BETA, "more")
-    assert_refused(empty, legacy, "/more is not part of this model")
+    with pytest.raises(InputError, match="/more is not part of this model"):
+        read_mobilenet(legacy, _shapes(empty))
+
+
+EXCHANGED = {
+    "of two layers": [f"block_{n}_expand/block_{n}_expand/kernel:0" for n in (4, 5)],
+    "of one layer": [BETA, MEAN],
+}
+
+
+@pytest.mark.parametrize(("one", "other"), EXCHANGED.values(), ids=EXCHANGED)
+def test_two_tensors_of_one_shape_that_changed_places_are_not_noticed(legacy, empty, one, other):
+    """The limit of what is promised: nothing in a file tells whose numbers they are."""
+    with h5py.File(legacy, "r+") as file:
+        exchange(file, one, other)
+        expected = np.asarray(file[other]).ravel(), np.asarray(file[one]).ravel()
+    model = nnx.clone(empty)
+    load_keras_weights(model, legacy)
+    loaded = _variables(model)
+    names = [name.split("/", 1)[1].removesuffix(":0") for name in (other, one)]
+    for name, numbers in zip(names, expected, strict=True):
+        np.testing.assert_array_equal(loaded[name][...].ravel(), numbers)
 
 
 def test_links_that_go_round_in_circles_are_not_followed(legacy, empty, file_of):
@@ -429,7 +454,8 @@ def test_no_more_is_unpacked_than_was_announced(empty, tmp_path):
     path = archive_of(tmp_path / "bomb.keras", bytes(50_000_000), announced=1000)
     tracemalloc.start()
     try:
-        assert_refused(empty, path, f"{path} is not a readable Keras weights file: Bad CRC-32")
+        with pytest.raises(InputError, match="is not a readable Keras weights file: Bad CRC-32"):
+            read_mobilenet(path, _shapes(empty))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -441,16 +467,89 @@ def test_an_archive_packed_in_another_way_is_refused(empty, tmp_path):
     assert_refused(empty, path, f"model.weights.h5 in {path} is neither stored nor deflated")
 
 
+def fills_the_memory(content):
+    """Damage the list of free space in the names of the first group: it leads back to itself.
+
+    HDF5 1.14 then takes some GB a second.
+    """
+    heap = content.index(b"HEAP")
+    (names,) = struct.unpack_from("<Q", content, heap + 24)
+    struct.pack_into("<Q", content, heap + 16, 8)  # the first free space: 8 bytes into the names
+    struct.pack_into("<QQ", content, names + 8, 8, 16)  # the next one: there, again
+
+
+def stands_still(content):
+    """Damage the heap that a `.weights.h5` keeps the names of its layers in: free space of 0 bytes.
+
+    HDF5 1.14 then tries for ever to get past it.
+    """
+    struct.pack_into("<HHIQ", content, content.index(b"GCOL") + 16, 0, 0, 0, 0)
+
+
 @pytest.mark.parametrize(
-    ("name", "why"), [("x" * 5000, "File name too long"), ("~no-such-user/x.h5", "home directory")]
+    ("layout", "damage", "why"),
+    [
+        ("keras_2_weights.h5", fills_the_memory, "memory allocation failed"),
+        ("keras.weights.h5", fills_the_memory, "memory allocation failed"),
+        ("keras.weights.h5", stands_still, "no end was found in it in 5 s"),
+    ],
 )
-def test_a_path_that_cannot_be_is_refused(empty, name, why):
-    assert why in assert_refused(empty, name, f"{name} is not a readable Keras weights file")
+def test_a_file_at_which_hdf5_comes_to_no_end_is_refused(
+    file_of, empty, tmp_path, monkeypatch, layout, damage, why
+):
+    if damage is fills_the_memory and sys.platform != "linux":
+        pytest.skip("this system does not limit the memory of a process")
+    content = bytearray(file_of(layout).read_bytes())
+    damage(content)
+    (tmp_path / layout).write_bytes(content)
+    if damage is stands_still:
+        monkeypatch.setattr(keras_weights, "_PATIENCE", 5)
+    began = time.monotonic()
+    message = f"{tmp_path / layout} is not a readable Keras weights file"
+    assert why in assert_refused(empty, tmp_path / layout, message)
+    assert time.monotonic() - began < 30
 
 
-@pytest.mark.parametrize("name", ["missing.h5", "."])
+READERS = {
+    "no end": ("import time; time.sleep(60)", "no end was found in it in 0.5 s"),
+    "crash": ("import os; os.abort()", "it crashed its reader (-6)"),
+    "without h5py": (
+        "import sys; sys.modules['h5py'] = None; import catdog_jax.keras_files",
+        "it crashed its reader (ModuleNotFoundError: import of h5py halted",
+    ),
+}
+
+
+@pytest.mark.parametrize(("reader", "message"), READERS.values(), ids=READERS)
+def test_a_reader_that_gives_no_answer_is_no_harm(legacy, empty, monkeypatch, reader, message):
+    path = "import json, sys; sys.path = json.load(sys.stdin)[0]; "
+    monkeypatch.setattr(keras_weights, "_READER", path + reader)
+    monkeypatch.setattr(keras_weights, "_PATIENCE", 0.5 if "sleep" in reader else 25)
+    assert_refused(empty, legacy, f"{legacy} is not a readable Keras weights file: {message}")
+
+
+def test_patience_ends():
+    assert 0 < keras_weights._PATIENCE < 30
+
+
+def test_a_path_that_cannot_be_is_refused(empty):
+    name = "x" * 5000
+    message = f"{name} is not a readable Keras weights file: File name too long"
+    assert_refused(empty, name, message)
+
+
+def test_a_name_that_is_no_text_is_read(file_of, empty, tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.h5")
+    path.write_bytes(file_of("keras.h5").read_bytes())
+    load_keras_weights(nnx.clone(empty), path)
+    path.write_bytes(b"")
+    assert_refused(empty, path, f"{path} is not a readable Keras weights file")
+
+
+@pytest.mark.parametrize("name", ["missing.h5", ".", "~no-such-user/x.h5"])
 def test_where_there_is_no_file_it_says_so(empty, tmp_path, name):
-    assert_refused(empty, tmp_path / name, f"no weights file at {tmp_path / name}")
+    path = name if name.startswith("~") else tmp_path / name
+    assert_refused(empty, path, f"no weights file at {path}")
 
 
 def test_a_file_without_a_mobilenet_is_refused(empty, tmp_path):

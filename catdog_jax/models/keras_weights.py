@@ -1,20 +1,18 @@
 """Keras weight files → MobileNetV2, strict both ways: no tensor missing, none left over.
 
-Four layouts, told apart by what is inside: the legacy `.h5` of the official downloads (weights
-or whole model), Keras 3's `.weights.h5`, its `.keras` archive, and any of these for a larger model
-that holds a MobileNetV2 as one of its layers. Files are only read as arrays, never executed.
-
 A tensor is believed if its name, shape, type and numbers can be right. What nobody can tell from
-those passes: a depthwise kernel turned about, or two vectors of one normalization exchanged.
+those passes: two tensors of one shape that have changed places (of blocks 4 and 5, or of one
+normalization), axes of one length permuted (a kernel turned about), other finite numbers.
 """
 
 import io
-import zipfile
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import TypeAlias
 
-import h5py
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -22,7 +20,7 @@ from jaxtyping import Float32
 
 from ..cache import cache_folder
 from ..download import fetch
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..files import expanded
 from .mobilenet_v2 import ConvNorm, MobileNetV2
 
@@ -30,15 +28,15 @@ OFFICIAL_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mob
 OFFICIAL_ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 OFFICIAL_SIZES = (96, 128, 160, 192, 224)
 
-# Keras 3 numbers a layer's variables where older files name them.
-_NORM_VARIABLES = ("gamma", "beta", "moving_mean", "moving_variance")
-_FIRST_LAYER = "Conv1"
-# Of the weights in a `.keras` archive, which are unpacked in memory; MobileNetV2 takes up to 24 MB.
-_LARGEST_UNPACKED = 2**30
+_PATIENCE = 25  # seconds for a file, whatever is wrong with it
+# It imports from this process's folders, and no others.
+_READER = (
+    "import json, sys; sys.path, *given = json.load(sys.stdin)\n"
+    "from catdog_jax.keras_files import answer; answer(*given)"
+)
 
 _Tensors: TypeAlias = dict[str, Float32[np.ndarray, "..."]]
 _Shapes: TypeAlias = dict[str, tuple[int, ...]]
-_Datasets: TypeAlias = dict[str, h5py.Dataset]
 
 
 def load_keras_weights(
@@ -60,155 +58,45 @@ def load_keras_weights(
     backbone = model if isinstance(model, MobileNetV2) else getattr(model, "backbone", None)
     if not isinstance(backbone, MobileNetV2):
         raise InputError(f"{type(model).__name__} has no MobileNetV2 to load weights into")
-    path = _official_file(backbone, image_size) if weights == "imagenet" else Path(weights)
-    wanted = _variables(backbone)
-    tensors = _read(path, {name: variable.shape for name, variable in wanted.items()})
-    for name, variable in wanted.items():
+    path = _official_file(backbone, image_size) if weights == "imagenet" else expanded(weights)
+    tensors = _read(path, _shapes(backbone))
+    for name, variable in _variables(backbone).items():
         variable[...] = jnp.asarray(tensors[name], variable.dtype)
 
 
 def _read(path: Path, shapes: _Shapes) -> _Tensors:
-    """The tensors with the given names and shapes, and InputError if the file holds others."""
-    try:
-        path = expanded(path)
-        if not path.is_file():
-            raise InputError(f"no weights file at {path}")  # noqa: TRY301
-        with h5py.File(_unpacked(path), "r") as file:
-            datasets = _the_mobilenet(path, file)
-            # First names, shapes and types: what does not fit may be too large to be read.
-            _refuse(path, _misfits(datasets, shapes), "; were alpha and include_top the same?")
-            tensors = {name: _as_array(name, dataset) for name, dataset in datasets.items()}
-    except InputError:
-        raise
-    except Exception as error:  # h5py does not say what it may raise
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"{path} is not a readable Keras weights file: {reason}") from error
-    _refuse(path, _impossible(tensors))
-    return tensors
+    """The tensors with the given names and shapes, read by a process of their own.
 
-
-def _unpacked(path: Path) -> Path | io.BytesIO:
-    """A file that h5py can open: the one given, or the weights out of an archive."""
-    if not zipfile.is_zipfile(path):
-        return path
-    with zipfile.ZipFile(path) as archive:
-        entry = archive.getinfo("model.weights.h5")
-        if entry.file_size > _LARGEST_UNPACKED:
-            raise InputError(
-                f"{entry.filename} in {path} unpacks to {entry.file_size:,} bytes, more than "
-                f"{_LARGEST_UNPACKED:,}: save the weights alone, as .weights.h5"
-            )
-        # Only these two are unpacked piece by piece; Keras itself stores, and others may deflate.
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise InputError(f"{entry.filename} in {path} is neither stored nor deflated")
-        with archive.open(entry) as unpacked:
-            # With a number, no more than that many bytes: what was announced may be a lie.
-            return io.BytesIO(unpacked.read(entry.file_size + 1))
-
-
-def _the_mobilenet(path: Path, file: h5py.File) -> _Datasets:
-    """The datasets of the one MobileNetV2: its first layer's and those of the layers beside it."""
-    found: dict[str, _Datasets] = {}
-    named = list(_named_datasets(file))
-    models = {scope for scope, layer, _, _ in named if layer == _FIRST_LAYER}
-    for scope, layer, variable, dataset in named:
-        if scope in models:
-            datasets = found.setdefault(scope, {})
-            name = f"{layer}/{variable}"
-            # A second of that name is left over: the path that it has in the file tells it apart.
-            datasets[name if name not in datasets else str(dataset.name)] = dataset
-    if len(found) != 1:
-        raise InputError(
-            f"{path} holds {len(found) or 'no'} MobileNetV2 (layers named as in "
-            "keras.applications); give a file with exactly one"
-        )
-    return next(iter(found.values()))
-
-
-def _named_datasets(file: h5py.File) -> Iterator[tuple[str, str, str, h5py.Dataset]]:
-    """Every dataset with the group that holds its layer, its layer's and its variable's name.
-
-    Soft and external links are not followed.
+    Raises:
+        InputError: the file holds others, or cannot be read.
     """
-    datasets: list[h5py.Dataset] = []
-    file.visititems(
-        lambda _, node: datasets.append(node) if isinstance(node, h5py.Dataset) else None
-    )
-    for dataset in datasets:
-        path = PurePosixPath(str(dataset.name))
-        parent = dataset.parent
-        if path.parent.name == "vars" and "name" in parent.attrs:
-            # Keras 3: <scope>/conv2d_7/vars/0, where the attribute `name` tells the layer.
-            layer = str(parent.attrs["name"])
-            scope = path.parent.parent.parent
-            yield str(scope), layer, _variable_name(layer, path.name), dataset
-        else:
-            # Before: <scope>/<layer>/<layer>/kernel:0, or <scope>/<layer>/kernel:0 in a submodel.
-            layer, variable = path.parent.name, path.name.removesuffix(":0")
-            scope = path.parent.parent
-            if scope.name == layer:
-                scope = scope.parent
-            yield str(scope), layer, variable.replace("depthwise_kernel", "kernel"), dataset
+    unreadable = f"{path} is not a readable Keras weights file"
+    try:
+        if not path.is_file():
+            raise InputError(f"no weights file at {path}")
+        reader = subprocess.run(
+            [sys.executable, "-I", "-c", _READER],
+            input=json.dumps([sys.path, str(path), shapes]).encode(),
+            capture_output=True,
+            check=False,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # each would take memory
+            timeout=_PATIENCE,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"{unreadable}: no end was found in it in {_PATIENCE} s") from error
+    except OSError as error:
+        raise InputError(f"{unreadable}: {first_line(error)}") from error
+    if reader.returncode == 2:
+        raise InputError(os.fsdecode(reader.stdout))
+    if reader.returncode:
+        said = reader.stderr.decode(errors="replace").strip().split("\n")[-1]
+        raise InputError(f"{unreadable}: it crashed its reader ({said or reader.returncode})")
+    with np.load(io.BytesIO(reader.stdout), allow_pickle=False) as tensors:
+        return dict(tensors)
 
 
-def _variable_name(layer: str, index: str) -> str:
-    is_norm = layer.endswith(("_BN", "_bn")) or layer.startswith("bn_")
-    names = _NORM_VARIABLES if is_norm else ("kernel", "bias")
-    return names[int(index)] if index.isdigit() and int(index) < len(names) else index
-
-
-def _misfits(datasets: _Datasets, shapes: _Shapes) -> list[str]:
-    """What is wrong with the tensors, as far as can be said without reading them."""
-    problems = [f"{name} is missing" for name in shapes.keys() - datasets.keys()]
-    problems += [f"{name} is not part of this model" for name in datasets.keys() - shapes.keys()]
-    for name in shapes.keys() & datasets.keys():
-        dataset = datasets[name]
-        shape = _turned(name, dataset.shape or ())
-        if shape != shapes[name]:
-            problems.append(f"{name} has shape {shape}, expected {shapes[name]}")
-        elif dataset.dtype.kind != "f":
-            problems.append(f"{name} holds {dataset.dtype}, not floating-point numbers")
-        elif not _is_plain(dataset):
-            problems.append(
-                f"{name} is not stored as Keras does, whole and in this file (but in chunks, "
-                "packed, in another file, or never written)"
-            )
-    return problems
-
-
-def _is_plain(dataset: h5py.Dataset) -> bool:
-    """Whether reading it takes its own bytes in this file and no more: none unpacked, none far."""
-    is_elsewhere = dataset.external or dataset.is_virtual or dataset.chunks
-    return not is_elsewhere and dataset.id.get_storage_size() == dataset.nbytes
-
-
-def _turned(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    # Keras keeps depthwise kernels as [height, width, channels, 1].
-    if name.endswith("depthwise/kernel") and len(shape) == 4:
-        return (*shape[:2], shape[3], shape[2])
-    return shape
-
-
-def _as_array(name: str, dataset: h5py.Dataset) -> Float32[np.ndarray, "..."]:
-    array = np.asarray(dataset, np.float32)  # float64 beyond float32 becomes infinite
-    return array.reshape(_turned(name, array.shape))
-
-
-def _impossible(tensors: _Tensors) -> list[str]:
-    problems = []
-    for name, array in tensors.items():
-        if not np.isfinite(array).all():
-            problems.append(f"{name} holds NaN or infinity")
-        elif name.endswith("/moving_variance") and (array < 0).any():
-            problems.append(f"{name} holds negative variances")
-    return problems
-
-
-def _refuse(path: Path, problems: list[str], hint: str = "") -> None:
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        said = f"{path} does not fit: {min(problems)}{more}{hint}"
-        raise InputError(" ".join(said.split("\n")))  # names in a file may hold line breaks
+def _shapes(backbone: MobileNetV2) -> _Shapes:
+    return {name: variable.shape for name, variable in _variables(backbone).items()}
 
 
 def _variables(backbone: MobileNetV2) -> dict[str, nnx.Variable]:
@@ -217,8 +105,13 @@ def _variables(backbone: MobileNetV2) -> dict[str, nnx.Variable]:
 
     def add(conv: str, norm: str, layer: ConvNorm) -> None:
         variables[f"{conv}/kernel"] = layer.conv.kernel
-        stored = (layer.norm.scale, layer.norm.bias, layer.norm.mean, layer.norm.var)
-        for name, variable in zip(_NORM_VARIABLES, stored, strict=True):
+        stored = {
+            "gamma": layer.norm.scale,
+            "beta": layer.norm.bias,
+            "moving_mean": layer.norm.mean,
+            "moving_variance": layer.norm.var,
+        }
+        for name, variable in stored.items():
             assert variable is not None
             variables[f"{norm}/{name}"] = variable
 
@@ -256,4 +149,4 @@ def _official_file(backbone: MobileNetV2, image_size: int) -> Path:
         )
     name = _official_name(backbone.alpha, image_size, include_top=backbone.classifier is not None)
     path = cache_folder() / "weights" / name
-    return fetch(OFFICIAL_URL + name, path, lambda path: h5py.File(path, "r").close())
+    return fetch(OFFICIAL_URL + name, path, lambda path: _read(path, _shapes(backbone)))
