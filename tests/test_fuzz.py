@@ -873,7 +873,8 @@ def test_a_damaged_prepared_folder_is_refused_or_whole(
     with case("prepared folders") as folder:
         copy = folder / "prepared"
         shutil.copytree(prepared, copy)
-        names = sorted(path.name for path in prepared.iterdir()) + 6 * ["meta.json"]
+        (copy / "notes.txt").write_text("of no account")  # else nothing damaged would be read
+        names = sorted(path.name for path in copy.iterdir()) + 4 * ["meta.json", "notes.txt"]
         spoil(copy / names[file % len(names)], damage)
         loaded = read_or_refused("prepared folders", lambda: load_data(copy, SIZE))
         if loaded is None:
