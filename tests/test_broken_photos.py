@@ -26,7 +26,7 @@ from PIL import Image, features
 from catdog_jax import decode
 from catdog_jax.cli import main
 from catdog_jax.data import load_data
-from catdog_jax.errors import InputError
+from catdog_jax.errors import InputError, say
 from catdog_jax.headers import claimed_pixels
 from catdog_jax.messages import describe
 
@@ -61,7 +61,7 @@ def read_by_tensorflow(path):
 # In a data set.
 
 
-def test_a_data_set_of_every_kind(tmp_path, monkeypatch):
+def test_a_data_set_of_every_kind(tmp_path, monkeypatch, capsys):
     folder = write_classes(tmp_path / "photos", dog=20)
     colors = write_readable(folder / "cats")
     readable = {f"cats/{path.name}" for path in (folder / "cats").iterdir()}
@@ -80,7 +80,9 @@ def test_a_data_set_of_every_kind(tmp_path, monkeypatch):
         assert pixels[f"cats/{name}"][0, 0].tolist() == list(color), name
     # What is in the cache tells the same, names that are no Unicode included.
     assert load_data(folder, SIZE).skipped == loaded.skipped
-    "\n".join(describe(loaded)).encode()  # which a terminal can show
+    for line in describe(loaded):  # which a terminal can show
+        say(line)
+    capsys.readouterr().out.encode()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
