@@ -206,6 +206,8 @@ def predict_logits(
     Raises:
         InputError: there are no images, or no such dtype.
     """
+    # A frozen backbone's program has been compiled for its features, if the model was trained.
+    batches = with_features(model, batches, dtype=dtype)
     graphdef, state = nnx.split(model)
     logits = []
     for batch in stream(batches):
@@ -253,12 +255,18 @@ def evaluate(
 def with_features(
     model: nnx.Module, batches: Iterable[Batch], *, dtype: Dtype = "float32"
 ) -> Iterable[Batch]:
-    """Replace images by their features where a frozen backbone makes them the same every time."""
+    """Replace images by their features where a frozen backbone makes them the same every time.
+
+    Batches that hold features already are left as they are.
+    """
     if not isinstance(model, FrozenBackbone):
         return batches
     graphdef, state = nnx.split(model)
     replaced = []
     for batch in stream(batches):
+        if "feature" in batch:
+            replaced.append(batch)
+            continue
         image = batch["image"]
         state = replicate(state, image)  # moves only if the devices change
         feature = _features(graphdef, dtype, state, shard(image))

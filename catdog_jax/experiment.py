@@ -118,12 +118,12 @@ def _train(
         history=[],
         on_device=False,
     )
-    _, state = create_state(model, keras_adam(experiment.learning_rate), seed=experiment.seed)
     saved = checkpoint.epochs(out / CHECKPOINT)
+    after = None
     if saved:
         path = out / CHECKPOINT / str(saved[-1])
         record = read_record(path, experiment, inputs)
-        state = checkpoint.restore(path, state)
+        after = saved[-1], _state(model, path, experiment)
         # Without the best epoch's the run could not be judged in the end.
         best = checkpoint.best_epoch(record["history"])
         read_record(path.with_name(str(best)), experiment, inputs)
@@ -134,7 +134,7 @@ def _train(
     history = record["history"]
     # A dead run is not gone on with, but its model must be there to be judged.
     epochs = len(history) if _has_died(experiment, history) else experiment.epochs
-    for epoch in _epochs(replace(experiment, epochs=epochs), model, splits, (len(history), state)):
+    for epoch in _epochs(replace(experiment, epochs=epochs), model, splits, after):
         row = {name: getattr(epoch, name) for name in report.COLUMNS}
         history.append(row)
         record["on_device"] = epoch.on_device
@@ -153,9 +153,9 @@ def _has_died(experiment: Experiment, history: Rows) -> bool:
 
 
 def _epochs(
-    experiment: Experiment, model: nnx.Module, splits: Splits, after: tuple[int, TrainState]
+    experiment: Experiment, model: nnx.Module, splits: Splits, after: tuple[int, TrainState] | None
 ) -> Iterator[EpochRecord]:
-    with progress(experiment, len(splits.train), after[0]) as on_step:
+    with progress(experiment, len(splits.train), after[0] if after else 0) as on_step:
         yield from fit(
             model,
             splits.train.shuffled(experiment.batch_size, seed=experiment.seed),
@@ -272,9 +272,13 @@ def _load_model(
 def _restore(model: nnx.Module, path: Path, experiment: Experiment, inputs: dict[str, str]) -> None:
     """Fill `model`, in place, with the weights of a checkpoint of this very run."""
     read_record(path, experiment, inputs)
-    _, state = create_state(model, keras_adam(experiment.learning_rate))
-    state = checkpoint.restore(path, state)
+    state = _state(model, path, experiment)
     nnx.update(model, state.params, state.frozen)
+
+
+def _state(model: nnx.Module, path: Path, experiment: Experiment) -> TrainState:
+    _, state = create_state(model, keras_adam(experiment.learning_rate))
+    return checkpoint.restore(path, state)
 
 
 def evaluate_run(

@@ -1,6 +1,7 @@
 """Files: written whole or not at all, and by one run at a time, so that nothing saved is lost."""
 
 import hashlib
+import mmap
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from .errors import InputError, first_line
@@ -45,6 +47,17 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def forget_pages(array: np.ndarray) -> None:
+    """Let go of the memory behind a memory-mapped array, what was written to it included.
+
+    All that is read or written through a map is this process's memory until it ends; forgotten, it
+    is the system's cache of files, from which it is there again in microseconds. Of an array that
+    is not mapped nothing is forgotten.
+    """
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 @contextmanager

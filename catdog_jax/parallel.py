@@ -7,6 +7,7 @@ is compiled once; inside it `map_batch` and `sum_batch` run a function on each d
 """
 
 import contextlib
+import ctypes
 import hashlib
 import os
 from collections.abc import Callable
@@ -99,6 +100,16 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # Building a model compiles many small programs: a second each time, all in all.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def give_back_freed_memory() -> None:
+    """Give the system what this process has freed; where C's library is not glibc, do nothing.
+
+    Once a program is compiled glibc keeps the compiler's memory, a quarter of a gigabyte, for it
+    may be wanted again.
+    """
+    with contextlib.suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _processor() -> str:

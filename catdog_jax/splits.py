@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8
 
 from .errors import InputError
+from .files import forget_pages
 
 SPLIT_NAMES = ("train", "validation", "test")
 
@@ -91,6 +92,7 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         for start in range(0, len(self.order), self.batch_size):
             yield self._batch(self.order[start : start + self.batch_size])
+            forget_pages(self.split.images)
 
     def _batch(self, rows: Indices) -> Batch:
         count = len(rows)

@@ -33,7 +33,7 @@ from .evaluate import (
 )
 from .feed import Batch, Resident, Shelf, stream
 from .ops import in_microbatches
-from .parallel import jit, replicate, shard, sum_batch
+from .parallel import give_back_freed_memory, jit, replicate, shard, sum_batch
 
 _WHAT_TO_TRY = "try a smaller learning rate or rescaled images"
 
@@ -76,7 +76,8 @@ class EpochRecord:
     on_device: bool = field(compare=False)
     """Whether it was one program over photos on the devices."""
     state: TrainState = field(repr=False, compare=False)
-    """The state after this epoch: a copy, safe to keep."""
+    """The state after this epoch. The next epoch is computed in its place: to keep it for longer,
+    copy it with `jax.tree.map(jnp.copy, record.state)`."""
 
 
 @cache  # the same optimizer object, so that a second run of a model is not compiled again
@@ -274,16 +275,18 @@ def fit(
                 f"{_WHAT_TO_TRY}"
             )
         trained = Metrics.from_sums(totals)
-        snapshot = jax.tree.map(jnp.copy, state)
-        nnx.update(model, snapshot.params)
+        # A copy of what is trained, not of all: the next step donates the state.
+        nnx.update(model, jax.tree.map(jnp.copy, state.params))
         if epoch == done:
             # Nothing random touches validation images, so a frozen backbone sees them once.
             validation = with_features(model, validation, dtype=dtype)
         validated = evaluate(
             model, validation_photos.place(validation), threshold=threshold, dtype=dtype
         )
+        if epoch == done:
+            give_back_freed_memory()  # all programs of an epoch are compiled now
         # The last step's loss is that of the weights before it.
-        if not (np.isfinite(validated.loss) and _all_finite((snapshot.params, snapshot.opt_state))):
+        if not (np.isfinite(validated.loss) and _all_finite((state.params, state.opt_state))):
             raise RunError(
                 f"the weights are no longer finite numbers, or give no finite validation loss, "
                 f"after the last step of epoch {epoch + 1}; {_WHAT_TO_TRY}"
@@ -296,7 +299,7 @@ def fit(
             val_accuracy=validated.accuracy,
             seconds=time.perf_counter() - start,
             on_device=one_program,
-            state=snapshot,
+            state=state,
         )
 
 

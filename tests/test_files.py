@@ -6,10 +6,18 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from catdog_jax.errors import InputError
-from catdog_jax.files import claimed, is_empty, is_file, uninterrupted, written_whole
+from catdog_jax.files import (
+    claimed,
+    forget_pages,
+    is_empty,
+    is_file,
+    uninterrupted,
+    written_whole,
+)
 
 
 def test_a_file_is_replaced_when_the_new_one_is_complete(tmp_path: Path) -> None:
@@ -139,3 +147,27 @@ def test_in_another_thread_the_body_just_runs() -> None:
     thread.start()
     thread.join()
     assert done
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_forgotten_pages_are_let_go_of_but_not_lost(tmp_path: Path) -> None:
+    def resident() -> int:
+        status = Path("/proc/self/status").read_text("utf-8").splitlines()
+        return next(int(line.split()[1]) for line in status if line.startswith("RssFile"))
+
+    array = np.memmap(tmp_path / "array", np.uint8, "w+", shape=(64, 1 << 20))
+    before = resident()
+    array[:] = np.arange(64, dtype=np.uint8)[:, None]  # not flushed
+    full = resident()
+    forget_pages(array)
+    forgotten = resident()
+    assert full - before > 60 * 1024
+    assert forgotten - before < 4 * 1024
+    assert (array == np.arange(64)[:, None]).all()
+
+
+def test_only_mapped_pages_are_forgotten() -> None:
+    array = np.ones((2, 3))
+    forget_pages(array)
+    forget_pages(array[:1])
+    assert (array == 1).all()

@@ -110,7 +110,7 @@ ALLOWED = {
     "sections": {"jax", ".augment", ".data", ".report"},
     "sketches": {"PIL"},
     "sources": {".decode", ".download", ".errors", ".files", ".sketches", ".splits"},
-    "splits": {".errors"},
+    "splits": {".errors", ".files"},
     "tfds": {"filelock", "tensorflow_datasets", ".decode", ".errors", ".sketches", ".sources"},
     "train": {
         "flax",

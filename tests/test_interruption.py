@@ -99,15 +99,14 @@ def test_fit_goes_on_after_a_record() -> None:
     splits = load_data("sketches", 32, sizes=(48, 20, 12))
 
     def records(model: nnx.Module, **options: Any) -> list[Any]:
-        return list(
-            fit(
-                model,
-                splits.train.shuffled(16, seed=0),
-                splits.validation.batches(16),
-                epochs=3,
-                **options,
-            )
+        epochs = fit(
+            model,
+            splits.train.shuffled(16, seed=0),
+            splits.validation.batches(16),
+            epochs=3,
+            **options,
         )
+        return [replace(epoch, state=jax.tree.map(jnp.copy, epoch.state)) for epoch in epochs]
 
     one = records(build_model(SMALL, 2))
     model = build_model(replace(SMALL, seed=5), 2)  # whose weights play no part
@@ -260,7 +259,7 @@ def test_before_there_is_a_run_no_command_to_go_on_is_given(
     def press(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment_module, "create_state", press)
+    monkeypatch.setattr(experiment_module, "inputs_of", press)
     lines: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         run(SMALL, tmp_path / "run", log=lines.append)

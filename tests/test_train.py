@@ -434,7 +434,7 @@ def test_the_model_and_the_record_hold_the_weights_of_their_epoch() -> None:
     kernels, states = [], []
     for record in fit(model, split.shuffled(8, seed=0), split.batches(8), epochs=3):
         kernels.append(np.asarray(model.linear.kernel[...]))
-        states.append(record.state)
+        states.append(jax.tree.map(jnp.copy, record.state))
     for kernel, state in zip(kernels, states, strict=True):
         np.testing.assert_array_equal(state.params["linear"]["kernel"][...], kernel)
     assert not np.array_equal(kernels[0], kernels[1])
