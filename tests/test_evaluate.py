@@ -92,7 +92,7 @@ def test_features_of_a_frozen_backbone_give_the_same_logits(drawings: Split) -> 
     features = list(with_features(model, batches))
     assert "image" not in features[0]
     count = len(drawings)
-    expected = np.concatenate([model(batch["image"]) for batch in batches])[:count]
+    expected = np.concatenate([model(jnp.asarray(batch["image"])) for batch in batches])[:count]
     for given in (features, batches):
         np.testing.assert_allclose(predict_logits(model, given), expected, rtol=1e-4, atol=1e-6)
     assert evaluate(model, batches).correct == evaluate(model, features).correct
