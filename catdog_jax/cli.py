@@ -15,7 +15,7 @@ from .build import load_splits
 from .data import Splits, list_photos, load_data
 from .decode import decode_file
 from .errors import InputError, RunError, first_line, printable, say
-from .experiment import evaluate_run, load_model, predict, run
+from .experiment import evaluate_run, has_died, load_model, predict, run
 from .experiment import resume as resume_run
 from .files import make_folder
 from .messages import accuracy_line, describe
@@ -242,6 +242,7 @@ def _evaluate(
         checkpoint: best (of the best validation accuracy) or last.
     """
     result = evaluate_run(run_folder, data=data, data_dir=data_dir, split=split, which=checkpoint)
+    _warn_of_death(run_folder)
     say(f"{split} accuracy: {accuracy_line(result)}")
 
 
@@ -260,6 +261,7 @@ def _predict(
     if not images:
         raise InputError("no photos to classify; give some after the run's folder")
     model, experiment, class_names = load_model(run_folder)
+    _warn_of_death(run_folder)
     rows: dict[Path, dict[str, Any]] = {}
     paths: list[Path] = []
     for given in images:
@@ -293,6 +295,11 @@ def _predict(
         for path in batch:
             say(json.dumps({"file": str(path), **rows[path]}) if json_ else _row(path, rows[path]))
     return 1 if any("error" in row for row in rows.values()) else 0
+
+
+def _warn_of_death(run_folder: Path) -> None:
+    if has_died(run_folder):
+        print("note: this model died in training: it says the same of any photo", file=sys.stderr)
 
 
 def _row(path: Path, row: dict[str, Any]) -> str:

@@ -228,8 +228,6 @@ def _entry_size(entry: zipfile.Path) -> int:
     if entry.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     info = entry.root.getinfo(entry.at)
-    if stat.S_ISLNK(info.external_attr >> 16):
-        raise OSError("it is a link, and links in a zip are not followed")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         # Python unpacks the others in pieces of any size.
         raise OSError("it is compressed by another method than deflate, which is not read")

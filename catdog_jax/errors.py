@@ -1,5 +1,7 @@
 """What is said to users: the two errors that they can cause, each in one line, and printing."""
 
+import sys
+
 
 class InputError(ValueError):
     """Something given is wrong: a path, a name, a file's contents. Exit code 2."""
@@ -24,4 +26,5 @@ def printable(text: str) -> str:
 
 def say(line: str) -> None:
     """Print a line at once, whatever names it holds, and wherever it goes."""
-    print(printable(line), flush=True)
+    encoding = sys.stdout.encoding or "utf-8"  # of a terminal or file that may not take them all
+    print(printable(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)

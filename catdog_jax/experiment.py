@@ -64,29 +64,39 @@ def run(experiment: Experiment, out: Path, *, splits: Splits | None = None, log:
             the command that goes on.
     """
     set_up_jax()
-    splits = load_splits(experiment) if splits is None else splits
-    if is_finished(out, experiment, splits):
-        log(f"{out} holds this run already; reading it")
-        return load_run(out)
-    model = initial_model(experiment, len(splits.class_names))
-    to_go_on = f"to go on: catdog-jax train --resume {shlex.quote(str(out))}"
-    with claimed(out):
-        try:
-            record = _train(experiment, out, model, splits, log)
-            return _report(experiment, out, model, splits, record, log)
-        except KeyboardInterrupt:
-            if is_file(out / CONFIG):
-                log(f"interrupted; {to_go_on}")
-            raise
-        except BrokenPipeError:  # of `log`: its reader has left
-            raise
-        except RunError as error:
-            raise RunError(f"{error}{_kept(out)}") from error
-        except OSError as error:
-            raise RunError(
-                f"{out} could not be written to ({first_line(error)}){_kept(out)}; "
-                f"make room, then, {to_go_on}"
-            ) from error
+    try:
+        splits = load_splits(experiment) if splits is None else splits
+        if is_finished(out, experiment, splits):
+            log(f"{out} holds this run already; reading it")
+            return load_run(out)
+        model = initial_model(experiment, len(splits.class_names))
+        with claimed(out):
+            return _train_and_report(experiment, out, model, splits, log)
+    except KeyboardInterrupt:
+        if is_file(out / CONFIG):
+            log(f"interrupted; {_to_go_on(out)}")
+        raise
+
+
+def _train_and_report(
+    experiment: Experiment, out: Path, model: nnx.Module, splits: Splits, log: Log
+) -> Run:
+    try:
+        record = _train(experiment, out, model, splits, log)
+        return _report(experiment, out, model, splits, record, log)
+    except BrokenPipeError:  # of `log`: its reader has left
+        raise
+    except RunError as error:
+        raise RunError(f"{error}{_kept(out)}") from error
+    except OSError as error:
+        raise RunError(
+            f"{out} could not be written to ({first_line(error)}){_kept(out)}; "
+            f"make room, then, {_to_go_on(out)}"
+        ) from error
+
+
+def _to_go_on(out: Path) -> str:
+    return f"to go on: catdog-jax train --resume {shlex.quote(str(out))}"
 
 
 def _kept(out: Path) -> str:
@@ -279,6 +289,17 @@ def _restore(model: nnx.Module, path: Path, experiment: Experiment, inputs: dict
 def _state(model: nnx.Module, path: Path, experiment: Experiment) -> TrainState:
     _, state = create_state(model, keras_adam(experiment.learning_rate))
     return checkpoint.restore(path, state)
+
+
+def has_died(folder: Path) -> bool:
+    """Whether the model of a run died in training, so that its answers mean nothing.
+
+    Raises:
+        InputError: its last checkpoint cannot be read.
+    """
+    saved = checkpoint.epochs(folder / CHECKPOINT)
+    history = checkpoint.read(folder / CHECKPOINT / str(saved[-1]))["history"] if saved else []
+    return bool(history) and report.is_dead(history[-1])
 
 
 def evaluate_run(

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 
 # As many as full blocks of a GIF, the smallest, fit into the largest photo that is read; and some.
 _MOST_BLOCKS = 1_000_000
-# The bytes that begin a segment of a JPEG, less those of segments without a length.
-_JPEG_SEGMENT = re.compile(rb"\xff([\x02-\xcf\xda-\xfe])")
+# The bytes that begin a segment of a JPEG, less those of segments without a length but the end.
+_JPEG_SEGMENT = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")
 _JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_SCAN = 0xDA
+_JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
+# A progressive JPEG goes through all pixels in each of its scans: some ten, as encoders make them.
+_MOST_SCANS = 100
 _GIF_FRAME, _GIF_EXTENSION = 0x2C, 0x21
 _JXL_CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
 _JXL_RATIOS = (None, (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
@@ -63,16 +65,21 @@ def _png(png: bytes) -> int:
 
 
 def _jpeg(jpeg: bytes) -> int:
-    at = 2
+    at, pixels, scans = 2, 0, 0
     for _ in _blocks():
         segment = _JPEG_SEGMENT.search(jpeg, at)
-        if not segment or segment[1][0] == _JPEG_SCAN:
+        if not segment or segment[1][0] == _JPEG_END:
             break
-        if segment[1][0] in _JPEG_FRAMES:
+        if segment[1][0] == _JPEG_SCAN:
+            scans += 1
+            if scans > _MOST_SCANS:
+                raise ValueError(f"it is in more than {_MOST_SCANS} scans, as no photo is")
+        elif segment[1][0] in _JPEG_FRAMES:
             height, width = struct.unpack_from(">HH", jpeg, segment.end() + 3)
-            return width * height
-        at = segment.end() + struct.unpack_from(">H", jpeg, segment.end())[0]
-    return 0
+            pixels = max(pixels, width * height)
+        # Where that is cut off, the next search finds nothing.
+        at = segment.end() + int.from_bytes(jpeg[segment.end() : segment.end() + 2])
+    return pixels
 
 
 def _gif(gif: bytes) -> int:

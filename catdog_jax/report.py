@@ -153,6 +153,10 @@ def check_metrics(metrics: Metrics) -> None:
     for name, kind in kinds.items():
         if type(metrics[name]) is not kind:
             raise TypeError(f"{name} is {metrics[name]!r}")
+    for name in ("validation", "test", "test_last"):
+        part = metrics[name]
+        if part is not None and part["accuracy"] != part["correct"] / part["count"]:
+            raise ValueError(f"{name}'s accuracy is not that of its counts")
     summary_table([metrics])
     runs_table([{**metrics, "dead": False}])
 

@@ -1,6 +1,7 @@
 """What a run folder says of its run, and whether that is the one that is asked for."""
 
 import json
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,19 @@ def load_run(folder: Path) -> Run:
         history = report.read_history(folder / HISTORY)
     except Exception as error:  # csv's own, and whatever a damaged line makes of itself
         raise InputError(f"{folder / HISTORY} is damaged: {error}") from error
+    saved = checkpoint.epochs(folder / CHECKPOINT)
+    if not saved or checkpoint.read(folder / CHECKPOINT / str(saved[-1]))["history"] != history:
+        raise InputError(
+            f"{folder / HISTORY} is not what its checkpoint says; delete {METRICS} and go on with "
+            f"the run, which writes both anew: catdog-jax train --resume {shlex.quote(str(folder))}"
+        )
     metrics = read_json(folder / METRICS)
     try:
         report.check_metrics(metrics)
+        best = checkpoint.best_epoch(history)
+        said = metrics["best"]["epoch"], metrics["best"]["val_accuracy"], metrics["dead"]
+        if said != (best, history[best - 1]["val_accuracy"], report.is_dead(history[-1])):
+            raise ValueError("its best epoch is not the history's")  # noqa: TRY301
     except Exception as error:
         raise InputError(f"{folder / METRICS} is damaged: {error!r}") from error
     return Run(folder, history, metrics)
@@ -91,7 +102,7 @@ def inputs_of(experiment: Experiment, splits: Splits) -> dict[str, str]:
     if weights not in ("imagenet", "none"):  # of a download, its own record sees a change
         try:
             weights = sha256(expanded(weights))
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: no possible path
             raise InputError(f"no weights file at {weights}: {first_line(error)}") from error
     return {"photos": splits.fingerprint, "weights file": weights}
 

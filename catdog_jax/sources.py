@@ -4,7 +4,9 @@ import contextlib
 import functools
 import hashlib
 import os
+import posixpath
 import re
+import stat
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ _FILTERED_URL = "https://storage.googleapis.com/mledu-datasets/cats_and_dogs_fil
 _SKETCHES_SIZES = (600, 168, 32)
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 # A zip of pictures that is not suspected: photos are compressed already, and hardly shrink.
-_BOMB_BYTES, _BOMB_RATIO, _DEEPEST = 10**9, 100, 100
+_BOMB_BYTES, _BOMB_RATIO, _DEEPEST = 10**9, 100, 30
 
 # Folders and zips are read alike, through what these two have in common.
 _Tree: TypeAlias = Path | zipfile.Path
@@ -174,6 +176,11 @@ def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
                 f"{path} holds {entry.filename!r}, a path that leads out of the folder it would be "
                 "unpacked to: if you trust it, unpack it yourself and give the folder"
             )
+        if stat.S_ISLNK(entry.external_attr >> 16):
+            raise InputError(
+                f"{path} holds {entry.filename!r}, a link, and links in a zip are not followed: "
+                "if you trust it, unpack it yourself and give the folder"
+            )
         if len(parts) > _DEEPEST:
             raise InputError(f"{path} holds folders in folders, more than {_DEEPEST} deep")
         if entry.filename.lower().endswith(_SUFFIXES):
@@ -192,9 +199,9 @@ def tree_source(root: _Tree) -> Source:
         pools = _find_pools(root)
         stamps = {
             pool: [
-                (name, picture.name, *stamp(picture))
+                (name, picture_name, *stamp(picture))
                 for name, pictures in classes.items()
-                for picture in pictures
+                for picture_name, picture in pictures.items()
             ]
             for pool, classes in pools.items()
         }
@@ -203,8 +210,8 @@ def tree_source(root: _Tree) -> Source:
     return Source(stamps, functools.partial(_tree_photos, pools))
 
 
-def _find_pools(root: _Tree) -> dict[str, dict[str, list[_Tree]]]:
-    """Return the pictures of each class, under "all" or under the names of given splits."""
+def _find_pools(root: _Tree) -> dict[str, dict[str, dict[str, _Tree]]]:
+    """Return the pictures of each class by name, under "all" or the names of given splits."""
     folders = _folders(root)
     while len(folders) == 1 and not folders.keys() & set(SPLIT_NAMES):
         (only,) = folders.values()
@@ -230,7 +237,7 @@ def _find_pools(root: _Tree) -> dict[str, dict[str, list[_Tree]]]:
     return {"all": _classes(root)}
 
 
-def _classes(folder: _Tree) -> dict[str, list[_Tree]]:
+def _classes(folder: _Tree) -> dict[str, dict[str, _Tree]]:
     classes = {name: _pictures(child) for name, child in _folders(folder).items()}
     if len(classes) < 2:
         found = f"only one, {next(iter(classes))!r}" if classes else "none"
@@ -251,9 +258,20 @@ def _folders(folder: _Tree) -> dict[str, _Tree]:
     return {child.name: child for child in _visible(folder) if child.is_dir()}
 
 
-def _pictures(folder: _Tree) -> list[_Tree]:
-    # Also a folder of such a name, or a pipe: it passes for a picture, so it is said to be none.
-    return [child for child in _visible(folder) if child.suffix.lower() in _SUFFIXES]
+def _pictures(folder: _Tree) -> dict[str, _Tree]:
+    """Return the pictures in `folder` and below it, as Keras finds them, by path from there."""
+    pictures: dict[str, _Tree] = {}
+    unseen = [("", folder)]
+    while unseen:
+        prefix, tree = unseen.pop()
+        for child in _visible(tree):
+            # Also a folder of such a name, or a pipe: it passes for a picture, so it is said to be
+            # none.
+            if child.suffix.lower() in _SUFFIXES:
+                pictures[prefix + child.name] = child
+            elif child.is_dir() and not (isinstance(child, Path) and child.is_symlink()):
+                unseen.append((f"{prefix}{child.name}/", child))
+    return dict(sorted(pictures.items()))
 
 
 def _visible(folder: _Tree) -> list[_Tree]:
@@ -261,10 +279,30 @@ def _visible(folder: _Tree) -> list[_Tree]:
     # A zip may hold a name twice, of which reading gives the last.
     children = {
         child.name: child
-        for child in folder.iterdir()
+        for child in _children(folder)
         if not child.name.startswith(".") and child.name != "__MACOSX"
     }
     return [children[name] for name in sorted(children)]
+
+
+def _children(folder: _Tree) -> Iterator[_Tree]:
+    if isinstance(folder, Path):
+        yield from folder.iterdir()
+    else:
+        for name in _names_by_folder(folder.root).get(folder.at.rstrip("/"), ()):
+            yield zipfile.Path(folder.root, name)
+
+
+@functools.lru_cache(maxsize=1)
+def _names_by_folder(archive: zipfile.ZipFile) -> dict[str, list[str]]:
+    """List a zip once, folders that are only implied included, as it is a `zipfile.Path`'s.
+
+    `iterdir` goes through all names for each folder: for minutes, where there are many of both.
+    """
+    names: dict[str, list[str]] = {}
+    for name in archive.namelist():
+        names.setdefault(posixpath.dirname(name.rstrip("/")), []).append(name)
+    return names
 
 
 def stamp(picture: _Tree) -> tuple[int, int]:
@@ -281,7 +319,7 @@ def stamp(picture: _Tree) -> tuple[int, int]:
     return entry.file_size, entry.CRC
 
 
-def _tree_photos(pools: Mapping[str, Mapping[str, list[_Tree]]]) -> Photos:
+def _tree_photos(pools: Mapping[str, Mapping[str, Mapping[str, _Tree]]]) -> Photos:
     class_names = tuple(next(iter(pools.values())))
     files: list[_Tree] = []
     names: list[str] = []
@@ -292,8 +330,8 @@ def _tree_photos(pools: Mapping[str, Mapping[str, list[_Tree]]]) -> Photos:
         prefix = "" if pool == "all" else f"{pool}/"
         for label, class_name in enumerate(class_names):
             pictures = classes[class_name]
-            files += pictures
-            names += [f"{prefix}{class_name}/{picture.name}" for picture in pictures]
+            files += pictures.values()
+            names += [f"{prefix}{class_name}/{name}" for name in pictures]
             labels += [label] * len(pictures)
         indices[pool] = np.arange(start, len(files))
     read = functools.partial(decode.read_files, files)

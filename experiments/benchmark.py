@@ -140,6 +140,8 @@ class BenchmarkOptions:
     """Height and width of the images."""
     batch_size: int = 32
     """Images a step."""
+    bfloat16: bool = False
+    """Train our models in bfloat16; the others stay at float32. Give another --out."""
     timeout: float = 3600.0
     """Seconds after which a process is given up."""
     out: Path = Path("runs/benchmark")
@@ -323,6 +325,7 @@ def run_worker(
         work="epoch" if growing else work_kind,
         model="model4" if growing else detail,
         compiled=contender.compiled,
+        bfloat16=options.bfloat16,
         photos=str(photos.folder),
         counts=photos.counts,
         batch=str(prepared.batch),

@@ -73,6 +73,12 @@ def jpeg_claiming(width, height, jpeg):
     return jpeg[:at] + struct.pack(">HH", height, width) + jpeg[at + 4 :]
 
 
+def jpeg_of_scans(count, jpeg):
+    """The JPEG with empty scans before its own, so that there are so many."""
+    at = jpeg.index(b"\xff\xda")
+    return jpeg[:at] + (b"\xff\xda" + struct.pack(">H6x", 8)) * (count - 1) + jpeg[at:]
+
+
 def gif_of_frames(count, width, height):
     screen = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
     frame = b"\x21\xf9\x04\0\0\0\0\0" + b"\x2c" + struct.pack("<HHHHB", 0, 0, width, height, 0)
@@ -187,6 +193,7 @@ def write_unreadable(folder, monkeypatch):
         "huge.png": white_png(20_000),
         "claims.png": png_header(60_000, 60_000) + png_chunk(b"IDAT", zlib.compress(b"\0" * 99)),
         "claims.jpg": jpeg_claiming(60_000, 50_000, jpeg),
+        "scans.jpg": jpeg_of_scans(101, jpeg),
         "claims.gif": gif_of_frames(1, 60_000, 60_000),
         "frames.gif": gif_of_frames(9_000, 1_000, 1_000),
         "claims.bmp": bmp_claiming(9_000, 9_000),
@@ -216,6 +223,7 @@ def write_unreadable(folder, monkeypatch):
         "huge.png": "400,000,000 pixels, and no more than 178,956,970 are decoded",
         "claims.png": "3,600,000,000 pixels",
         "claims.jpg": "3,000,000,000 pixels",
+        "scans.jpg": "it is in more than 100 scans, as no photo is",
         "claims.gif": "3,600,000,000 pixels",
         "frames.gif": "9,000,000,000 pixels",
         "claims.bmp": "Input size",

@@ -67,7 +67,9 @@ def test_tables_by_hand() -> None:
         turn("epoch-model4", OURS, 1, 8.0, first=24.0, peak_mib=1100.0),
         turn("epoch-model4", KERAS_TENSORFLOW, 0, 31.0, peak_mib=900.0),
         turn("epoch-model4", KERAS_TENSORFLOW, 1, 32.0, peak_mib=900.0),
-        turn("step-model1", OURS, 0, 0.25),
+        turn("step-model1", OURS, 0, 0.25, device="2 × cpu"),
+        turn("forward", OURS, 0, 1.0),
+        turn("forward", KERAS_TENSORFLOW, 0, 1.5),
     ]
     table = summary.tables(turns)
     for line in (
@@ -77,7 +79,9 @@ def test_tables_by_hand() -> None:
         "| contender | an epoch, s | first epoch, s | peak MiB | times our time |",
         "| catdog_jax | 9.00 (8.00 … 10.0) | 22.0 (20.0 … 24.0) | 1050 (1000 … 1100) "
         "| 1.00 (1.00 … 1.00) |",
+        "| forward, time | keras-tensorflow | 1.50 (1.50 … 1.50) | ≥ 1.3 × | yes |",
         "| contender | a step, ms | first, s | times our time |",
+        "- catdog_jax: 2 × cpu",
         "| catdog_jax | 250 (250 … 250) | 9.00 (9.00 … 9.00) | 1.00 (1.00 … 1.00) |",
     ):
         assert line in table.splitlines()

@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 import shutil
 import subprocess
@@ -13,6 +15,7 @@ from PIL import Image
 
 from catdog_jax import sketches
 from catdog_jax.cli import guarded, main
+from catdog_jax.errors import say
 
 SMALL = ["--data", "sketches", "--image-size", "32", "--batch-size", "16"]
 SIZES = ["--sizes", "48", "20", "12"]
@@ -287,3 +290,11 @@ def test_an_experiment_script_runs(tmp_path: Path) -> None:
     assert {"flips.png", "rotations.png", "history.png"} <= {path.name for path in out.iterdir()}
     with Image.open(out / "rotations.png") as picture:
         assert np.asarray(picture).std() > 10
+
+
+def test_a_terminal_that_does_not_know_a_letter_is_given_its_number() -> None:
+    written = io.BytesIO()
+    terminal = io.TextIOWrapper(written, "latin-1")
+    with contextlib.redirect_stdout(terminal):
+        say("Kätzchen: 猫")
+    assert written.getvalue().decode("latin-1") == "Kätzchen: \\u732b\n"

@@ -20,6 +20,7 @@ from catdog_jax.build import augmentations, device, initial_model, load_splits
 from catdog_jax.evaluate import Sums
 from catdog_jax.experiment import run
 from catdog_jax.models import MobileNetV2
+from catdog_jax.ops import in_microbatches
 from catdog_jax.parallel import jit, map_batch, replicate, set_up_jax, shard
 from catdog_jax.recipes import RECIPES, Experiment
 from catdog_jax.train import Task, create_state, fit, keras_adam, train_step
@@ -68,6 +69,7 @@ def start(spec: Spec) -> Result:
             augmentations=augmentations(flip=experiment.flip, rotation=experiment.rotation),
             threshold=experiment.threshold,
             seed=experiment.seed,
+            dtype=experiment.dtype,
             on_step=on_step,
         )
     )
@@ -81,7 +83,7 @@ def step(spec: Spec) -> Result:
     optimizer = keras_adam(experiment.learning_rate)
     graphdef, state = create_state(initial_model(experiment, 2), optimizer, seed=experiment.seed)
     augmentation = augmentations(flip=experiment.flip, rotation=experiment.rotation)
-    task = Task(graphdef, optimizer, augmentation, experiment.threshold)
+    task = Task(graphdef, optimizer, augmentation, experiment.threshold, experiment.dtype)
     batch = dict(np.load(spec.batch))
     batch["mask"] = np.ones(len(batch["label"]), np.bool_)
 
@@ -111,15 +113,15 @@ def forward(spec: Spec) -> Result:
 
 
 def augment(spec: Spec) -> Result:
-    """Flips and rotations of a batch, with a key an image, drawn on the device.
-
-    The transforms alone: on a CPU a training step does them two images at a time.
-    """
+    """Flips and rotations of a batch, as in a training step, with a key an image."""
     set_up_jax()
 
+    def flip_and_rotate(images: Any, flip_keys: Any, rotation_keys: Any) -> Any:
+        return random_rotation(rotation_keys, random_flip(flip_keys, images))
+
     def transform(_: PyTree, examples: PyTree) -> Any:
-        flip_keys, rotation_keys = jnp.unstack(jax.vmap(jax.random.split)(examples["key"]), axis=1)
-        return random_rotation(rotation_keys, random_flip(flip_keys, examples["image"]))
+        keys = jnp.unstack(jax.vmap(jax.random.split)(examples["key"]), axis=1)
+        return in_microbatches(flip_and_rotate, examples["image"], *keys)
 
     @jit()
     def augmented(key: PyTree, images: PyTree) -> Any:
@@ -145,6 +147,7 @@ def _experiment(spec: Spec) -> Experiment:
         batch_size=spec.batch_size,
         epochs=spec.epochs,
         stop_when_dead=False,
+        dtype="bfloat16" if spec.bfloat16 else "float32",
         seed=spec.seed,
     )
 

@@ -32,6 +32,8 @@ class Spec:
     """`model1` … `model4`; empty where the work has none."""
     compiled: bool
     """Whether PyTorch compiles."""
+    bfloat16: bool
+    """Whether our models train in bfloat16, rather than in float32 as the others' do."""
     photos: str
     """Folder with `train/` and `validation/`, a sub-folder a class in each."""
     counts: tuple[int, int]
