@@ -25,15 +25,13 @@ from jaxtyping import Int64, UInt8
 from tqdm import tqdm
 
 from .errors import InputError, first_line
-from .files import expanded, forget_pages
+from .files import FORGET_EVERY, expanded, forget_pages
 from .headers import claimed_pixels
 
 # Of one photo: as many bytes as no camera writes, and as many pixels as TensorFlow, which takes no
 # JPEG of more than 512 MiB, would decode at most.
 _MOST_BYTES = 200_000_000
 _MOST_PIXELS = 2**29 // 3
-# Decoded photos, by way of a map of their file.
-_FORGET_EVERY = 100
 _UNREADABLE = "cannot be read: "
 # What reading one file of a folder or of a zip can raise (RuntimeError: it is encrypted).
 _READ_ERRORS = (
@@ -116,7 +114,7 @@ def decode_all(
             images[row_of[int(index)]] = image
             missing.remove(int(index))
             progress.update()
-            if count % _FORGET_EVERY == 0:
+            if count % FORGET_EVERY == 0:
                 forget_pages(images)
     # ignore_errors does not tell what it ignored: decode those few again, one by one.
     for index, photo in admitted(missing - failed.keys()):

@@ -240,8 +240,7 @@ def evaluate(
     """
     graphdef, state = nnx.split(model)
     if isinstance(batches, Resident):
-        state, photos = replicate((state, batches.photos), batches.rows[0])
-        placed = state, photos, replicate(batches.rows, batches.rows[0])
+        placed = replicate((state, batches.photos, batches.rows), batches.rows[0])
         return Metrics.from_sums(_eval_epoch(graphdef, threshold, dtype, *placed))
     totals = no_sums()
     for batch in stream(batches):

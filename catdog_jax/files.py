@@ -15,6 +15,9 @@ from filelock import FileLock, Timeout
 
 from .errors import InputError, first_line
 
+FORGET_EVERY = 100
+"""Photos written through a map after which `forget_pages` is worth its call."""
+
 
 def expanded(path: str | Path) -> Path:
     """Return `path` with the user's folder for its `~`, where there is such a user."""

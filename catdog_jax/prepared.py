@@ -18,7 +18,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from .errors import InputError
-from .files import forget_pages, sha256
+from .files import FORGET_EVERY, forget_pages, sha256
 from .sources import Photos
 from .splits import SPLIT_NAMES, Indices, Shared, Sizes, Skipped, Split, Splits
 
@@ -26,7 +26,6 @@ from .splits import SPLIT_NAMES, Indices, Shared, Sizes, Skipped, Split, Splits
 FORMAT = 3
 _META, _SUMS = "meta.json", "SHA256SUMS"
 _ARRAYS = tuple(f"{split}_{kind}.npy" for split in SPLIT_NAMES for kind in ("images", "labels"))
-_FORGET_EVERY = 100  # photos
 _DAMAGED = (
     "is missing or damaged: if the folder holds nothing but prepared data (meta.json, *.npy), "
     "delete the folder, and prepare the data again"
@@ -112,7 +111,7 @@ def write(
         for place, row in enumerate(rows):
             images[place] = decoded[row]
             digests[split].append(hashlib.sha256(images[place]).digest())
-            if place % _FORGET_EVERY == 0:
+            if place % FORGET_EVERY == 0:
                 forget_pages(decoded)
                 forget_pages(images)
         images.flush()

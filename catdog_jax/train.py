@@ -320,9 +320,8 @@ def _run_epoch(
         The state, the sums, and the first step (from 1) whose loss was not finite, or 0.
     """
     if isinstance(batches, Resident):
-        state, photos = replicate((state, batches.photos), batches.rows[0])
-        rows = replicate(batches.rows, batches.rows[0])
-        state, totals, finite = train_epoch(task, state, photos, rows)
+        placed = replicate((state, batches.photos, batches.rows), batches.rows[0])
+        state, totals, finite = train_epoch(task, *placed)
         if on_step is not None:
             on_step(totals)
         bad_steps = np.flatnonzero(~np.asarray(finite))
