@@ -372,7 +372,3 @@ def guarded(command: Callable[[], int | None]) -> int:
 def _failed(said: str, code: int) -> int:
     print(f"error: {printable(said)}", file=sys.stderr)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -28,7 +28,10 @@ BLOG_THRESHOLD = 0.5
 
 @runtime_checkable
 class FrozenBackbone(Protocol):
-    """A model whose `backbone` is not trained, so that its features can be computed once."""
+    """A model whose `backbone` is not trained, so that its features can be computed once.
+
+    Without keys it must be `classify(features(images))`: that is how it is validated.
+    """
 
     backbone: nnx.Module
 

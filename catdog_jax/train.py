@@ -244,8 +244,8 @@ def fit(
             and an epoch is one program over them; by default on an accelerator where they take no
             more than half of the free memory. Otherwise, as any other iterable, batches are sent
             one by one. The history is the same up to rounding.
-        after: the number and state of the epoch to go on after, as its record had them, with the
-            other arguments of then: what follows is what would have followed then.
+        after: the number and state (a copy, see `EpochRecord.state`) of the epoch to go on after,
+            with the other arguments of then: what follows is what would have followed then.
         on_step: called with the epoch's number from 0 and its sums so far, still on the device:
             after each step, or after the epoch where that is one program.
 

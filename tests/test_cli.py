@@ -235,7 +235,7 @@ def test_an_error_of_ours_is_not_hidden() -> None:
 
 
 def command_line(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "catdog_jax.cli", *arguments]
+    return [sys.executable, "-m", "catdog_jax", *arguments]
 
 
 DATA = ["data", "sketches", "--image-size", "32", *SIZES]

@@ -798,7 +798,7 @@ def assert_history(history: list[dict[str, float]]) -> None:
         assert all(type(value) in (int, float) for value in row.values())
 
 
-USES = ["load_model"] * 5 + ["load_run"] * 2 + ["run"] * 2 + ["is_finished"]
+USES = ["load_model"] * 5 + ["load_run"] * 2 + ["run", "resume", "is_finished"]
 USES += ["summarize", "evaluate", "predict"]
 
 
@@ -838,8 +838,9 @@ def test_a_damaged_run_folder_is_refused_or_read_rightly(
             if (answer := read(load_run, out)) is not None:
                 assert_history(answer.history)
                 assert answer.history == finished.history
-        elif use == "run":
-            if (answer := read(run, SMALL, out, log=lambda _: None)) is not None:
+        elif use in ("run", "resume"):
+            how = (run, SMALL, out) if use == "run" else (resume, out)
+            if (answer := read(*how, log=lambda _: None)) is not None:
                 assert answer.history == finished.history
                 assert answer.metrics["model"] == "model3"
         elif use == "is_finished":

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "catdog_jax"
 # numpy, jaxtyping and the standard library are everyone's.
 COMMON = {"numpy", "jaxtyping"} | sys.stdlib_module_names
 ALLOWED = {
+    "__main__": {".cli"},
     "__init__": {".data", ".errors", ".evaluate", ".models", ".parallel", ".recipes", ".train"},
     "augment": {"jax"},
     "build": {"flax", "jax", ".augment", ".data", ".errors", ".models", ".recipes"},
