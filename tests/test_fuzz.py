@@ -28,6 +28,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -839,8 +840,8 @@ def test_a_damaged_run_folder_is_refused_or_read_rightly(
                 assert_history(answer.history)
                 assert answer.history == finished.history
         elif use in ("run", "resume"):
-            how = (run, SMALL, out) if use == "run" else (resume, out)
-            if (answer := read(*how, log=lambda _: None)) is not None:
+            go_on = partial(run, SMALL, out) if use == "run" else partial(resume, out)
+            if (answer := read(go_on, log=lambda _: None)) is not None:
                 assert answer.history == finished.history
                 assert answer.metrics["model"] == "model3"
         elif use == "is_finished":
