@@ -368,9 +368,10 @@ def turn_line(turn: Turn) -> str:
 
 
 def plain(options: BenchmarkOptions) -> dict[str, Any]:
-    """As JSON takes them."""
+    """As JSON takes them; files by their names alone, so that results can be shown to others."""
+    files = ("data", "weights", "tfds", "out")
     return {
-        name: str(value) if isinstance(value, Path) else value
+        name: Path(value).name if name in files and value is not None else value
         for name, value in asdict(options).items()
     }
 
