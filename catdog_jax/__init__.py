@@ -16,13 +16,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .data import load_data
+    from .data.load import load_data
     from .errors import InputError, RunError
-    from .evaluate import evaluate
-    from .models import create_model, load_keras_weights
-    from .parallel import use_cpu_cores
-    from .recipes import RECIPES, Experiment
-    from .train import fit
+    from .models.create import create_model, load_keras_weights
+    from .runs.recipes import RECIPES, Experiment
+    from .training.loop import fit
+    from .training.mesh import use_cpu_cores
+    from .training.metrics import evaluate
 
 __all__ = [
     "RECIPES",
@@ -38,16 +38,16 @@ __all__ = [
 ]
 
 _MODULES = {
-    "RECIPES": "recipes",
-    "Experiment": "recipes",
+    "RECIPES": "runs.recipes",
+    "Experiment": "runs.recipes",
     "InputError": "errors",
     "RunError": "errors",
-    "create_model": "models",
-    "evaluate": "evaluate",
-    "fit": "train",
-    "load_data": "data",
-    "load_keras_weights": "models",
-    "use_cpu_cores": "parallel",
+    "create_model": "models.create",
+    "evaluate": "training.metrics",
+    "fit": "training.loop",
+    "load_data": "data.load",
+    "load_keras_weights": "models.keras_weights",
+    "use_cpu_cores": "training.mesh",
 }
 
 

@@ -11,19 +11,19 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from .build import load_splits
-from .data import Splits, list_photos, load_data
-from .decode import decode_file
+from .data.decode import decode_file
+from .data.load import Splits, list_photos, load_data
 from .errors import InputError, RunError, first_line, printable, say
-from .experiment import evaluate_run, has_died, load_model, predict, run
-from .experiment import resume as resume_run
 from .files import make_folder
-from .messages import accuracy_line, describe
 from .models.keras_weights import cached_official_weights
-from .recipes import RECIPES, Experiment
-from .reproduce import reproduce as reproduce_series
-from .run_folder import Run
-from .sections import draw_data
+from .reports.sections import draw_data
+from .runs.build import load_splits
+from .runs.messages import accuracy_line, describe
+from .runs.recipes import RECIPES, Experiment
+from .runs.reproduce import reproduce as reproduce_series
+from .runs.run_folder import Run
+from .runs.runner import evaluate_run, has_died, load_model, predict, run
+from .runs.runner import resume as resume_run
 
 Positional = tyro.conf.Positional
 

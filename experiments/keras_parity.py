@@ -30,15 +30,15 @@ from contenders.keras_models import compile_as_post, post_layers
 from contenders.worker import write_json
 from scipy.stats import fisher_exact
 
-from catdog_jax import report
-from catdog_jax.build import load_splits
 from catdog_jax.cli import ReproduceOptions, reproduce_post, script
-from catdog_jax.data import Split, Splits
+from catdog_jax.data.load import Split, Splits
 from catdog_jax.errors import InputError
 from catdog_jax.models.keras_weights import cached_official_weights
-from catdog_jax.recipes import RECIPES, Experiment
-from catdog_jax.report import History, is_dead
-from catdog_jax.run_folder import is_finished, load_run, plain, read_json
+from catdog_jax.reports import report
+from catdog_jax.reports.report import History, is_dead
+from catdog_jax.runs.build import load_splits
+from catdog_jax.runs.recipes import RECIPES, Experiment
+from catdog_jax.runs.run_folder import is_finished, load_run, plain, read_json
 
 OURS = "catdog_jax"
 CURVES = {"accuracy": "training accuracy", "val_accuracy": "validation accuracy"}

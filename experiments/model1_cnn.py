@@ -10,7 +10,7 @@ is reported as such: then try another `--seed`. Results with seeds, spread and h
 """
 
 from catdog_jax.cli import TrainOptions, script, train_model
-from catdog_jax.sections import draw_data
+from catdog_jax.reports.sections import draw_data
 
 
 def main(options: TrainOptions) -> None:

@@ -8,8 +8,8 @@ validation accuracy; expect about 66 to 72 %. Results with seeds, spread and har
 """
 
 from catdog_jax.cli import TrainOptions, script, train_model
-from catdog_jax.recipes import RECIPES
-from catdog_jax.sections import draw_augmentations
+from catdog_jax.reports.sections import draw_augmentations
+from catdog_jax.runs.recipes import RECIPES
 
 
 def main(options: TrainOptions) -> None:

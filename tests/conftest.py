@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from catdog_jax import decode, sketches
-from catdog_jax.data import Split
+from catdog_jax.data import decode, sketches
+from catdog_jax.data.load import Split
 
 # Where TensorFlow is imported photos are decoded in this process, not in one of their own for each
 # of the tests, most of which are about something else.

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from keras_parity import post_layers
 
-from catdog_jax.models import MobileNetV2, Model1, load_keras_weights
+from catdog_jax.models.create import MobileNetV2, Model1, load_keras_weights
 
 # Keras's own, when it turns a variable into an array under NumPy 2.
 ignore_keras_warnings = pytest.mark.filterwarnings(

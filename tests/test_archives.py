@@ -10,8 +10,8 @@ import zipfile
 import pytest
 from photo_files import png_header, write_classes, zip_of
 
-from catdog_jax import decode
-from catdog_jax.data import load_data
+from catdog_jax.data import decode
+from catdog_jax.data.load import load_data
 from catdog_jax.errors import InputError
 
 SIZE = 32

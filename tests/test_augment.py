@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from catdog_jax import augment
+from catdog_jax.models.layers import rescale
+from catdog_jax.training import augment
 
 pytestmark = keras_reference.ignore_keras_warnings
 
@@ -155,4 +156,4 @@ class TestOneKeyAnImage:
 
 
 def test_rescale_maps_pixels_to_plus_minus_one():
-    np.testing.assert_array_equal(augment.rescale(jnp.array([0, 127.5, 255])), [-1, 0, 1])
+    np.testing.assert_array_equal(rescale(jnp.array([0, 127.5, 255])), [-1, 0, 1])

@@ -23,12 +23,12 @@ from photo_files import (
 )
 from PIL import Image, features
 
-from catdog_jax import decode
 from catdog_jax.cli import main
-from catdog_jax.data import load_data
+from catdog_jax.data import decode
+from catdog_jax.data.headers import claimed_pixels
+from catdog_jax.data.load import load_data
 from catdog_jax.errors import InputError, say
-from catdog_jax.headers import claimed_pixels
-from catdog_jax.messages import describe
+from catdog_jax.runs.messages import describe
 
 SIZE = 48
 

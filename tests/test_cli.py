@@ -13,8 +13,8 @@ import pytest
 from photo_files import write_readable, write_unreadable
 from PIL import Image
 
-from catdog_jax import sketches
 from catdog_jax.cli import guarded, main
+from catdog_jax.data import sketches
 from catdog_jax.errors import say
 
 SMALL = ["--data", "sketches", "--image-size", "32", "--batch-size", "16"]

@@ -27,8 +27,9 @@ import requests
 from photo_files import color, write_classes, write_jpeg, write_photo, zip_of
 from PIL import Image
 
-from catdog_jax import cut, data, decode, sketches, sources, tfds
-from catdog_jax.data import InputError, load_data
+from catdog_jax.data import cut, decode, sketches, sources, tfds
+from catdog_jax.data import load as data
+from catdog_jax.data.load import InputError, load_data
 
 SIZE = 32
 SHARED = Path(os.environ.get("CATDOG_SHARED", Path(__file__).parents[2] / "shared")) / "data"
@@ -110,7 +111,7 @@ def error_of(source, **arguments):
 
 
 def test_import_is_light():
-    code = "import sys, catdog_jax.data; print({'tensorflow', 'jax'} & set(sys.modules))"
+    code = "import sys, catdog_jax.data.load; print({'tensorflow', 'jax'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -782,7 +783,7 @@ def test_another_process_decodes(tmp_path, own_process, no_tensorflow):
 def test_another_process_leaves_this_one_without_tensorflow(tmp_path):
     folder = write_classes(tmp_path / "photos", cat=5, dog=5)
     code = (
-        "import sys; from catdog_jax.data import load_data\n"
+        "import sys; from catdog_jax.data.load import load_data\n"
         f"print(len(load_data({str(folder)!r}, 32).train), 'tensorflow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

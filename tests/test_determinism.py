@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from catdog_jax import sketches
-from catdog_jax.augment import random_flip, random_rotation
-from catdog_jax.data import Split
-from catdog_jax.models import create_model
-from catdog_jax.train import fit
+from catdog_jax.data import sketches
+from catdog_jax.data.load import Split
+from catdog_jax.models.create import create_model
+from catdog_jax.training.augment import random_flip, random_rotation
+from catdog_jax.training.loop import fit
 
 MODELS = {
     **{name: {"image_size": 32} for name in ("model1", "model2", "model3")},

@@ -24,10 +24,11 @@ import numpy as np
 import pytest
 from keras_reference import blank
 
-from catdog_jax import download, sources
-from catdog_jax.download import fetch
+from catdog_jax.data import download, sources
+from catdog_jax.data.download import fetch
 from catdog_jax.errors import InputError
-from catdog_jax.models import MobileNetV2, keras_weights
+from catdog_jax.models import keras_weights
+from catdog_jax.models.mobilenet_v2 import MobileNetV2
 
 
 def a_zip() -> bytes:
@@ -290,7 +291,7 @@ def test_a_read_only_folder(server, path):
 # Several processes, and the end of one.
 
 CHILD = (
-    "import sys; from pathlib import Path; from catdog_jax.download import fetch\n"
+    "import sys; from pathlib import Path; from catdog_jax.data.download import fetch\n"
     "fetch(sys.argv[1], Path(sys.argv[2]), Path.stat)"
 )
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from catdog_jax.data import Split
+from catdog_jax.data.load import Split
 from catdog_jax.errors import InputError
-from catdog_jax.evaluate import (
+from catdog_jax.models.create import Model4, create_model
+from catdog_jax.training.metrics import (
     BLOG_THRESHOLD,
     evaluate,
     losses,
@@ -20,7 +21,6 @@ from catdog_jax.evaluate import (
     wilson_interval,
     with_features,
 )
-from catdog_jax.models import Model4, create_model
 
 
 def test_softmax_loss_by_hand() -> None:

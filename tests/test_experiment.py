@@ -13,15 +13,15 @@ from flax import nnx
 from photo_files import write_classes
 from tqdm import tqdm
 
-from catdog_jax import build, messages
-from catdog_jax.build import build_model
-from catdog_jax.data import load_data
+from catdog_jax.data.load import load_data
 from catdog_jax.errors import InputError
-from catdog_jax.experiment import evaluate_run, load_model, predict, run
-from catdog_jax.recipes import RECIPES, Experiment
-from catdog_jax.report import is_dead, read_history
-from catdog_jax.reproduce import reproduce
-from catdog_jax.run_folder import Run, load_run
+from catdog_jax.reports.report import is_dead, read_history
+from catdog_jax.runs import build, messages
+from catdog_jax.runs.build import build_model
+from catdog_jax.runs.recipes import RECIPES, Experiment
+from catdog_jax.runs.reproduce import reproduce
+from catdog_jax.runs.run_folder import Run, load_run
+from catdog_jax.runs.runner import evaluate_run, load_model, predict, run
 
 SMALL = replace(
     RECIPES["model3"],

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from catdog_jax import feed
-from catdog_jax.data import Batches, Split
-from catdog_jax.feed import Resident, Shelf, prefetch, stream
+from catdog_jax.data.load import Batches, Split
+from catdog_jax.training import feed
+from catdog_jax.training.feed import Resident, Shelf, prefetch, stream
 
 
 def readers() -> list[str]:
@@ -144,7 +144,7 @@ def test_training_from_a_large_file_takes_no_more_memory_than_from_a_small_one(
     code = f"""
 import numpy as np, catdog_jax as cd
 from flax import nnx
-from catdog_jax.data import Split
+from catdog_jax.data.splits import Split
 
 class Linear(nnx.Module):
     def __init__(self):

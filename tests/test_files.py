@@ -10,14 +10,7 @@ import numpy as np
 import pytest
 
 from catdog_jax.errors import InputError
-from catdog_jax.files import (
-    claimed,
-    forget_pages,
-    is_empty,
-    is_file,
-    uninterrupted,
-    written_whole,
-)
+from catdog_jax.files import claimed, forget_pages, is_empty, is_file, uninterrupted, written_whole
 
 
 def test_a_file_is_replaced_when_the_new_one_is_complete(tmp_path: Path) -> None:

@@ -42,18 +42,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from catdog_jax import cli, decode
-from catdog_jax import experiment as experiment_module
-from catdog_jax.build import load_splits
-from catdog_jax.data import Split, Splits, load_data
+from catdog_jax import cli
+from catdog_jax.data import decode
+from catdog_jax.data.load import Split, Splits, load_data
 from catdog_jax.errors import InputError, RunError
-from catdog_jax.experiment import load_model, resume, run
-from catdog_jax.models import MobileNetV2, load_keras_weights
+from catdog_jax.models.create import MobileNetV2, load_keras_weights
 from catdog_jax.models.keras_weights import _variables
-from catdog_jax.recipes import RECIPES, Experiment
-from catdog_jax.report import COLUMNS
-from catdog_jax.reproduce import summarize
-from catdog_jax.run_folder import Run, is_finished, load_run
+from catdog_jax.reports.report import COLUMNS
+from catdog_jax.runs import runner as experiment_module
+from catdog_jax.runs.build import load_splits
+from catdog_jax.runs.recipes import RECIPES, Experiment
+from catdog_jax.runs.reproduce import summarize
+from catdog_jax.runs.run_folder import Run, is_finished, load_run
+from catdog_jax.runs.runner import load_model, resume, run
 
 pytestmark = reference.ignore_keras_warnings
 

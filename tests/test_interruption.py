@@ -20,17 +20,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from catdog_jax import build, checkpoint, report
-from catdog_jax import experiment as experiment_module
-from catdog_jax.build import build_model, initial_model
 from catdog_jax.cli import main
-from catdog_jax.data import load_data
+from catdog_jax.data.load import load_data
 from catdog_jax.errors import InputError, RunError
-from catdog_jax.experiment import evaluate_run, load_model, resume, run
-from catdog_jax.recipes import RECIPES, Experiment
-from catdog_jax.report import read_history
-from catdog_jax.run_folder import load_run, read_config
-from catdog_jax.train import TrainState, create_state, fit, keras_adam
+from catdog_jax.reports import report
+from catdog_jax.reports.report import read_history
+from catdog_jax.runs import build, checkpoint
+from catdog_jax.runs import runner as experiment_module
+from catdog_jax.runs.build import build_model, initial_model
+from catdog_jax.runs.recipes import RECIPES, Experiment
+from catdog_jax.runs.run_folder import load_run, read_config
+from catdog_jax.runs.runner import evaluate_run, load_model, resume, run
+from catdog_jax.training.loop import TrainState, create_state, fit, keras_adam
 
 SETTINGS: dict[str, Any] = {
     "data": "sketches",
@@ -582,7 +583,7 @@ def test_a_damaged_checkpoint_is_refused(whole: Path, tmp_path: Path) -> None:
         (copy / name).write_bytes(content[: len(content) // 2])
     code = (
         "import sys; from pathlib import Path; from catdog_jax.cli import guarded\n"
-        "from catdog_jax.experiment import load_model\n"
+        "from catdog_jax.runs.runner import load_model\n"
         "for folder in sys.argv[1:]:\n"
         "    print(guarded(lambda: load_model(Path(folder), 'last') and 0))"
     )

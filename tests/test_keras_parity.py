@@ -11,10 +11,10 @@ import keras_reference
 import pytest
 from keras_parity import COLUMNS, OURS, ParityOptions, agrees, compare, difference
 
-from catdog_jax.build import load_splits
 from catdog_jax.errors import InputError
-from catdog_jax.recipes import RECIPES
-from catdog_jax.report import DEAD_LOSS
+from catdog_jax.reports.report import DEAD_LOSS
+from catdog_jax.runs.build import load_splits
+from catdog_jax.runs.recipes import RECIPES
 
 pytestmark = keras_reference.ignore_keras_warnings
 

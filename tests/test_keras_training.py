@@ -20,9 +20,9 @@ import pytest
 from flax import nnx
 from keras_reference import blank
 
-from catdog_jax import parallel
-from catdog_jax.models import Model1, Model2, Model3, Model4, load_keras_weights
-from catdog_jax.train import Task, create_state, keras_adam, train_step
+from catdog_jax.models.create import Model1, Model2, Model3, Model4, load_keras_weights
+from catdog_jax.training import mesh as parallel
+from catdog_jax.training.loop import Task, create_state, keras_adam, train_step
 
 pytestmark = reference.ignore_keras_warnings
 

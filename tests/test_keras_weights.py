@@ -19,8 +19,9 @@ from flax import nnx
 from keras_reference import blank, infer, largest_error, mobilenet, random_images
 
 from catdog_jax.errors import InputError
-from catdog_jax.keras_files import read_mobilenet
-from catdog_jax.models import MobileNetV2, Model1, Model4, keras_weights, load_keras_weights
+from catdog_jax.models import keras_weights
+from catdog_jax.models.create import MobileNetV2, Model1, Model4, load_keras_weights
+from catdog_jax.models.keras_files import read_mobilenet
 from catdog_jax.models.keras_weights import _shapes, _variables, cached_official_weights
 
 pytestmark = reference.ignore_keras_warnings
@@ -514,7 +515,7 @@ READERS = {
     "no end": ("import time; time.sleep(60)", "no end was found in it in 0.5 s"),
     "crash": ("import os; os.abort()", "it crashed its reader (-6)"),
     "without h5py": (
-        "import sys; sys.modules['h5py'] = None; import catdog_jax.keras_files",
+        "import sys; sys.modules['h5py'] = None; import catdog_jax.models.keras_files",
         "it crashed its reader (ModuleNotFoundError: import of h5py halted",
     ),
 }

@@ -10,7 +10,7 @@ from flax import nnx
 from keras_reference import infer, largest_error, mobilenet, random_images
 from scipy import stats
 
-from catdog_jax.models import MobileNetV2, load_keras_weights
+from catdog_jax.models.create import MobileNetV2, load_keras_weights
 
 pytestmark = reference.ignore_keras_warnings
 

@@ -13,7 +13,8 @@ from keras_reference import blank, infer, largest_error
 from scipy import stats
 
 from catdog_jax.errors import InputError
-from catdog_jax.models import (
+from catdog_jax.models.cnn import dropout
+from catdog_jax.models.create import (
     MODELS,
     Model1,
     Model2,
@@ -22,7 +23,6 @@ from catdog_jax.models import (
     create_model,
     load_keras_weights,
 )
-from catdog_jax.models.cnn import dropout
 
 pytestmark = reference.ignore_keras_warnings
 

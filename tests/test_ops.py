@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from catdog_jax import ops
+from catdog_jax.models import ops
 
 SIZES = [(8, 8), (7, 7), (6, 9)]
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from catdog_jax import parallel
+from catdog_jax.training import mesh as parallel
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 32])
@@ -51,7 +51,7 @@ def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch: pytest.M
 def test_compiled_programs_are_kept_for_the_next_process(tmp_path: Path) -> None:
     """The second process finds in the cache all that the first put there, and adds nothing."""
     script = (
-        "from catdog_jax.parallel import set_up_jax; set_up_jax()\n"
+        "from catdog_jax.training.mesh import set_up_jax; set_up_jax()\n"
         "import jax; jax.jit(lambda x: x + 41)(1)"
     )
     variables = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}

@@ -12,7 +12,7 @@ import time
 import pytest
 from photo_files import color, write_classes
 
-from catdog_jax.data import load_data
+from catdog_jax.data.load import load_data
 
 # Says when it begins to write, and waits for a line before it puts in place what it wrote.
 LIMIT = 120
@@ -116,7 +116,7 @@ def test_only_what_dead_processes_left_is_cleared_away(cache, start):
 
 def test_two_processes_decode_the_same_photos_after_one_was_killed(cache, start, tmp_path):
     folder = write_classes(tmp_path / "photos", cat=250, dog=250)
-    code = "import sys; from catdog_jax.data import load_data; load_data(sys.argv[1], 32)"
+    code = "import sys; from catdog_jax.data.load import load_data; load_data(sys.argv[1], 32)"
     killed = start(code, folder, start_new_session=True)  # with the process that decodes for it
     while not unfinished_in(cache):
         assert killed.poll() is None, killed.stderr.read()

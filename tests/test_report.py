@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catdog_jax import report
+from catdog_jax.reports import report
 
 LN64 = math.log(64)
 

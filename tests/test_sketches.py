@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jaxtyping import Float64, Int32, UInt8
 
-from catdog_jax.sketches import CLASS_NAMES, draw, draw_one
+from catdog_jax.data.sketches import CLASS_NAMES, draw, draw_one
 
 TRAINED = 600
 

@@ -11,15 +11,16 @@ import pytest
 from flax import nnx
 from scipy import stats
 
-from catdog_jax import feed, parallel
-from catdog_jax import train as training
-from catdog_jax.augment import random_flip, random_rotation
-from catdog_jax.data import Split
+from catdog_jax.data.load import Split
 from catdog_jax.errors import InputError, RunError
-from catdog_jax.evaluate import evaluate, losses, predict_logits, with_features
-from catdog_jax.models import Model4, create_model
 from catdog_jax.models.cnn import dropout
-from catdog_jax.train import EpochRecord, Task, create_state, fit, keras_adam, train_step
+from catdog_jax.models.create import Model4, create_model
+from catdog_jax.training import feed
+from catdog_jax.training import loop as training
+from catdog_jax.training import mesh as parallel
+from catdog_jax.training.augment import random_flip, random_rotation
+from catdog_jax.training.loop import EpochRecord, Task, create_state, fit, keras_adam, train_step
+from catdog_jax.training.metrics import evaluate, losses, predict_logits, with_features
 
 AUGMENTATIONS = (random_flip, random_rotation)
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key, Num
 
-from .. import ops
-from ..augment import rescale
 from ..errors import InputError
+from . import ops
+from .layers import rescale
 
 Pixels = Num[Array, "batch height width 3"]
 Logits = Float[Array, "batch outputs"]
@@ -92,7 +92,7 @@ class Model1(nnx.Module):
 class Model2(nnx.Module):
     """Model 2: convolutions of 16, 32 and 64 filters with padding; pixels not rescaled.
 
-    The post trains it on randomly flipped and rotated images (`catdog_jax.augment`).
+    The post trains it on randomly flipped and rotated images (`catdog_jax.training.augment`).
     Arguments as `Model1`; images of at least 8×8.
     """
 

@@ -19,7 +19,7 @@ from flax import nnx
 from jaxtyping import Float32
 
 from ..cache import cache_folder
-from ..download import fetch
+from ..data.download import fetch
 from ..errors import InputError, first_line
 from ..files import expanded
 from .mobilenet_v2 import ConvNorm, MobileNetV2
@@ -32,7 +32,7 @@ _PATIENCE = 25  # seconds for a file, whatever is wrong with it
 # It imports from this process's folders, and no others.
 _READER = (
     "import json, sys; sys.path, *given = json.load(sys.stdin)\n"
-    "from catdog_jax.keras_files import answer; answer(*given)"
+    "from catdog_jax.models.keras_files import answer; answer(*given)"
 )
 
 _Tensors: TypeAlias = dict[str, Float32[np.ndarray, "..."]]

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key, Num
 
-from ..augment import rescale
 from .cnn import dropout
+from .layers import rescale
 from .mobilenet_v2 import MobileNetV2
 
 

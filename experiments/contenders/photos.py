@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from catdog_jax import sketches
-from catdog_jax.data import list_photos, load_data
+from catdog_jax.data import sketches
+from catdog_jax.data.load import list_photos, load_data
 from catdog_jax.errors import InputError
 
 PARTS = ("train", "validation")

@@ -15,15 +15,15 @@ from flax import nnx
 from jaxtyping import PyTree
 from worker import Result, Spec
 
-from catdog_jax.augment import random_flip, random_rotation
-from catdog_jax.build import augmentations, device, initial_model, load_splits
-from catdog_jax.evaluate import Sums
-from catdog_jax.experiment import run
-from catdog_jax.models import MobileNetV2
-from catdog_jax.ops import in_microbatches
-from catdog_jax.parallel import jit, map_batch, replicate, set_up_jax, shard
-from catdog_jax.recipes import RECIPES, Experiment
-from catdog_jax.train import Task, create_state, fit, keras_adam, train_step
+from catdog_jax.models.create import MobileNetV2
+from catdog_jax.models.ops import in_microbatches
+from catdog_jax.runs.build import augmentations, device, initial_model, load_splits
+from catdog_jax.runs.recipes import RECIPES, Experiment
+from catdog_jax.runs.runner import run
+from catdog_jax.training.augment import random_flip, random_rotation
+from catdog_jax.training.loop import Task, create_state, fit, keras_adam, train_step
+from catdog_jax.training.mesh import jit, map_batch, replicate, set_up_jax, shard
+from catdog_jax.training.metrics import Sums
 
 
 def epoch(spec: Spec) -> Result:

@@ -13,9 +13,12 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
+from ..errors import RunError
+from ..models.ops import in_microbatches
 from .augment import Augmentation
-from .errors import RunError
-from .evaluate import (
+from .feed import Batch, Resident, Shelf, stream
+from .mesh import give_back_freed_memory, jit, replicate, shard, sum_batch
+from .metrics import (
     BLOG_THRESHOLD,
     Dtype,
     FrozenBackbone,
@@ -31,9 +34,6 @@ from .evaluate import (
     scan_sums,
     with_features,
 )
-from .feed import Batch, Resident, Shelf, stream
-from .ops import in_microbatches
-from .parallel import give_back_freed_memory, jit, replicate, shard, sum_batch
 
 _WHAT_TO_TRY = "try a smaller learning rate or rescaled images"
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from .data import LARGEST_IMAGE, MOST_PHOTOS, SMALLEST_IMAGE
-from .errors import InputError
+from ..data.load import LARGEST_IMAGE, MOST_PHOTOS, SMALLEST_IMAGE
+from ..errors import InputError
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float32
 
-from .errors import InputError, first_line
+from ..errors import InputError, first_line
 
 # Keras 3 numbers a layer's variables where older files name them.
 _NORM_VARIABLES = ("gamma", "beta", "moving_mean", "moving_variance")

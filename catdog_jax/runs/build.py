@@ -7,10 +7,10 @@ from typing import Any
 import jax
 from flax import nnx
 
-from .augment import Augmentation, random_flip, random_rotation
-from .data import Splits, load_data
-from .errors import InputError
-from .models import create_model, load_keras_weights
+from ..data.load import Splits, load_data
+from ..errors import InputError
+from ..models.create import create_model, load_keras_weights
+from ..training.augment import Augmentation, random_flip, random_rotation
 from .recipes import Experiment
 
 

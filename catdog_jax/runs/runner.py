@@ -12,15 +12,17 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, UInt8
 
-from . import checkpoint, report
+from ..data.load import Split, Splits, majority_baseline
+from ..errors import InputError, RunError, first_line, say
+from ..files import claimed, is_file, uninterrupted
+from ..reports import report
+from ..training.loop import EpochRecord, TrainState, create_state, fit, keras_adam
+from ..training.mesh import set_up_jax
+from ..training.metrics import Dtype, metrics_of, predict_logits, probabilities, wilson_interval
+from . import checkpoint
 from .build import augmentations, build_model, device, initial_model, load_splits
 from .checkpoint import Record, Rows
-from .data import Split, Splits, majority_baseline
-from .errors import InputError, RunError, first_line, say
-from .evaluate import Dtype, metrics_of, predict_logits, probabilities, wilson_interval
-from .files import claimed, is_file, uninterrupted
 from .messages import epoch_line, progress, result_lines
-from .parallel import set_up_jax
 from .recipes import Experiment
 from .run_folder import (
     CHECKPOINT,
@@ -37,7 +39,6 @@ from .run_folder import (
     read_record,
     write_json,
 )
-from .train import EpochRecord, TrainState, create_state, fit, keras_adam
 
 Log = Callable[[str], None]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from ..data.load import Split, Splits, class_counts
+from ..training.augment import Augmentation, random_flip, random_rotation
 from . import report
-from .augment import Augmentation, random_flip, random_rotation
-from .data import Split, Splits, class_counts
 
 
 def draw_data(splits: Splits, out: Path) -> None:

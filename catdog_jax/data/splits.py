@@ -8,8 +8,8 @@ from typing import TypeAlias, TypedDict
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8
 
-from .errors import InputError
-from .files import forget_pages
+from ..errors import InputError
+from ..files import forget_pages
 
 SPLIT_NAMES = ("train", "validation", "test")
 

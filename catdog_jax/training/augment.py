@@ -10,16 +10,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key, Num
+from jaxtyping import Array, Bool, Float, Key
 
 Images = Float[Array, "batch height width channels"]
 Keys = Key[Array, " batch"]
 Augmentation = Callable[[Keys, Images], Images]
-
-
-def rescale(images: Num[Array, "batch height width channels"]) -> Images:
-    """Map pixels 0…255 to [-1, 1], as MobileNetV2 was trained with."""
-    return images / 127.5 - 1.0
 
 
 def flip(

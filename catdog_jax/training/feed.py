@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Int32, PyTree
 
-from .parallel import replicate
+from .mesh import replicate
 
 Batch = Mapping[str, Any]
 Item = TypeVar("Item")

@@ -15,10 +15,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..errors import InputError, first_line
+from ..files import expanded
 from . import decode, sketches
 from .download import fetch
-from .errors import InputError, first_line
-from .files import expanded
 from .splits import SPLIT_NAMES, Images, Indices, Labels, Sizes
 
 _FILTERED_URL = "https://storage.googleapis.com/mledu-datasets/cats_and_dogs_filtered.zip"

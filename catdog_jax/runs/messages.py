@@ -8,9 +8,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from . import report
-from .data import Split, Splits, class_counts, majority_baseline
-from .evaluate import Sums
+from ..data.load import Split, Splits, class_counts, majority_baseline
+from ..reports import report
+from ..training.metrics import Sums
 from .recipes import Experiment
 
 

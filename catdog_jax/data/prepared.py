@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from .errors import InputError
-from .files import FORGET_EVERY, forget_pages, sha256
+from ..errors import InputError
+from ..files import FORGET_EVERY, forget_pages, sha256
 from .sources import Photos
 from .splits import SPLIT_NAMES, Indices, Shared, Sizes, Skipped, Split, Splits
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import InputError
+from ..errors import InputError
 from .sources import Photos
 from .splits import SPLIT_NAMES, Indices, Labels, Sizes
 

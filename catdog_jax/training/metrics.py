@@ -13,9 +13,9 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .errors import InputError
+from ..errors import InputError
 from .feed import Batch, Resident, stream
-from .parallel import jit, map_batch, replicate, shard, take
+from .mesh import jit, map_batch, replicate, shard, take
 
 Dtype = Literal["float32", "bfloat16"]
 Logits = Float[Array, "batch outputs"]

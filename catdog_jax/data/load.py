@@ -26,19 +26,12 @@ from typing import Any
 
 import filelock
 
+from ..cache import cache_folder
+from ..errors import InputError, first_line
+from ..files import expanded
 from . import decode, prepared, tfds
-from .cache import cache_folder
 from .cut import cut
-from .errors import InputError, first_line
-from .files import expanded
-from .sources import (
-    Source,
-    download_filtered,
-    list_photos,
-    open_tree,
-    sketches_source,
-    tree_source,
-)
+from .sources import Source, download_filtered, list_photos, open_tree, sketches_source, tree_source
 from .splits import (
     Batch,
     Batches,

@@ -12,8 +12,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from .errors import InputError, first_line
-from .files import written_whole
+from ..errors import InputError, first_line
+from ..files import written_whole
 
 _LOGGER = logging.getLogger(__name__)
 _PATIENCE = 30  # seconds without a byte

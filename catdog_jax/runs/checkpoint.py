@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from .errors import InputError, first_line
-from .files import sha256, written_whole
-from .report import COLUMNS
-from .train import TrainState
+from ..errors import InputError, first_line
+from ..files import sha256, written_whole
+from ..reports.report import COLUMNS
+from ..training.loop import TrainState
 
 FORMAT = 2
 """Raise it when a checkpoint would hold something else."""

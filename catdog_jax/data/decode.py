@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from tqdm import tqdm
 
-from .errors import InputError, first_line
-from .files import FORGET_EVERY, expanded, forget_pages
+from ..errors import InputError, first_line
+from ..files import FORGET_EVERY, expanded, forget_pages
 from .headers import claimed_pixels
 
 # Of one photo: as many bytes as no camera writes, and as many pixels as TensorFlow, which takes no

@@ -21,7 +21,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
-from .cache import cache_folder
+from ..cache import cache_folder
 
 _MAX_CPU_DEVICES = 16
 

@@ -15,8 +15,8 @@ from jaxtyping import UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .errors import printable
-from .files import written_whole
+from ..errors import printable
+from ..files import written_whole
 
 COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds")
 """The columns of `history.csv`: nats, shares of one, and seconds with validation."""
@@ -33,7 +33,7 @@ TRAINING_COLOUR, VALIDATION_COLOUR, PUBLISHED_COLOUR = "tab:blue", "tab:orange",
 
 def published() -> dict[str, Any]:
     """The post's numbers: `histories` by model, each a list an epoch, and `test` of model 4."""
-    return json.loads(files("catdog_jax").joinpath("published.json").read_text("utf-8"))
+    return json.loads(files("catdog_jax.reports").joinpath("published.json").read_text("utf-8"))
 
 
 def is_dead(record: Mapping[str, float]) -> bool:

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, report
+from ..data.load import Splits, class_counts
+from ..errors import InputError, first_line
+from ..files import expanded, is_empty, is_file, sha256, written_whole
+from ..reports import report
+from . import checkpoint
 from .checkpoint import Record
-from .data import Splits, class_counts
-from .errors import InputError, first_line
-from .files import expanded, is_empty, is_file, sha256, written_whole
 from .recipes import Experiment
 
 CONFIG, HISTORY, METRICS = "config.json", "history.csv", "metrics.json"

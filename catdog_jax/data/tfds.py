@@ -12,8 +12,8 @@ from typing import Any
 import filelock
 import numpy as np
 
+from ..errors import InputError, first_line
 from . import decode, sketches
-from .errors import InputError, first_line
 from .sources import Photos, Source, stamp
 
 # Where tensorflow-datasets gets cats_vs_dogs from.

@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from . import report
+from ..errors import InputError, printable, say
+from ..files import make_folder, written_whole
+from ..reports import report
+from ..reports.sections import draw_augmentations, draw_data
+from ..training.mesh import set_up_jax
 from .build import initial_model, load_splits
-from .errors import InputError, printable, say
-from .experiment import Log, run
-from .files import make_folder, written_whole
 from .messages import describe
-from .parallel import set_up_jax
 from .recipes import RECIPES, Experiment
 from .run_folder import METRICS, Run, is_finished, load_run, read_config
-from .sections import draw_augmentations, draw_data
+from .runner import Log, run
 
 
 def reproduce(
@@ -31,7 +31,7 @@ def reproduce(
     Runs that are finished already are read, so that an interrupted series goes on where it was.
 
     Args:
-        models: names of `catdog_jax.recipes.RECIPES`.
+        models: names of `catdog_jax.runs.recipes.RECIPES`.
         seeds: a run each.
         out: the folder of the series.
         adapt: changes each recipe: another source, fewer epochs. Data settings must agree.

@@ -1,0 +1,1 @@
+"""Photos → splits of NumPy arrays and batches; alone imports TensorFlow, and lazily."""

@@ -1,0 +1,50 @@
+"""The networks by name."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from flax import nnx
+
+from ..errors import InputError
+from .cnn import Model1, Model2, Model3
+from .keras_weights import load_keras_weights
+from .mobilenet_v2 import MobileNetV2
+from .transfer import Model4
+
+MODELS: Mapping[str, Callable[..., nnx.Module]] = MappingProxyType(
+    {
+        "model1": Model1,
+        "model2": Model2,
+        "model3": Model3,
+        "model4": Model4,
+        "mobilenet_v2": MobileNetV2,
+    }
+)
+
+__all__ = [
+    "MODELS",
+    "MobileNetV2",
+    "Model1",
+    "Model2",
+    "Model3",
+    "Model4",
+    "create_model",
+    "load_keras_weights",
+]
+
+
+def create_model(name: str, *, rngs: nnx.Rngs, **options: Any) -> nnx.Module:
+    """Build a model by its name: one of `MODELS`.
+
+    Args:
+        name: `"model1"` … `"model4"` or `"mobilenet_v2"`.
+        rngs: source of the initial weights, as `nnx.Rngs(0)`.
+        **options: the model's own, such as `image_size` or `num_classes`.
+
+    Raises:
+        InputError: no model has this name.
+    """
+    if name not in MODELS:
+        raise InputError(f"unknown model '{name}'; choose one of: {', '.join(MODELS)}")
+    return MODELS[name](rngs=rngs, **options)

@@ -1,0 +1,1 @@
+"""Records and arrays → figures and tables; knows no run folder."""

@@ -1,0 +1,1 @@
+"""One step, one epoch, one fit; pure functions of explicit state."""
