@@ -33,6 +33,9 @@ from . import decode, prepared, tfds
 from .cut import cut
 from .sources import Source, download_filtered, list_photos, open_tree, sketches_source, tree_source
 from .splits import (
+    LARGEST_IMAGE,
+    MOST_PHOTOS,
+    SMALLEST_IMAGE,
     Batch,
     Batches,
     Shared,
@@ -62,10 +65,6 @@ __all__ = [
 ]
 
 SOURCES = ("cats_vs_dogs", "cats_and_dogs_filtered", "sketches")
-SMALLEST_IMAGE, LARGEST_IMAGE = 32, 4096
-"""Least and most pixels of an image's side."""
-MOST_PHOTOS = 10**6
-"""Of one split: their names alone take 100 MB of memory."""
 
 # Part of every name of a folder that is being made.
 _UNFINISHED = ".preparing-"

@@ -12,6 +12,10 @@ from ..errors import InputError
 from ..files import forget_pages
 
 SPLIT_NAMES = ("train", "validation", "test")
+SMALLEST_IMAGE, LARGEST_IMAGE = 32, 4096
+"""Least and most pixels of an image's side."""
+MOST_PHOTOS = 10**6
+"""Of one split: their names alone take 100 MB of memory."""
 
 Images: TypeAlias = UInt8[np.ndarray, "n height width 3"]
 Labels: TypeAlias = Int32[np.ndarray, " n"]

@@ -1,0 +1,175 @@
+"""What a run is: plain values, each written once with its meaning, range and default.
+
+`config.json` keeps them and the command line is made from them. Where a value names code (a model,
+an optimizer, an augmentation, a loss, what is trained, a callback) it is one of our names, or
+`FILE.py:NAME` or `package.module:NAME` for your own; see `catdog_jax.runs.named`.
+"""
+
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from ..data.splits import LARGEST_IMAGE, MOST_PHOTOS, SMALLEST_IMAGE
+from ..errors import InputError
+
+
+class Range(NamedTuple):
+    """The least and the greatest value of a setting, both allowed."""
+
+    least: float
+    most: float
+
+
+_Seed = Annotated[int, Range(0, 2**32 - 1)]  # JAX takes larger ones and drops the higher bits
+_Share = Annotated[float, Range(0, 1)]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run, completely: the same values give the same history on the same machine.
+
+    Raises:
+        InputError: a value is of the wrong type or out of range.
+    """
+
+    model: str
+    """model1 (plain CNN), model2 (augmented), model3 (rescaled), model4 (transfer learning), or your
+    own: FILE.py:NAME, a class or function that takes rngs and returns an NNX module."""
+    model_options: tuple[str, ...] = ()
+    """Arguments of the model, as NAME=VALUE."""
+    weights: str = "none"
+    """Of the model's MobileNetV2: imagenet (downloaded once), a Keras file, or none."""
+    trainable: str = "all"
+    """What is trained: all, the name of a part of the model (head), or an nnx filter FILE.py:NAME."""
+    data: str = "cats_and_dogs_filtered"
+    """cats_vs_dogs (TFDS), cats_and_dogs_filtered (downloads the post's zip), sketches (drawn by a
+    program), or a folder or zip of photos with one sub-folder a class."""
+    data_dir: str | None = None
+    """Folder of TFDS's prepared data, or for the downloaded zip."""
+    image_size: Annotated[int, Range(SMALLEST_IMAGE, LARGEST_IMAGE)] = 160
+    """Height and width the photos are resized to, in pixels."""
+    sizes: tuple[int, int, int] | None = None
+    """Photos to train, validate and test on; None: the data set's own."""
+    split_seed: _Seed = 0
+    """Which photos are set apart. Not varied with seed: a spread over seeds is the training's."""
+    batch_size: Annotated[int, Range(1, 2**16)] = 32
+    """Photos a step."""
+    epochs: Annotated[int, Range(1, 10**6)] = 20
+    """Times through the training photos."""
+    optimizer: str = "adam"
+    """adam, adamw, sgd (momentum 0.9), keras_adam, or your own: FILE.py:NAME, an optax transformation
+    or a function that returns one and may take learning_rate, steps and steps_per_epoch."""
+    learning_rate: Annotated[float, Range(1e-38, 3e38)] = 1e-3
+    """The highest learning rate of the schedule."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """How the learning rate goes on after warm-up; cosine falls to zero."""
+    warmup: Annotated[float, Range(0, 10**6)] = 0.0
+    """Epochs in which the learning rate rises from zero."""
+    weight_decay: Annotated[float, Range(0, 3e38)] = 0.0
+    """Decoupled weight decay, times the learning rate, of kernels but not of biases or scales."""
+    clip: Annotated[float, Range(1e-38, 3e38)] | None = None
+    """The greatest global norm of a step's gradients."""
+    loss: str = "cross_entropy"
+    """cross_entropy (sigmoid for one logit, softmax for several), or FILE.py:NAME, a function
+    (logits, labels) -> one number an image."""
+    label_smoothing: _Share = 0.0
+    """Share of a label that is spread over all classes."""
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
+    """Factors of the classes' losses in training; balanced: in inverse proportion to their counts."""
+    augment: tuple[str, ...] = ()
+    """Random changes to training photos, in order: flip, mirror, rotation=SHARE_OF_A_TURN,
+    crop=LEAST_AREA, colour=STRENGTH, mixup=ALPHA, or FILE.py:NAME, a function (key, image) -> image
+    or (key, images, labels) -> (images, labels)."""
+    ema: _Share | None = None
+    """Decay of a moving average of the weights, which is then what is evaluated and saved."""
+    patience: Annotated[int, Range(1, 10**6)] | None = None
+    """Stop after so many epochs without a better validation accuracy."""
+    threshold: Annotated[float, Range(-3e38, 3e38)] = 0.0
+    """One logit: above which it counts as class 1. 0 is a probability of one half; Keras has 0.5."""
+    stop_when_dead: bool = True
+    """End a run whose outputs are all zero: it has no gradient left and cannot recover."""
+    callbacks: tuple[str, ...] = ()
+    """Your own functions, FILE.py:NAME, called as (record, state) after each epoch."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the model computes in; weights are stored, and losses summed, in float32."""
+    on_device: bool | None = None
+    """Keep the photos in the devices' memory, an epoch one program over them; None: on a GPU or TPU
+    where they take no more than half of the free memory."""
+    seed: _Seed = 0
+    """Of initial weights, order of photos, dropout and augmentation."""
+
+    def __post_init__(self) -> None:
+        """Check the values, which may come from a command line or a file."""
+        for name, hint in _hints().items():
+            value = getattr(self, name)
+            if not _fits(value, hint):
+                raise InputError(f"{name} must be {_words(hint)}, not {value!r}")
+        if self.sizes and (min(self.sizes[:2]) < 1 or not 0 <= self.sizes[2] <= MOST_PHOTOS):
+            raise InputError(
+                "sizes must be at least 1 photo to train on, 1 to validate on and 0 to test on, "
+                f"and at most {MOST_PHOTOS}, not {self.sizes}"
+            )
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Experiment":
+        """The experiment of `dataclasses.asdict` after a trip through JSON.
+
+        Raises:
+            InputError: it is no such mapping, or a setting is unknown or out of range.
+        """
+        known = {field.name: field for field in fields(cls)}
+        unknown = [name for name in plain if name not in known]
+        missing = [n for n, f in known.items() if f.default is MISSING and n not in plain]
+        if unknown or missing:
+            raise InputError(f"no such setting: {unknown[0]}" if unknown else f"no {missing[0]}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()})
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Experiment, include_extras=True)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        kind, limits = args[0], args[1]
+        return _fits(value, kind) and limits.least <= value <= limits.most
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is Literal:
+        return value in args
+    if origin is tuple:
+        kinds = args[:1] * len(value) if args[-1] is ... and isinstance(value, tuple) else args
+        return type(value) is tuple and len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint
+
+
+def _words(hint: Any) -> str:
+    """A type and its range in words, as `a whole number from 1 to 65536`."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        least, most = args[1]
+        if most >= 3e38:
+            return f"{_words(args[0])}{' above 0' if 0 < least < 1e-30 else ''}" + (
+                f" of at least {least:g}" if least == 0 else ""
+            )
+        return f"{_words(args[0])} from {least:g} to {most:.10g}"
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_words, args))
+    if origin is Literal:
+        return " or ".join(map(str, args))
+    if origin is tuple:
+        kind = {str: "texts", float: "numbers", int: "whole numbers"}[args[0]]
+        return kind if args[-1] is ... else f"{len(args)} {kind}"
+    return {
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        bool: "True or False",
+        type(None): "None",
+    }[hint]
