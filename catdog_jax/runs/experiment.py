@@ -35,14 +35,14 @@ class Experiment:
     """
 
     model: str
-    """model1 (plain CNN), model2 (augmented), model3 (rescaled), model4 (transfer learning), or your
+    """model1 (plain CNN), model2 (augmented), model3 (rescaled), model4 (transfer), or your
     own: FILE.py:NAME, a class or function that takes rngs and returns an NNX module."""
     model_options: tuple[str, ...] = ()
     """Arguments of the model, as NAME=VALUE."""
     weights: str = "none"
     """Of the model's MobileNetV2: imagenet (downloaded once), a Keras file, or none."""
     trainable: str = "all"
-    """What is trained: all, the name of a part of the model (head), or an nnx filter FILE.py:NAME."""
+    """What is trained: all, a part of the model by name (head), or an nnx filter FILE.py:NAME."""
     data: str = "cats_and_dogs_filtered"
     """cats_vs_dogs (TFDS), cats_and_dogs_filtered (downloads the post's zip), sketches (drawn by a
     program), or a folder or zip of photos with one sub-folder a class."""
@@ -59,7 +59,7 @@ class Experiment:
     epochs: Annotated[int, Range(1, 10**6)] = 20
     """Times through the training photos."""
     optimizer: str = "adam"
-    """adam, adamw, sgd (momentum 0.9), keras_adam, or your own: FILE.py:NAME, an optax transformation
+    """adam, adamw, sgd (momentum 0.9), keras_adam, or FILE.py:NAME, an optax transformation
     or a function that returns one and may take learning_rate, steps and steps_per_epoch."""
     learning_rate: Annotated[float, Range(1e-38, 3e38)] = 1e-3
     """The highest learning rate of the schedule."""
@@ -77,7 +77,7 @@ class Experiment:
     label_smoothing: _Share = 0.0
     """Share of a label that is spread over all classes."""
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
-    """Factors of the classes' losses in training; balanced: in inverse proportion to their counts."""
+    """Factors of the classes' training losses; balanced: in inverse proportion to their counts."""
     augment: tuple[str, ...] = ()
     """Random changes to training photos, in order: flip, mirror, rotation=SHARE_OF_A_TURN,
     crop=LEAST_AREA, colour=STRENGTH, mixup=ALPHA, or FILE.py:NAME, a function (key, image) -> image
@@ -87,7 +87,7 @@ class Experiment:
     patience: Annotated[int, Range(1, 10**6)] | None = None
     """Stop after so many epochs without a better validation accuracy."""
     threshold: Annotated[float, Range(-3e38, 3e38)] = 0.0
-    """One logit: above which it counts as class 1. 0 is a probability of one half; Keras has 0.5."""
+    """One logit: above which it means class 1. 0 is a probability of one half; Keras has 0.5."""
     stop_when_dead: bool = True
     """End a run whose outputs are all zero: it has no gradient left and cannot recover."""
     callbacks: tuple[str, ...] = ()
@@ -124,7 +124,11 @@ class Experiment:
         missing = [n for n, f in known.items() if f.default is MISSING and n not in plain]
         if unknown or missing:
             raise InputError(f"no such setting: {unknown[0]}" if unknown else f"no {missing[0]}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in plain.items()
+        }
+        return cls(**values)
 
 
 @cache
