@@ -17,6 +17,8 @@ from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 from PIL import Image, ImageDraw, ImageFilter
 
 CLASS_NAMES = ("cats", "dogs")
+EDITION = 1
+"""Raise it when the same number would now be another drawing."""
 SMALLEST_SIZE = 32
 
 _SUPERSAMPLING = 2
