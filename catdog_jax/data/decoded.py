@@ -48,7 +48,7 @@ class Meta:
     pools: Sequence[str]
     digests: Sequence[str]
     """Of the encoded photo, 16 hexadecimal digits; empty where it could not be decoded."""
-    skipped: Sequence[tuple[str, str, bool]]
+    skipped: Sequence[Any]
     """Name, reason, and whether the file could not even be read."""
     copies: Sequence[Sequence[int]]
     """Photos of the same pixels."""
@@ -96,7 +96,7 @@ def write(
         labels=photos.labels.tolist(),
         pools=pools,
         digests=digests,
-        skipped=[(photos.names[i], *filled.failed[i]) for i in sorted(filled.failed)],
+        skipped=[(photos.names[i], *flaw) for i, flaw in sorted(filled.failed.items())],
         copies=_copies(images, filled),
         passed_over=dict(photos.passed_over),
     )

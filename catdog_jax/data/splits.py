@@ -238,8 +238,9 @@ def splits_from_arrays(
     Raises:
         InputError: shapes or labels do not fit each other.
     """
-    parts = {"train": train, "validation": validation}
-    parts["test"] = test or tuple(np.asarray(array)[:0] for array in train)
+    if test is None:
+        test = np.asarray(train[0])[:0], np.asarray(train[1])[:0]
+    parts = {"train": train, "validation": validation, "test": test}
     arrays = {name: _checked_arrays(name, *map(np.asarray, part)) for name, part in parts.items()}
     classes = max(
         labels.shape[1] if labels.ndim == 2 else int(labels.max(initial=0)) + 1
@@ -255,7 +256,7 @@ def splits_from_arrays(
     for images, labels in arrays.values():
         for array in (images, labels):
             digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
     train_split, validation_split, test_split = (
         Split(images, labels, names, tuple(f"{name}/{i}" for i in range(len(labels))))
         for name, (images, labels) in arrays.items()
