@@ -1,7 +1,9 @@
 """Records and arrays → figures, as PNG files."""
 
+import contextlib
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -139,11 +141,13 @@ def subplots(
 
 
 def _import_matplotlib() -> None:
-    try:
-        import_module("matplotlib")
-    except ValueError:  # MPLBACKEND is a notebook's, whose backend is not installed here
-        del os.environ["MPLBACKEND"]
-        import_module("matplotlib")
+    """Import it even where MPLBACKEND is a notebook's, and that backend is not installed here."""
+    backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    matplotlib = import_module("matplotlib")
+    if backend is not None:
+        os.environ["MPLBACKEND"] = backend
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
 
 
 def save(figure: "Figure", path: Path) -> None:
