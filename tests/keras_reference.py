@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from keras_parity import post_layers
+from contenders.keras_models import post_layers
 
 from catdog_jax.models.create import MobileNetV2, Model1, load_keras_weights
+from catdog_jax.training.state import in_mode
 
 # Keras's own, when it turns a variable into an array under NumPy 2.
 ignore_keras_warnings = pytest.mark.filterwarnings(
@@ -26,7 +27,7 @@ def import_keras() -> Any:
 def network(name: str, image_size: int, extra_outputs: int = 0, *, randomized: bool = True) -> Any:
     """Model 1, 2, 3 or 4 as the post defines it, without its flips and rotations.
 
-    `extra_outputs` adds the linear layer that `blog_logits=False` stands for. Unless `randomized`,
+    `extra_outputs` adds the linear layer that ours have without `blog_logits`. Unless `randomized`,
     the weights are those that Keras draws, by a fixed seed.
     """
     keras = import_keras()
@@ -121,9 +122,9 @@ def _infer(model: Any, *args: Any) -> Any:
 
 
 def infer(model: Any, *args: Any) -> Any:
-    """`model(*args)`, jitted, at full precision on every platform."""
+    """`model(*args)` without dropout, jitted, at full precision on every platform."""
     with jax.default_matmul_precision("highest"):
-        return _infer(model, *args)
+        return _infer(in_mode(model, training=False), *args)
 
 
 def largest_error(actual: Any, expected: Any) -> float:

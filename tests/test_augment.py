@@ -15,8 +15,8 @@ from catdog_jax.training import augment
 pytestmark = keras_reference.ignore_keras_warnings
 
 SIZES = [(24, 24), (17, 30), (31, 16), (6, 60)]
-AUGMENTATIONS = [jax.jit(augment.random_flip), jax.jit(augment.random_rotation)]
-flip, rotate = jax.jit(augment.flip), jax.jit(augment.rotate)
+flip, rotate = jax.jit(jax.vmap(augment.flip)), jax.jit(jax.vmap(augment.rotate))
+KEYS = jax.random.split(jax.random.key(0), 4000)
 
 
 def random_pixels(count, height, width):
@@ -93,8 +93,7 @@ def test_rotate_mirrors_beyond_the_border():
 @pytest.mark.parametrize("factor", [0.2, 0.05])
 def test_angles_are_uniform_within_the_factor_of_a_turn(factor, monkeypatch):
     monkeypatch.setattr(augment, "rotate", lambda images, angles: angles)
-    keys = jax.random.split(jax.random.key(0), 4000)
-    angles = augment.random_rotation(keys, jnp.zeros((4000, 1, 1, 3)), factor=factor)
+    angles = jax.vmap(augment.random_rotation(factor))(KEYS, jnp.zeros((4000, 1, 1, 3)))
     turns = np.asarray(angles) / (2 * np.pi)
     assert np.abs(turns).max() <= factor
     assert np.abs(turns).max() > 0.99 * factor
@@ -104,8 +103,7 @@ def test_angles_are_uniform_within_the_factor_of_a_turn(factor, monkeypatch):
 
 def test_angles_are_within_a_fifth_of_a_turn_by_default(monkeypatch):
     monkeypatch.setattr(augment, "rotate", lambda images, angles: angles)
-    keys = jax.random.split(jax.random.key(0), 1000)
-    angles = augment.random_rotation(keys, jnp.zeros((1000, 1, 1, 3)))
+    angles = jax.vmap(augment.random_rotation())(KEYS, jnp.zeros((4000, 1, 1, 3)))
     assert np.abs(angles).max() == pytest.approx(np.deg2rad(72), rel=0.01)
 
 
@@ -120,39 +118,84 @@ def test_draws_are_distributed_as_kerass_but_for_its_one_coin():
     rotation = keras.layers.RandomRotation(0.2, seed=0)
     degrees = np.asarray(rotation.get_random_transformation(images)["angle"])
     with mock.patch.object(augment, "rotate", lambda images, angles: angles):
-        keys = jax.random.split(jax.random.key(0), 4000)
-        angles = np.rad2deg(augment.random_rotation(keys, jnp.asarray(images)))
+        angles = np.rad2deg(jax.vmap(augment.random_rotation())(KEYS, jnp.asarray(images)))
     assert stats.kstest(angles, degrees).pvalue > 0.01
 
 
 def test_each_pair_of_coins_is_a_quarter_of_all(monkeypatch):
     monkeypatch.setattr(augment, "flip", lambda images, *coins: coins)
-    keys = jax.random.split(jax.random.key(0), 4000)
-    horizontal, vertical = map(np.asarray, augment.random_flip(keys, jnp.zeros((4000, 1, 1, 3))))
+    coins = jax.vmap(augment.random_flip)(KEYS, jnp.zeros((4000, 1, 1, 3)))
+    horizontal, vertical = map(np.asarray, coins)
     counts = np.bincount(2 * horizontal + vertical, minlength=4)
     assert stats.chisquare(counts).pvalue > 0.01
 
 
-@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=["flip", "rotation"])
-class TestOneKeyAnImage:
-    def keys(self):
-        return jax.random.split(jax.random.key(1), 6)
+def test_a_mirrored_image_is_never_upside_down():
+    image = jnp.asarray(random_pixels(1, 4, 5)[0])
+    seen = {np.asarray(augment.random_mirror(key, image)).tobytes() for key in KEYS[:40]}
+    assert seen == {np.asarray(image).tobytes(), np.asarray(image[:, ::-1]).tobytes()}
 
-    def test_the_order_of_the_batch_does_not_matter(self, augmentation):
-        images, order = random_pixels(6, 8, 8), np.array([3, 0, 5, 1, 4, 2])
-        expected = augmentation(self.keys(), images)[order]
-        actual = augmentation(self.keys()[order], images[order])
-        np.testing.assert_allclose(actual, expected, atol=1e-3)
 
-    def test_nor_where_the_batch_is_cut(self, augmentation):
-        images, keys = random_pixels(6, 8, 8), self.keys()
-        halves = [augmentation(keys[:2], images[:2]), augmentation(keys[2:], images[2:])]
-        np.testing.assert_allclose(np.concatenate(halves), augmentation(keys, images), atol=1e-3)
+def test_a_crop_is_a_part_of_the_image_of_the_right_size():
+    """Of an image whose red is its column and green its row: the corners tell where it was cut."""
+    size = 32
+    rows, columns = np.mgrid[:size, :size].astype("float32")
+    image = np.stack([columns, rows, 0 * rows], axis=-1)
+    crops = np.asarray(jax.jit(jax.vmap(augment.random_crop(0.25), (0, None)))(KEYS[:500], image))
+    width = (crops[:, 16, -2, 0] - crops[:, 16, 1, 0]) / (size - 3)
+    height = (crops[:, -2, 16, 1] - crops[:, 1, 16, 1]) / (size - 3)
+    area, aspect = width * height, width / height
+    assert area.min() > 0.2
+    assert area.max() < 1.02
+    assert 0.6 < area.mean() < 0.65  # uniform from a quarter to one
+    assert aspect.min() > 0.73
+    assert aspect.max() < 1.36
+    assert crops.min() >= 0
+    assert crops.max() <= size - 1
 
-    def test_images_alike_come_out_different(self, augmentation):
-        images = np.broadcast_to(random_pixels(1, 8, 8), (6, 8, 8, 3))
-        results = np.asarray(augmentation(self.keys(), images))
-        assert len({result.tobytes() for result in results}) > 2
+
+def test_colours_change_by_the_strength_at_most_and_stay_pixels():
+    grey = jnp.full((4, 4, 3), 100.0)
+    changed = np.asarray(jax.vmap(augment.random_colour(0.2), (0, None))(KEYS[:1000], grey))
+    assert changed.min() == pytest.approx(80, abs=0.5)
+    assert changed.max() == pytest.approx(120, abs=0.5)
+    red = jnp.zeros((4, 4, 3)).at[..., 0].set(255.0)
+    changed = np.asarray(jax.vmap(augment.random_colour(0.5), (0, None))(KEYS[:100], red))
+    assert changed.min() >= 0
+    assert changed.max() <= 255
+    identity = augment.random_colour(0.0)(KEYS[0], grey)
+    np.testing.assert_allclose(identity, grey, rtol=1e-6)
+
+
+def test_mixup_mixes_images_and_labels_by_one_share():
+    """Images that are their own label show in which shares they were mixed."""
+    labels = jnp.arange(8) % 3
+    images = jnp.broadcast_to(jax.nn.one_hot(labels, 3)[:, None, None, :], (8, 2, 2, 3))
+    mixed, shares = jax.jit(augment.mixup(1.0, 3))(jax.random.key(3), images, labels)
+    np.testing.assert_allclose(mixed[:, 0, 0], shares, rtol=1e-6)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
+    assert len(np.unique(np.round(shares, 5))) > 2
+
+
+def test_augmentations_go_in_order_each_image_with_its_own_key():
+    def add(key, image):
+        return image + jax.random.uniform(key)
+
+    def double_all(key, images, labels):
+        return 2 * images, labels + 1
+
+    images, labels = jnp.zeros((6, 2, 2, 3)), jnp.arange(6)
+    augmented = augment.combined([add, add, double_all, add])
+    result, shifted = jax.jit(augmented)(jax.random.key(0), images, labels)
+    draws = np.asarray(result[:, 0, 0, 0])
+    assert len(np.unique(draws)) == 6
+    assert draws.min() > 0
+    assert draws.max() < 5
+    np.testing.assert_array_equal(shifted, labels + 1)
+    once, _ = augment.combined(add)(jax.random.key(0), images, labels)
+    assert 0 < np.asarray(once).max() < 1
+    same, _ = augment.combined(())(jax.random.key(0), images, labels)
+    assert same is images
 
 
 def test_rescale_maps_pixels_to_plus_minus_one():

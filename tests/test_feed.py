@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from catdog_jax.data.load import Batches, Split
+from catdog_jax.data.splits import Split
 from catdog_jax.training import feed
-from catdog_jax.training.feed import Resident, Shelf, prefetch, stream
+from catdog_jax.training.feed import prefetch, stream
+from catdog_jax.training.mesh import data_mesh
 
 
 def readers() -> list[str]:
@@ -62,79 +63,59 @@ def test_leaving_early_ends_the_thread() -> None:
     assert not readers()
 
 
-def test_only_batches_of_a_split_are_read_in_another_thread(drawings: Split) -> None:
-    def threads() -> Iterator[dict[str, str]]:
-        yield {"thread": threading.current_thread().name}
-
-    assert next(stream(threads())) == {"thread": threading.current_thread().name}
-    for batch, expected in zip(stream(drawings.batches(8)), drawings.batches(8), strict=True):
-        np.testing.assert_array_equal(batch["image"], expected["image"])
-
-
-def test_photos_go_to_the_devices_once_for_as_long_as_they_are_used(drawings: Split) -> None:
-    shelf = Shelf(on_device=True)
-    first, second = (shelf.place(drawings.shuffled(8, seed=0)(epoch)) for epoch in (0, 1))
-    assert isinstance(first, Resident)
-    assert isinstance(second, Resident)
-    assert first.photos["image"] is second.photos["image"]
-    assert len(first.photos["image"].devices()) == 4
-    np.testing.assert_array_equal(first.photos["image"], drawings.images)
-    order = np.random.default_rng((0, 1)).permutation(42)
-    np.testing.assert_array_equal(second.rows.ravel(), [*order, *[-1] * 6])
-    other = Split(drawings.images[:8], drawings.labels[:8], drawings.class_names, ())
-    third = shelf.place(other.batches(8))
-    assert isinstance(third, Resident)
-    assert third.photos["image"].shape[0] == 8
+def test_a_batch_is_cut_over_the_devices(drawings: Split) -> None:
+    placed = list(stream(drawings.batches(8), data_mesh(8)))
+    for batch, expected in zip(placed, drawings.batches(8), strict=True):
+        assert len(batch["image"].sharding.device_set) == 4
+        for name in ("image", "label", "mask"):
+            np.testing.assert_array_equal(batch[name], expected[name])
 
 
-def test_an_order_may_count_from_the_end_but_not_lie_outside(drawings: Split) -> None:
-    placed = Shelf(on_device=True).place(Batches(drawings, np.array([-1, 0]), 2))
-    assert isinstance(placed, Resident)
-    assert placed.rows.tolist() == [[41, 0]]
-    with pytest.raises(IndexError):
-        Shelf(on_device=True).place(Batches(drawings, np.array([42]), 2))
+def test_rows_are_the_photos_of_the_same_batches(drawings: Split) -> None:
+    batches = drawings.shuffled(16, seed=0)(1)
+    rows = feed.Rows.of(batches)
+    assert rows.photos.shape == (3, 16)
+    for photos, mask, batch in zip(rows.photos, rows.mask, batches, strict=True):
+        np.testing.assert_array_equal(mask, batch["mask"])
+        np.testing.assert_array_equal(drawings.images[photos], batch["image"])
+        np.testing.assert_array_equal(drawings.labels[photos], batch["label"])
 
 
-@pytest.mark.parametrize(
-    ("on_device", "spare", "resident"),
-    [
-        (None, 0, True),
-        (None, -1, False),
-        (True, -1, True),
-        (False, 0, False),
-    ],
-)
-def test_photos_stay_on_the_devices_where_they_take_half_of_the_free_memory_at_most(
-    on_device: bool | None,
-    spare: int,
-    resident: bool,
-    drawings: Split,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    needed = drawings.images.nbytes + drawings.labels.nbytes
-    monkeypatch.setattr(feed, "free_bytes", lambda: 2 * needed + spare)
-    placed = Shelf(on_device).place(drawings.batches(8))
-    assert isinstance(placed, Resident) == resident
+def test_two_arrays_are_a_split() -> None:
+    images = np.zeros((3, 4, 5, 3), np.float32)
+    split = feed.as_split((images, [2, 0, 1]))
+    assert split.class_names == ("0", "1", "2")
+    assert len(split) == 3
+    assert feed.as_split((images, np.eye(4)[:3])).class_names == ("0", "1", "2", "3")
+    assert feed.as_split(split) is split
 
 
-def test_a_cpu_streams_unless_told_otherwise(drawings: Split) -> None:
-    assert feed.free_bytes() is None
-    batches = drawings.batches(8)
-    assert Shelf(None).place(batches) is batches
-
-
-def test_free_memory_is_the_fullest_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    def devices(*stats: dict[str, int] | None) -> None:
-        fakes = [SimpleNamespace(memory_stats=lambda stat=stat: stat) for stat in stats]
-        monkeypatch.setattr(jax, "local_devices", lambda: fakes)
-
+def gpus(monkeypatch: pytest.MonkeyPatch, *stats: dict[str, int] | None) -> None:
+    fakes = [SimpleNamespace(memory_stats=lambda stat=stat: stat) for stat in stats]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    empty, half = ({"bytes_limit": 100, "bytes_in_use": used} for used in (10, 50))
-    devices(empty, half)
-    assert feed.free_bytes() == 50
-    for silent in (None, {}, {"bytes_in_use": 1}):
-        devices(empty, silent)
-        assert feed.free_bytes() is None
+    monkeypatch.setattr(jax, "local_devices", lambda: fakes)
+
+
+@pytest.mark.parametrize(("spare", "fit"), [(0, True), (-1, False)])
+def test_photos_stay_on_devices_of_which_they_take_half_of_the_free_memory_at_most(
+    spare: int, fit: bool, drawings: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = 2 * np.asarray(drawings.images).nbytes  # for training and validation
+    full = {"bytes_limit": 2 * needed + spare + 10, "bytes_in_use": 10}
+    gpus(monkeypatch, {"bytes_limit": 9 * needed, "bytes_in_use": 0}, full)
+    assert feed.fit_on_devices((drawings, drawings)) == fit
+
+
+@pytest.mark.parametrize("silent", [None, {}, {"bytes_in_use": 1}])
+def test_where_the_free_memory_is_not_known_photos_are_streamed(
+    silent: dict[str, int] | None, drawings: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus(monkeypatch, {"bytes_limit": 10**12, "bytes_in_use": 0}, silent)
+    assert not feed.fit_on_devices([drawings])
+
+
+def test_a_cpu_streams(drawings: Split) -> None:
+    assert not feed.fit_on_devices([drawings])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -149,7 +130,7 @@ from catdog_jax.data.splits import Split
 class Linear(nnx.Module):
     def __init__(self):
         self.linear = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
-    def __call__(self, images, keys=None):
+    def __call__(self, images):
         return self.linear(images[:, ::8, ::8].mean(axis=(1, 2)))
 
 def resident():
@@ -161,7 +142,7 @@ images = np.memmap({str(tmp_path / "images")!r}, np.uint8, "w+", shape=(25_000, 
 split = Split(images, np.arange(25_000, dtype=np.int32) % 2, ("a", "b"), ())
 seen = []
 for _ in cd.fit(
-    Linear(), split.shuffled(100, seed=0), split.batches(100), epochs=2,
+    Linear(), split, split, batch_size=100, epochs=2,
     on_step=lambda epoch, sums: seen.append(resident()),
 ):
     seen.append(resident())

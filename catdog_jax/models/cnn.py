@@ -1,15 +1,14 @@
 """Models 1 to 3 of the post: convolutional networks trained from scratch.
 
-All three take pixels 0…255 and keep the post's quirks. `blog_logits=False` switches the largest
-one off: the post gives its last hidden layer, 64 outputs behind a relu, straight to the softmax,
-though only the first two outputs ever are a label. A network whose 64 outputs are all zero then
-has no gradient left and stays at a loss of ln 64 for good.
+All three take pixels 0…255. They end in one logit a class; with `blog_logits` they keep the post's
+largest quirk: its last hidden layer, 64 outputs behind a relu, goes straight to the softmax, though
+only the first two outputs are ever a label. A network whose 64 outputs are all zero then has no
+gradient left and stays at a loss of ln 64 for good.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key, Num
+from jaxtyping import Array, Float, Num
 
 from ..errors import InputError
 from . import ops
@@ -17,7 +16,6 @@ from .layers import rescale
 
 Pixels = Num[Array, "batch height width 3"]
 Logits = Float[Array, "batch outputs"]
-Keys = Key[Array, " batch"]
 
 # Keras's default; Flax's is LeCun normal.
 _glorot = nnx.initializers.glorot_uniform()
@@ -70,7 +68,7 @@ class Model1(nnx.Module):
         *,
         image_size: int = 160,
         num_classes: int = 2,
-        blog_logits: bool = True,
+        blog_logits: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
         _check_outputs(num_classes, blog_logits)
@@ -79,14 +77,14 @@ class Model1(nnx.Module):
         self.conv3 = ConvPool(32, 64, padding="VALID", pool=False, rngs=rngs)
         size = ((image_size - 2) // 2 - 2) // 2 - 2
         self.dense = _dense(64 * size**2, _BLOG_OUTPUTS, rngs)
-        self.dropout = nnx.Dropout(0.1)
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)
         self.classifier = _classifier(num_classes, blog_logits, rngs)
 
-    def __call__(self, images: Pixels, keys: Keys | None = None) -> Logits:
-        """Logits of `images`; `keys`, one an image, switch dropout on."""
+    def __call__(self, images: Pixels) -> Logits:
+        """Logits of `images`."""
         x = self.conv3(self.conv2(self.conv1(images)))
         x = nnx.relu(self.dense(x.reshape(x.shape[0], -1)))
-        return self.classifier(dropout(self.dropout, x, keys))
+        return self.classifier(self.dropout(x))
 
 
 class Model2(nnx.Module):
@@ -101,22 +99,22 @@ class Model2(nnx.Module):
         *,
         image_size: int = 160,
         num_classes: int = 2,
-        blog_logits: bool = True,
+        blog_logits: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
         _check_outputs(num_classes, blog_logits)
         self.convs = _three_convs(rngs)
         self.dense1 = _dense(64 * (image_size // 8) ** 2, 128, rngs)
         self.dense2 = _dense(128, _BLOG_OUTPUTS, rngs)
-        self.dropout = nnx.Dropout(0.1)
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)
         self.classifier = _classifier(num_classes, blog_logits, rngs)
 
-    def __call__(self, images: Pixels, keys: Keys | None = None) -> Logits:
-        """Logits of `images`; `keys`, one an image, switch dropout on."""
+    def __call__(self, images: Pixels) -> Logits:
+        """Logits of `images`."""
         x = self.convs(images)
         x = nnx.relu(self.dense1(x.reshape(x.shape[0], -1)))
         x = nnx.relu(self.dense2(x))
-        return self.classifier(dropout(self.dropout, x, keys))
+        return self.classifier(self.dropout(x))
 
 
 class Model3(nnx.Module):
@@ -131,36 +129,23 @@ class Model3(nnx.Module):
         *,
         image_size: int = 160,
         num_classes: int = 2,
-        blog_logits: bool = True,
+        blog_logits: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
         _check_outputs(num_classes, blog_logits)
         self.convs = _three_convs(rngs)
-        self.dropout = nnx.Dropout(0.2)
+        self.dropout = nnx.Dropout(0.2, rngs=rngs)
         self.dense1 = _dense(64 * (image_size // 8) ** 2, 128, rngs)
         self.dense2 = _dense(128, _BLOG_OUTPUTS, rngs)
         self.classifier = _classifier(num_classes, blog_logits, rngs)
 
-    def __call__(self, images: Pixels, keys: Keys | None = None) -> Logits:
-        """Logits of `images`; `keys`, one an image, switch dropout on."""
+    def __call__(self, images: Pixels) -> Logits:
+        """Logits of `images`."""
         x = self.convs(rescale(images))
-        x = dropout(self.dropout, x.reshape(x.shape[0], -1), keys)
+        x = self.dropout(x.reshape(x.shape[0], -1))
         x = nnx.relu(self.dense1(x))
         x = nnx.relu(self.dense2(x))
         return self.classifier(x)
-
-
-def dropout(
-    layer: nnx.Dropout, x: Float[Array, "batch features"], keys: Keys | None
-) -> Float[Array, "batch features"]:
-    """Drop features of each image by its own key, or none without keys.
-
-    A key an image, not one a batch: the same image then loses the same features however the batch
-    is cut over devices.
-    """
-    if keys is None:
-        return x
-    return jax.vmap(lambda features, key: layer(features, rngs=key))(x, keys)
 
 
 def _three_convs(rngs: nnx.Rngs) -> nnx.Sequential:

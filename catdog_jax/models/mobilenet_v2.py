@@ -72,6 +72,7 @@ class ConvNorm(nnx.Module):
             momentum=_BATCH_NORM_MOMENTUM,
             epsilon=_BATCH_NORM_EPSILON,
             use_fast_variance=False,
+            use_running_average=True,  # until a view of the model says otherwise
             rngs=rngs,
         )
         self.stride = stride
@@ -83,9 +84,10 @@ class ConvNorm(nnx.Module):
         kernel = self.conv.kernel[...]
         if use_running_average:
             # Normalizing with fixed statistics is linear: folded into the kernel, it costs
-            # nothing per pixel.
+            # nothing per pixel. The statistics are float32, whatever the network computes in.
             scale, bias = self._scale_and_bias()
-            x = convolve(x, kernel * scale, stride=self.stride) + bias
+            x = convolve(x, (kernel * scale).astype(x.dtype), stride=self.stride)
+            x = x + bias.astype(x.dtype)
         else:
             x = self.norm(convolve(x, kernel, stride=self.stride), use_running_average=False)
         return nnx.relu6(x) if self.activate else x
@@ -174,18 +176,27 @@ class MobileNetV2(nnx.Module):
         self.alpha = alpha
 
     def __call__(
-        self, images: Float[Array, "batch height width 3"], *, use_running_average: bool = True
+        self,
+        images: Float[Array, "batch height width 3"],
+        *,
+        use_running_average: bool | None = None,
     ) -> Float[Array, "batch height_out width_out features"] | Float[Array, "batch classes"]:
         """Features `[batch, ⌈height/32⌉, ⌈width/32⌉, out_features]`, or logits with the top.
 
         Args:
             images: rescaled to [-1, 1].
             use_running_average: False normalizes with the batch's own statistics and updates the
-                running ones, as in training from scratch.
+                running ones, as in training from scratch; None does what the layers are set to
+                (`nnx.view`), which is True at first.
         """
-        if use_running_average:
-            return ops.in_microbatches(self._forward, images)
-        return self._forward(images, use_running_average=False)
+        if use_running_average is None:
+            use_running_average = self.stem.norm.use_running_average
+        if not use_running_average:
+            return self._forward(images, use_running_average=False)
+        graphdef, state = nnx.split(self)
+        return ops.in_microbatches(
+            lambda state, images: nnx.merge(graphdef, state)._forward(images), state, images
+        )
 
     def _forward(
         self, images: ops.Images, *, use_running_average: bool = True

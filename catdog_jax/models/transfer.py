@@ -2,9 +2,8 @@
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key, Num
+from jaxtyping import Array, Float, Num
 
-from .cnn import dropout
 from .layers import rescale
 from .mobilenet_v2 import MobileNetV2
 
@@ -12,8 +11,9 @@ from .mobilenet_v2 import MobileNetV2
 class Model4(nnx.Module):
     """A frozen MobileNetV2, global max pooling, dropout 0.1 and one linear layer.
 
-    Takes pixels 0…255. Only `head` is trained; `backbone` stays in inference mode. Without
-    pretrained weights (`catdog_jax.load_keras_weights`) the backbone is random and of little use.
+    Takes pixels 0…255. The backbone is always in inference mode; to keep its weights, too, train
+    with `trainable=nnx.PathContains("head")`. Without pretrained weights
+    (`catdog_jax.load_keras_weights`) it is random and of little use.
 
     Args:
         image_size: accepted for symmetry with the other models; any size from 32 pixels works.
@@ -21,6 +21,8 @@ class Model4(nnx.Module):
         alpha: width of the backbone.
         rngs: source of the initial weights.
     """
+
+    feature_parts = ("backbone",)
 
     def __init__(
         self,
@@ -32,7 +34,7 @@ class Model4(nnx.Module):
     ) -> None:
         del image_size
         self.backbone = MobileNetV2(alpha, rngs=rngs)
-        self.dropout = nnx.Dropout(0.1)
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)
         self.head = nnx.Linear(
             self.backbone.out_features,
             1 if num_classes == 2 else num_classes,
@@ -43,19 +45,14 @@ class Model4(nnx.Module):
     def features(
         self, images: Num[Array, "batch height width 3"]
     ) -> Float[Array, "batch features"]:
-        """What the frozen part makes of `images`: nothing random, nothing trained."""
-        return jnp.max(self.backbone(rescale(images)), axis=(1, 2))
+        """The largest activation of each of the backbone's features."""
+        features = self.backbone(rescale(images), use_running_average=True)
+        return jnp.max(features, axis=(1, 2))
 
-    def classify(
-        self, features: Float[Array, "batch features"], keys: Key[Array, " batch"] | None = None
-    ) -> Float[Array, "batch outputs"]:
-        """Logits from `features`; `keys`, one an image, switch dropout on."""
-        return self.head(dropout(self.dropout, features, keys))
+    def classify(self, features: Float[Array, "batch features"]) -> Float[Array, "batch outputs"]:
+        """Logits from `features`."""
+        return self.head(self.dropout(features))
 
-    def __call__(
-        self,
-        images: Num[Array, "batch height width 3"],
-        keys: Key[Array, " batch"] | None = None,
-    ) -> Float[Array, "batch outputs"]:
-        """Logits of `images`; `keys`, one an image, switch dropout on."""
-        return self.classify(self.features(images), keys)
+    def __call__(self, images: Num[Array, "batch height width 3"]) -> Float[Array, "batch outputs"]:
+        """Logits of `images`."""
+        return self.classify(self.features(images))

@@ -1,58 +1,107 @@
-"""Random flips and rotations, and rescaling: pure functions on batches of pixels.
+"""Random changes to training photos: pure functions of a key.
 
-Each image has its own key and so its own draw, which makes the result independent of how a batch
-is cut over devices. The transforms themselves (`flip`, `rotate`) take the drawn coins and angles.
+Most are `(key, image) -> image`, for one image of pixels 0…255; one that mixes images, as `mixup`,
+is `(key, images, labels) -> (images, labels)` over a batch. The transforms themselves (`flip`,
+`rotate`) take the drawn coins and angles.
 """
 
+import inspect
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Key, Num
 
-Images = Float[Array, "batch height width channels"]
-Keys = Key[Array, " batch"]
-Augmentation = Callable[[Keys, Images], Images]
+from ..models.ops import in_microbatches
+from .losses import Labels, one_hot
 
-
-def flip(
-    images: Images, horizontal: Bool[Array, " batch"], vertical: Bool[Array, " batch"]
-) -> Images:
-    """Mirror left-right the images with `horizontal`, upside-down those with `vertical`."""
-    images = jnp.where(horizontal[:, None, None, None], images[:, :, ::-1], images)
-    return jnp.where(vertical[:, None, None, None], images[:, ::-1], images)
+Image: TypeAlias = Float[Array, "height width channels"]
+Images: TypeAlias = Float[Array, "batch height width channels"]
+ImageAugmentation: TypeAlias = Callable[[Key[Array, ""], Image], Image]
+BatchAugmentation: TypeAlias = Callable[[Key[Array, ""], Images, Labels], tuple[Images, Labels]]
+Augmentation: TypeAlias = ImageAugmentation | BatchAugmentation
 
 
-def random_flip(keys: Keys, images: Images) -> Images:
-    """Flip each axis of each image by its own fair coin.
+def combined(augmentations: Augmentation | Sequence[Augmentation]) -> BatchAugmentation:
+    """All of them, in order, as one over a batch; each image has a key of its own."""
+    if callable(augmentations):
+        augmentations = [augmentations]
+    steps: list[Any] = []
+    for is_for_one_image, group in groupby(augmentations, _is_for_one_image):
+        parts = list(group)
+        steps += [_over_batch(parts)] if is_for_one_image else parts
+
+    def augment(key: Key[Array, ""], images: Images, labels: Labels) -> tuple[Images, Labels]:
+        for index, step in enumerate(steps):
+            images, labels = step(jax.random.fold_in(key, index), images, labels)
+        return images, labels
+
+    return augment
+
+
+def _is_for_one_image(augmentation: Augmentation) -> bool:
+    required = [
+        parameter
+        for parameter in inspect.signature(augmentation).parameters.values()
+        if parameter.default is parameter.empty
+    ]
+    return len(required) == 2
+
+
+def _over_batch(functions: Sequence[Any]) -> BatchAugmentation:
+    def on_image(key: Key[Array, ""], image: Image) -> Image:
+        for function, its_key in zip(functions, jax.random.split(key, len(functions)), strict=True):
+            image = function(its_key, image)
+        return image
+
+    changed = jax.vmap(on_image)
+
+    def augment(key: Key[Array, ""], images: Images, labels: Labels) -> tuple[Images, Labels]:
+        keys = jax.random.split(key, len(images))
+        return in_microbatches(lambda _, *batch: changed(*batch), (), keys, images), labels
+
+    return augment
+
+
+def random_flip(key: Key[Array, ""], image: Image) -> Image:
+    """Flip each axis by its own fair coin.
 
     (`RandomFlip("horizontal_and_vertical")` of Keras 3 tosses one coin for both axes.)
     """
-    coins = jax.vmap(partial(jax.random.bernoulli, shape=(2,)))(keys)
-    return flip(images, coins[:, 0], coins[:, 1])
+    horizontal, vertical = jax.random.bernoulli(key, shape=(2,))
+    return flip(image, horizontal, vertical)
 
 
-def rotate(images: Images, angles: Float[Array, " batch"]) -> Images:
-    """Rotate each image about its centre, counterclockwise as seen, by `angles` in radians.
+def random_mirror(key: Key[Array, ""], image: Image) -> Image:
+    """Mirror left-right by a fair coin."""
+    return flip(image, jax.random.bernoulli(key), jnp.array(False))
+
+
+def flip(image: Image, horizontal: Bool[Array, ""], vertical: Bool[Array, ""]) -> Image:
+    """Mirror left-right if `horizontal`, upside-down if `vertical`."""
+    image = jnp.where(horizontal, image[:, ::-1], image)
+    return jnp.where(vertical, image[::-1], image)
+
+
+def random_rotation(factor: float = 0.2) -> ImageAugmentation:
+    """Rotate by an angle uniform within ±`factor` of a full turn; see `rotate`."""
+
+    def rotation(key: Key[Array, ""], image: Image) -> Image:
+        limit = 2 * jnp.pi * factor
+        return rotate(image, jax.random.uniform(key, minval=-limit, maxval=limit))
+
+    return rotation
+
+
+def rotate(image: Image, angle: Float[Array, ""]) -> Image:
+    """Rotate about the centre, counterclockwise as seen, by `angle` in radians.
 
     Bilinear; beyond the border the image is mirrored, its edge pixels repeated
     (d c b a | a b c d | d c b a), as Keras `RandomRotation` does by default.
     """
-    return jax.vmap(_rotate_one)(images, angles)
-
-
-def random_rotation(keys: Keys, images: Images, *, factor: float = 0.2) -> Images:
-    """Rotate each image by its own angle, uniform within ±`factor` of a full turn."""
-    limit = 2 * jnp.pi * factor
-    angles = jax.vmap(partial(jax.random.uniform, minval=-limit, maxval=limit))(keys)
-    return rotate(images, angles)
-
-
-def _rotate_one(
-    image: Float[Array, "height width channels"], angle: Float[Array, ""]
-) -> Float[Array, "height width channels"]:
     height, width, _ = image.shape
     y = jnp.arange(height)[:, None] - (height - 1) / 2
     x = jnp.arange(width)[None, :] - (width - 1) / 2
@@ -62,15 +111,13 @@ def _rotate_one(
 
 
 def _bilinear(
-    image: Float[Array, "height width channels"],
-    y: Float[Array, "out_height out_width"],
-    x: Float[Array, "out_height out_width"],
-) -> Float[Array, "out_height out_width channels"]:
+    image: Image, y: Float[Array, "out_height out_width"], x: Float[Array, "out_height out_width"]
+) -> Image:
     """Pixels at (y, x), at most half the image's diagonal from its centre; others are not safe.
 
-    The mirrored border is laid out once, which takes a third of the time of working out mirrored
-    places pixel by pixel; 2 more for the second pixel of a pair and for rounding. Whole pixels are
-    fetched: `map_coordinates` does it a channel at a time.
+    The mirrored border is laid out once: a third of the time of mirroring pixel by pixel. 2 more
+    are for the second pixel of a pair and for rounding. Whole pixels are fetched;
+    `map_coordinates` takes a channel at a time.
     """
     height, width, _ = image.shape
     diagonal = math.hypot(height, width)
@@ -86,3 +133,58 @@ def _bilinear(
     upper = (1 - right) * pixel(0, 0) + right * pixel(0, 1)
     lower = (1 - right) * pixel(1, 0) + right * pixel(1, 1)
     return (1 - down) * upper + down * lower
+
+
+def random_crop(least_area: float = 0.5) -> ImageAugmentation:
+    """Cut out a random part and resize it to the whole (as arXiv:1409.4842).
+
+    Its share of the area is uniform from `least_area` to 1, its aspect ratio log-uniform from 3/4
+    to 4/3 as far as it fits; bilinear, without antialiasing.
+    """
+
+    def crop(key: Key[Array, ""], image: Image) -> Image:
+        area_key, aspect_key, place_key = jax.random.split(key, 3)
+        area = jax.random.uniform(area_key, minval=least_area)
+        limit = math.log(4 / 3) / 2
+        stretch = jnp.exp(jax.random.uniform(aspect_key, minval=-limit, maxval=limit))
+        side = jnp.minimum(jnp.sqrt(area) * jnp.stack([stretch, 1 / stretch]), 1.0)
+        start = jax.random.uniform(place_key, (2,)) * (1 - side) * jnp.array(image.shape[:2])
+        return jax.image.scale_and_translate(
+            image, image.shape, (0, 1), 1 / side, -start / side, "linear", antialias=False
+        )
+
+    return crop
+
+
+def random_colour(strength: float = 0.2) -> ImageAugmentation:
+    """Change brightness, contrast and saturation, each by a factor uniform in 1 ± `strength`."""
+
+    def colour(key: Key[Array, ""], image: Image) -> Image:
+        brightness, contrast, saturation = jax.random.uniform(
+            key, (3,), minval=1 - strength, maxval=1 + strength
+        )
+        image = image * brightness
+        image = contrast * image + (1 - contrast) * image.mean()
+        image = saturation * image + (1 - saturation) * image.mean(axis=-1, keepdims=True)
+        return jnp.clip(image, 0, 255)
+
+    return colour
+
+
+def mixup(alpha: float, num_classes: int) -> BatchAugmentation:
+    """Mix each image and its label with another's, the share drawn from Beta(alpha, alpha) a batch.
+
+    Zhang et al. 2018, arXiv:1710.09412. Labels become probabilities, `[batch, num_classes]`.
+    """
+
+    def mix(key: Key[Array, ""], images: Images, labels: Labels) -> tuple[Images, Labels]:
+        share_key, order_key = jax.random.split(key)
+        share = jax.random.beta(share_key, alpha, alpha)
+        order = jax.random.permutation(order_key, len(images))
+
+        def mixed(array: Num[Array, "batch ..."]) -> Num[Array, "batch ..."]:
+            return share * array + (1 - share) * array[order]
+
+        return mixed(images), mixed(one_hot(labels, num_classes))
+
+    return mix

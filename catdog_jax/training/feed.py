@@ -4,97 +4,91 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Int32, PyTree
+from jax.sharding import Mesh
+from jaxtyping import Bool, Int32, PyTree
 
-from .mesh import replicate
+from ..data.splits import Batches, Split
+from .mesh import replicate, shard
 
-Batch = Mapping[str, Any]
+Arrays: TypeAlias = tuple[Any, Any]
+"""Images `[n, height, width, channels]`, pixels 0…255, and labels: int `[n]`, or `[n, classes]`."""
 Item = TypeVar("Item")
 
 # Of a device's free memory; the rest is for weights and activations.
 _PHOTOS_SHARE = 0.5
 _READ_AHEAD = 2
+_STEPS_AHEAD = 8
 
 
-@runtime_checkable
-class Rows(Protocol):
-    """Batches of a split's photos in a certain order, as `Split.batches` and `shuffled` give."""
-
-    split: Any
-    """Has `images`, uint8 `[photos, height, width, 3]`, and `labels`, int32 `[photos]`."""
-    order: Any
-    batch_size: int
-
-    def __iter__(self) -> Iterator[Any]:
-        """The same batches, read from the host's memory or disk."""
-        ...
+def as_split(data: Split | Arrays) -> Split:
+    """`data` itself, or a split of the two arrays."""
+    if isinstance(data, Split):
+        return data
+    images, labels = map(np.asarray, data)
+    classes = labels.shape[-1] if labels.ndim == 2 else int(labels.max(initial=0)) + 1
+    names = tuple(map(str, range(classes)))
+    return Split(images, labels, names, tuple(map(str, range(len(images)))))
 
 
 @dataclass(frozen=True)
-class Resident:
-    """Batches whose photos are on the devices, so that one program goes through all of them."""
+class Rows:
+    """Which photos are in the batches of an epoch, and which of them fill up the last batch."""
 
-    photos: PyTree
-    """`image` uint8 `[photos, height, width, 3]` and `label` int32 `[photos]`, on every device."""
-    rows: Int32[np.ndarray, "steps batch"]
-    """Which photos are a step's batch; -1 is padding."""
+    photos: Int32[np.ndarray, "steps batch"]
+    mask: Bool[np.ndarray, "steps batch"]
 
-
-class Shelf:
-    """Keeps the photos of one split on the devices for as long as batches of it are asked for.
-
-    Args:
-        on_device: True to keep them there, False to leave them where they are, None to keep them
-            on an accelerator with memory to spare.
-    """
-
-    def __init__(self, on_device: bool | None) -> None:
-        self._on_device = on_device
-        self._split: Any = None
-        self._photos: PyTree = None
-
-    def place(self, batches: Iterable[Batch]) -> Resident | Iterable[Batch]:
-        """`batches` over photos kept on the devices, or `batches` itself.
-
-        Itself: where it is no `Rows` or is empty, where `on_device` is False, and where that is
-        None and the photos would not fit or JAX runs on a CPU. The photos of another split, kept
-        before, are let go. A split's arrays must not change while it is used.
-        """
-        if self._on_device is False or not isinstance(batches, Rows) or not len(batches.order):
-            return batches
-        rows = _rows(batches)
-        if batches.split is not self._split:
-            self._photos = None  # first: both splits might not fit
-            self._split = batches.split
-            photos = {"image": batches.split.images, "label": batches.split.labels}
-            if self._on_device or _fit(photos):
-                self._photos = replicate(photos, rows[0])
-        return batches if self._photos is None else Resident(self._photos, rows)
+    @classmethod
+    def of(cls, batches: Batches) -> "Rows":
+        """The rows of `batches`; the last is filled up with the first photos, masked out."""
+        shape = len(batches), batches.batch_size
+        photos = np.resize(batches.order.astype(np.int32), shape)
+        return cls(photos, np.arange(photos.size).reshape(shape) < len(batches.order))
 
 
-def free_bytes() -> int | None:
-    """Free memory of the fullest device; None on a CPU or where the platform does not tell.
+def fit_on_devices(splits: Iterable[Split]) -> bool:
+    """Whether these photos take no more than half of the free memory of a GPU or TPU.
 
-    On a CPU "the device" is the host, and the convolutions of models 1 to 3 are slow in a scan.
+    On a CPU "the device" is the host, and convolutions in a scan are slow: there they never do.
     """
     if jax.default_backend() == "cpu":
-        return None
+        return False
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     if not all({"bytes_limit", "bytes_in_use"} <= set(stat) for stat in stats):
-        return None
-    return min(stat["bytes_limit"] - stat["bytes_in_use"] for stat in stats)
+        return False
+    free = min(stat["bytes_limit"] - stat["bytes_in_use"] for stat in stats)
+    needed = sum(int(np.prod(split.images.shape)) * split.images.dtype.itemsize for split in splits)
+    return needed <= _PHOTOS_SHARE * free
 
 
-def stream(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches one by one; photos of a split are read ahead, off the disk.
+def on_every_device(split: Split, mesh: Mesh) -> PyTree:
+    """All photos and labels of a split, on every device of the mesh."""
+    return replicate({"image": np.asarray(split.images), "label": split.labels}, mesh)
 
-    Only those: another iterable may not bear to be gone through in another thread.
+
+def stream(batches: Iterable[Mapping[str, Any]], mesh: Mesh) -> Iterator[PyTree]:
+    """The batches cut over the mesh, one by one; the next ones are read meanwhile."""
+    for batch in prefetch(batches):
+        yield shard(dict(batch), mesh)
+
+
+def settled(results: Iterable[Item]) -> Iterator[Item]:
+    """The same results, each waited for once a few more are being computed.
+
+    XLA lets a CPU device take on 32 programs, in no fixed order; a loop that runs far ahead of two
+    CPU devices can deadlock in the all-reduce, so there the loop is one step ahead, no more. On
+    other devices it is so far ahead that they never wait for it, but batches do not pile up.
     """
-    return prefetch(batches) if isinstance(batches, Rows) else iter(batches)
+    ahead = 1 if jax.default_backend() == "cpu" else _STEPS_AHEAD
+    pending: deque[Item] = deque()
+    for result in results:
+        pending.append(result)
+        if len(pending) > ahead:
+            yield jax.block_until_ready(pending.popleft())
+    yield from map(jax.block_until_ready, pending)
 
 
 def prefetch(items: Iterable[Item], depth: int = _READ_AHEAD) -> Iterator[Item]:
@@ -112,17 +106,3 @@ def prefetch(items: Iterable[Item], depth: int = _READ_AHEAD) -> Iterator[Item]:
             yield item  # pyright: ignore[reportReturnType]
     finally:
         reader.shutdown(cancel_futures=True)
-
-
-def _rows(batches: Rows) -> Int32[np.ndarray, "steps batch"]:
-    size = batches.batch_size
-    # By way of the photos' numbers: an order may count from the end, and must not lie outside.
-    order = np.arange(len(batches.split.labels), dtype=np.int32)[batches.order]
-    steps = -(-len(order) // size)
-    return np.pad(order, (0, steps * size - len(order)), constant_values=-1).reshape(steps, size)
-
-
-def _fit(photos: Mapping[str, Any]) -> bool:
-    free = free_bytes()
-    needed = sum(array.nbytes for array in photos.values())
-    return free is not None and needed <= _PHOTOS_SHARE * free

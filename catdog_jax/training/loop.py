@@ -1,66 +1,34 @@
-"""Training: a state, a pure step, and a generator of epoch records."""
+"""`fit`: a generator of epoch records."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Int, Key, PyTree
+from jax.sharding import Mesh
+from jaxtyping import Bool, PyTree
 
-from ..errors import RunError
-from ..models.ops import in_microbatches
-from .augment import Augmentation
-from .feed import Batch, Resident, Shelf, stream
-from .mesh import give_back_freed_memory, jit, replicate, shard, sum_batch
-from .metrics import (
-    BLOG_THRESHOLD,
-    Dtype,
-    FrozenBackbone,
-    Metrics,
-    Sums,
-    add,
-    evaluate,
-    full_precision,
-    in_dtype,
-    losses,
-    metric_sums,
-    no_sums,
-    scan_sums,
-    with_features,
-)
+from ..data.splits import Batches, Split
+from ..errors import InputError, RunError
+from .augment import Augmentation, combined
+from .feed import Arrays, Rows, as_split, fit_on_devices, on_every_device, settled, stream
+from .losses import Loss, cross_entropy
+from .mesh import data_mesh, give_back_freed_memory, replicate
+from .metrics import Metrics, Sums, check_fit, no_sums
+from .state import Dtype, TrainState, create_state, put_weights
+from .step import Epoch, Step, Task, jit_epoch, jit_step
+from .validation import make_validation
+
+Optimizer: TypeAlias = optax.GradientTransformation | Callable[[int], optax.GradientTransformation]
+Callback: TypeAlias = Callable[["EpochRecord", TrainState], None]
 
 _WHAT_TO_TRY = "try a smaller learning rate or rescaled images"
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class TrainState:
-    """All that a step reads and changes."""
-
-    step: Int[Array, ""]
-    key: Key[Array, ""]
-    params: PyTree
-    """The trained part of the model."""
-    frozen: PyTree
-    """The rest of it: a backbone's weights, batch statistics."""
-    opt_state: optax.OptState
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a step needs beside arrays; static under `jax.jit`."""
-
-    graphdef: nnx.GraphDef
-    optimizer: optax.GradientTransformation
-    augmentations: tuple[Augmentation, ...] = ()
-    threshold: float = BLOG_THRESHOLD
-    dtype: Dtype = "float32"
 
 
 @dataclass(frozen=True)
@@ -72,155 +40,34 @@ class EpochRecord:
     accuracy: float
     val_loss: float
     val_accuracy: float
-    seconds: float
+    seconds: float = field(compare=False)
     on_device: bool = field(compare=False)
     """Whether it was one program over photos on the devices."""
-    state: TrainState = field(repr=False, compare=False)
-    """The state after this epoch. The next epoch is computed in its place: to keep it for longer,
-    copy it with `jax.tree.map(jnp.copy, record.state)`."""
-
-
-@cache  # the same optimizer object, so that a second run of a model is not compiled again
-def keras_adam(
-    learning_rate: float = 1e-3, b1: float = 0.9, b2: float = 0.999
-) -> optax.GradientTransformation:
-    """Adam as Keras computes it.
-
-    Keras adds its epsilon, 1e-7, to the root of the second moment before that one's bias is
-    corrected, `optax.adam` after: with that, an epsilon of 1e-7 / √(1 - b2^t) in step t, thirty
-    times as much in the first (both forms are in Kingma & Ba 2015, section 2, arXiv:1412.6980).
-    """
-
-    def update(
-        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, optax.OptState]:
-        del params
-        assert isinstance(state, optax.ScaleByAdamState)
-        count = state.count + 1
-        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
-        nu = optax.tree.update_moment(updates, state.nu, b2, 2)
-        rate = learning_rate * jnp.sqrt(1 - b2**count) / (1 - b1**count)
-        steps = jax.tree.map(
-            lambda m, v: (-rate * m / (jnp.sqrt(v) + 1e-7)).astype(m.dtype), mu, nu
-        )
-        return steps, optax.ScaleByAdamState(count, mu, nu)
-
-    return optax.GradientTransformation(optax.scale_by_adam(b1, b2).init, update)
-
-
-def create_state(
-    model: nnx.Module, optimizer: optax.GradientTransformation, *, seed: int = 0
-) -> tuple[nnx.GraphDef, TrainState]:
-    """Split `model` into its structure and the state that training starts from.
-
-    Everything that is a parameter is trained, save a frozen backbone.
-    """
-    trained: Any = nnx.Param
-    if isinstance(model, FrozenBackbone):
-        trained = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("backbone")))
-    graphdef, params, frozen = nnx.split(model, trained, ...)
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        key=jax.random.key(seed),
-        params=params,
-        frozen=frozen,
-        opt_state=optimizer.init(params),
-    )
-    return graphdef, jax.tree.map(jnp.copy, state)  # a step donates its state, not the model
-
-
-def _step(task: Task, state: TrainState, batch: PyTree) -> tuple[TrainState, Sums]:
-    """One step of gradient descent on one batch.
-
-    Args:
-        task: model structure, optimizer, augmentations.
-        state: given up: its buffers are reused for the new one.
-        batch: `image` `[batch, height, width, 3]` of pixels 0…255, `label` `[batch]` and `mask`
-            `[batch]`, False for padding.
-
-    Returns:
-        The next state, and the batch's metric sums as they were during the step (with dropout).
-    """
-    step_key = jax.random.fold_in(state.key, state.step)
-    examples = {**batch, "key": jax.random.split(step_key, batch["label"].shape[0])}
-
-    def gradient_sums(states: tuple[PyTree, PyTree], part: PyTree) -> tuple[PyTree, Sums]:
-        params, frozen = states
-        return jax.grad(partial(_loss_sum, task), has_aux=True)(params, frozen, part)
-
-    gradients, sums = sum_batch(gradient_sums, (state.params, state.frozen), examples)
-    gradients = jax.tree.map(lambda gradient: gradient / sums["count"], gradients)
-    updates, opt_state = task.optimizer.update(gradients, state.opt_state, state.params)
-    new_state = TrainState(
-        step=state.step + 1,
-        key=state.key,
-        params=optax.apply_updates(state.params, updates),
-        frozen=state.frozen,
-        opt_state=opt_state,
-    )
-    return new_state, sums
-
-
-train_step = jit(static_argnames="task", donate_argnames="state")(_step)
-
-
-@jit(static_argnames="task", donate_argnames="state")
-def train_epoch(
-    task: Task, state: TrainState, photos: PyTree, rows: Int[Array, "steps batch"]
-) -> tuple[TrainState, Sums, Bool[Array, " steps"]]:
-    """An epoch of `train_step` as one program over photos that are on the devices.
-
-    The host sends the order of the photos, a few kilobytes, rather than let the device draw it, so
-    that an epoch is the same one whether its photos are on the device or streamed.
-
-    Args:
-        task: as in `train_step`.
-        state: given up, as in `train_step`.
-        photos: `image` uint8 `[photos, height, width, 3]` and `label` `[photos]`, on every device.
-        rows: which photos are a step's batch; -1 is padding.
-
-    Returns:
-        The state after the epoch, the sums over all of it, and after which steps the sum of
-        losses was finite.
-    """
-    return scan_sums(partial(_step, task), state, photos, rows)
-
-
-def _loss_sum(task: Task, params: PyTree, frozen: PyTree, examples: PyTree) -> tuple[Array, Sums]:
-    # Cast here, so that the gradients by the stored float32 weights are float32 again.
-    model: Any = nnx.merge(task.graphdef, *in_dtype((params, frozen), task.dtype))
-    dropout_key, *augment_keys = jnp.unstack(
-        jax.vmap(lambda key: jax.random.split(key, 1 + len(task.augmentations)))(examples["key"]),
-        axis=1,
-    )
-
-    def augment(images: Array, *keys: Array) -> Array:
-        for augmentation, its_keys in zip(task.augmentations, keys, strict=True):
-            images = augmentation(its_keys, images)
-        return images
-
-    images = examples["image"].astype(jnp.float32)
-    if task.augmentations:
-        images = in_microbatches(augment, images, *augment_keys)
-    logits = full_precision(model(in_dtype(images, task.dtype), dropout_key))
-    labels, mask = examples["label"], examples["mask"]
-    sums = metric_sums(logits, labels, mask, task.threshold)
-    return jnp.sum(losses(logits, labels) * mask), sums
+    devices: int = field(compare=False)
+    """How many devices shared each batch."""
 
 
 def fit(
     model: nnx.Module,
-    train: Callable[[int], Iterable[Batch]],
-    validation: Iterable[Batch],
+    train: Split | Arrays,
+    validation: Split | Arrays,
     *,
     epochs: int = 20,
-    optimizer: optax.GradientTransformation | None = None,
-    augmentations: tuple[Augmentation, ...] = (),
-    threshold: float = BLOG_THRESHOLD,
+    batch_size: int = 32,
+    optimizer: Optimizer | None = None,
+    loss: Loss = cross_entropy,
+    augment: Augmentation | Sequence[Augmentation] = (),
+    trainable: Any = nnx.Param,
+    class_weights: Sequence[float] | None = None,
+    ema: float | None = None,
+    patience: int | None = None,
+    threshold: float = 0.0,
     seed: int = 0,
     dtype: Dtype = "float32",
     on_device: bool | None = None,
-    after: tuple[int, TrainState] | None = None,
+    mesh: Mesh | None = None,
+    callbacks: Sequence[Callback] = (),
+    after: tuple[Sequence[float], TrainState] | None = None,
     on_step: Callable[[int, Sums], None] | None = None,
 ) -> Iterator[EpochRecord]:
     """Train `model` and yield a record after each epoch.
@@ -228,62 +75,109 @@ def fit(
     After each record `model` holds the weights of that epoch.
 
     Args:
-        model: called as `model(images, keys=None)`: pixels 0…255 and, in training, a key an image;
-            gives logits. Only its parameters are trained; running statistics are left as they are.
-        train: the batches of an epoch, by its number from 0: `splits.train.shuffled(seed=0)`.
-        validation: batches that can be gone through many times: `splits.validation.batches()`.
+        model: any NNX module that is called with pixels 0…255, `[batch, height, width, channels]`,
+            and gives logits. Batch statistics and keys of dropout are carried from step to step.
+        train: the photos to train on, shuffled anew for each epoch; or two arrays, images and
+            labels (class numbers, or probabilities `[n, classes]`).
+        validation: as `train`; evaluated after each epoch, in order.
         epochs: how many, those before `after` counted in.
-        optimizer: by default Keras's Adam at 1e-3.
-        augmentations: applied in turn to the training images, each with a key an image.
-        threshold: for models with one logit, see `BLOG_THRESHOLD`.
-        seed: of dropout and augmentation.
+        batch_size: photos a step; the last batch of an epoch is filled up with photos that do not
+            count for the loss.
+        optimizer: any optax transformation, or a function that returns one for so many steps;
+            by default Adam at 1e-3.
+        loss: (logits, labels) -> one number an image.
+        augment: one or several, see `catdog_jax.training.augment`.
+        trainable: an `nnx` filter: the parameters that are trained, by default all.
+        class_weights: factors of the training losses of each class.
+        ema: decay of a moving average of the weights, which is then what is evaluated.
+        patience: stop after so many epochs without a better validation accuracy.
+        threshold: for models with one logit: above which it means class 1.
+        seed: of the order of photos and of augmentation.
         dtype: what the model computes in, forward and backward: "float32", or "bfloat16", half the
             memory and faster on accelerators made for it. Stored weights, augmentation, losses,
             the optimizer and metrics are float32 all the same.
-        on_device: whether the photos of `splits.….shuffled` and `.batches` are kept on the devices
-            and an epoch is one program over them; by default on an accelerator where they take no
-            more than half of the free memory. Otherwise, as any other iterable, batches are sent
-            one by one. The history is the same up to rounding.
-        after: the number and state (a copy, see `EpochRecord.state`) of the epoch to go on after,
-            with the other arguments of then: what follows is what would have followed then.
-        on_step: called with the epoch's number from 0 and its sums so far, still on the device:
-            after each step, or after the epoch where that is one program.
+        on_device: whether photos are kept on the devices and an epoch is one program over them; by
+            default on a GPU or TPU where they take no more than half of the free memory. The
+            history is the same up to rounding.
+        mesh: the devices; by default all.
+        callbacks: called as (record, state) after each epoch. The state may be read; the next
+            epoch reuses its memory, so copy what is to be kept (`jax.tree.map(jnp.copy, …)`).
+        after: to go on with a training: the validation accuracies of its epochs, and its state.
+            With the other arguments of then, what follows is what would have followed then.
+        on_step: called with the epoch's number from 0 and its sums so far: after each step, or
+            after the epoch where that is one program.
 
     Raises:
-        InputError: there are no images, or no such dtype.
+        InputError: images, labels, loss, filter or batch size do not fit each other.
         RunError: the loss or the weights are no longer finite numbers; that epoch has no record.
     """
-    optimizer = keras_adam() if optimizer is None else optimizer
-    graphdef, state = create_state(model, optimizer, seed=seed)
-    done = 0
+    splits = as_split(train), as_split(validation)
+    for split in splits:
+        check_fit(model, split, loss)
+    classes = len(splits[0].class_names)
+    if class_weights is not None and len(class_weights) != classes:
+        raise InputError(f"{len(class_weights)} class weights for {classes} classes")
+    steps = epochs * len(splits[0].batches(batch_size))
+    optimizer = optax.adam(1e-3) if optimizer is None else optimizer
+    if not isinstance(optimizer, optax.GradientTransformation):
+        optimizer = optimizer(steps)
+    graphdef, state = create_state(
+        model, optimizer, trainable=trainable, seed=seed, ema=ema is not None
+    )
+    accuracies: list[float] = []
     if after is not None:
-        done, state = after
-        nnx.update(model, state.params, state.frozen)
-        state = jax.tree.map(jnp.copy, state)  # a step donates its state, not the caller's
-    task = Task(graphdef, optimizer, augmentations, threshold, dtype)
-    train_photos, validation_photos = Shelf(on_device), Shelf(on_device)
-    for epoch in range(done, epochs):
+        accuracies, state = list(after[0]), jax.tree.map(jnp.copy, after[1])
+        put_weights(model, state)
+    mesh = data_mesh(batch_size) if mesh is None else mesh
+    task = Task(graphdef, optimizer, loss, combined(augment), class_weights, ema, threshold, dtype)
+    resident = fit_on_devices(splits) if on_device is None else on_device
+    return _epochs(
+        model,
+        replicate(state, mesh),
+        accuracies,
+        _make_train_epoch(task, splits[0], batch_size, seed, mesh, resident=resident),
+        make_validation(task, model, state, splits[1], batch_size, mesh, resident=resident),
+        epochs=epochs,
+        patience=patience,
+        placed={"on_device": resident, "devices": mesh.size},
+        callbacks=callbacks,
+        on_step=on_step,
+    )
+
+
+_TrainEpoch: TypeAlias = Callable[
+    [TrainState, int, Callable[[Sums], None] | None], tuple[TrainState, Sums, int]
+]
+
+
+def _epochs(
+    model: nnx.Module,
+    state: TrainState,
+    accuracies: list[float],
+    train_epoch: _TrainEpoch,
+    validate: Callable[[nnx.Module], Metrics],
+    *,
+    epochs: int,
+    patience: int | None,
+    placed: dict[str, Any],
+    callbacks: Sequence[Callback],
+    on_step: Callable[[int, Sums], None] | None,
+) -> Iterator[EpochRecord]:
+    first = len(accuracies)
+    for epoch in range(first, epochs):
+        if patience is not None and _epochs_without_gain(accuracies) >= patience:
+            return
         start = time.perf_counter()
         report = None if on_step is None else partial(on_step, epoch)
-        batches = train_photos.place(train(epoch))
-        one_program = isinstance(batches, Resident)
-        state, totals, bad_step = _run_epoch(task, state, batches, report)
-        del batches  # or its photos would stay while those of another split come
+        state, totals, bad_step = train_epoch(state, epoch, report)
         if bad_step:
             raise RunError(
                 f"the loss became {float(totals['loss'])} in step {bad_step} of epoch {epoch + 1}; "
                 f"{_WHAT_TO_TRY}"
             )
-        trained = Metrics.from_sums(totals)
-        # A copy of what is trained, not of all: the next step donates the state.
-        nnx.update(model, jax.tree.map(jnp.copy, state.params))
-        if epoch == done:
-            # Nothing random touches validation images, so a frozen backbone sees them once.
-            validation = with_features(model, validation, dtype=dtype)
-        validated = evaluate(
-            model, validation_photos.place(validation), threshold=threshold, dtype=dtype
-        )
-        if epoch == done:
+        put_weights(model, state)
+        trained, validated = Metrics.from_sums(totals), validate(model)
+        if epoch == first:
             give_back_freed_memory()  # all programs of an epoch are compiled now
         # The last step's loss is that of the weights before it.
         if not (np.isfinite(validated.loss) and _all_finite((state.params, state.opt_state))):
@@ -291,48 +185,83 @@ def fit(
                 f"the weights are no longer finite numbers, or give no finite validation loss, "
                 f"after the last step of epoch {epoch + 1}; {_WHAT_TO_TRY}"
             )
-        yield EpochRecord(
+        accuracies.append(validated.accuracy)
+        record = EpochRecord(
             epoch=epoch + 1,
             loss=trained.loss,
             accuracy=trained.accuracy,
             val_loss=validated.loss,
             val_accuracy=validated.accuracy,
             seconds=time.perf_counter() - start,
-            on_device=one_program,
-            state=state,
+            **placed,
         )
+        for callback in callbacks:
+            callback(record, state)
+        yield record
+
+
+def _epochs_without_gain(accuracies: Sequence[float]) -> int:
+    return len(accuracies) - 1 - accuracies.index(max(accuracies)) if accuracies else 0
 
 
 @jax.jit
-def _all_finite(tree: PyTree) -> Bool[Array, ""]:
+def _all_finite(tree: PyTree) -> Bool[jax.Array, ""]:
     return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def _run_epoch(
-    task: Task,
-    state: TrainState,
-    batches: Resident | Iterable[Batch],
-    on_step: Callable[[Sums], None] | None,
-) -> tuple[TrainState, Sums, int]:
-    """Train on all batches: as one program, or step by step.
+def _make_train_epoch(
+    task: Task, split: Split, batch_size: int, seed: int, mesh: Mesh, *, resident: bool
+) -> _TrainEpoch:
+    """A function of the state and the epoch's number from 0, and of what is told of each step.
 
-    Returns:
-        The state, the sums, and the first step (from 1) whose loss was not finite, or 0.
+    It gives the next state, the sums, and the first step (from 1) whose loss was not finite, or 0.
     """
-    if isinstance(batches, Resident):
-        placed = replicate((state, batches.photos, batches.rows), batches.rows[0])
-        state, totals, finite = train_epoch(task, *placed)
-        if on_step is not None:
-            on_step(totals)
-        bad_steps = np.flatnonzero(~np.asarray(finite))
-        return state, totals, 1 + int(bad_steps[0]) if len(bad_steps) else 0
-    totals, step = no_sums(), 0
-    for step, batch in enumerate(map(dict, stream(batches)), 1):
-        # The step before is still being computed while this batch is sent.
-        state, sums = train_step(task, replicate(state, batch), shard(batch))
-        before, totals = totals, add(totals, sums)
-        if not np.isfinite(before["loss"]):  # it is there: `add` has waited for it
-            return state, before, step - 1
-        if on_step is not None:
-            on_step(totals)
-    return state, totals, 0 if np.isfinite(totals["loss"]) else step
+    batches_of = split.shuffled(batch_size, seed=seed)
+    if resident:
+        photos, program = on_every_device(split, mesh), jit_epoch(task, mesh)
+        return lambda state, epoch, report: _scan(
+            program, state, photos, Rows.of(batches_of(epoch)), report, mesh
+        )
+    step = jit_step(task, mesh)
+    return lambda state, epoch, report: _loop(step, state, batches_of(epoch), report, mesh)
+
+
+def _scan(
+    program: Epoch,
+    state: TrainState,
+    photos: PyTree,
+    rows: Rows,
+    report: Callable[[Sums], None] | None,
+    mesh: Mesh,
+) -> tuple[TrainState, Sums, int]:
+    with jax.set_mesh(mesh):
+        state, totals, finite = program(state, photos, *replicate((rows.photos, rows.mask), mesh))
+    if report is not None:
+        report(totals)
+    bad_steps = np.flatnonzero(~np.asarray(finite))
+    return state, totals, 1 + int(bad_steps[0]) if len(bad_steps) else 0
+
+
+def _loop(
+    step: Step,
+    state: TrainState,
+    batches: Batches,
+    report: Callable[[Sums], None] | None,
+    mesh: Mesh,
+) -> tuple[TrainState, Sums, int]:
+    def totals_by_step() -> Iterator[Sums]:
+        nonlocal state
+        totals = no_sums()
+        for batch in stream(batches, mesh):
+            state, sums = step(state, batch)
+            totals = jax.tree.map(jnp.add, totals, sums)
+            yield totals
+
+    totals, number = no_sums(), 0
+    with jax.set_mesh(mesh):
+        for number, totals in enumerate(settled(totals_by_step()), 1):
+            if not np.isfinite(totals["loss"]):
+                return state, totals, number
+            if report is not None:
+                report(totals)
+    return state, totals, 0

@@ -1,9 +1,8 @@
-"""How programs are compiled, and how a batch is spread over the devices.
+"""The devices as a mesh of one axis, `data`, and how programs are compiled for them.
 
-One mesh axis, `data`: the cores of a laptop (as JAX CPU devices) and the GPUs or TPU cores of a
-host are the same path. Before a jitted step `replicate` and `shard` place its arrays, so that it
-is compiled once; inside it `map_batch` and `sum_batch` run a function on each device's part, and
-`take` makes a batch of photos that are on every device.
+A batch is cut over the mesh along its first axis, all else is on every device: `shard` and
+`replicate` place arrays so, and `jit` partitions the program by where they are. The cores of a
+laptop (as JAX CPU devices) and the GPUs or TPU cores of a host are the same path.
 """
 
 import contextlib
@@ -17,13 +16,14 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 import numpy as np
-from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import PyTree
 
 from ..cache import cache_folder
+from ..errors import InputError
 
 _MAX_CPU_DEVICES = 16
+_CACHE_BYTES = 2**30  # the least recently used programs go first
 
 # jaxlib 0.10 to 0.12 hand convolutions on a CPU to a library (YNN) in which their gradients take up
 # to three times as long as in XLA's own code. With this, only matrix products go there.
@@ -98,6 +98,7 @@ def keep_compiled_programs() -> None:
         if not os.access(folder, os.W_OK):
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
         # Building a model compiles many small programs: a second each time, all in all.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
@@ -124,68 +125,31 @@ def _processor() -> str:
     return hashlib.sha256(features.encode()).hexdigest()[:12]
 
 
-def replicate(tree: PyTree, batch: PyTree) -> PyTree:
-    """`tree` on every device that `batch` will be cut over; what is there already does not move."""
-    sharding = NamedSharding(_mesh(batch), PartitionSpec())
-    # To "move" model 4's 270 arrays to where they are took milliseconds in each step.
-    return jax.tree.map(
-        lambda leaf: (
-            leaf if getattr(leaf, "sharding", None) == sharding else jax.device_put(leaf, sharding)
-        ),
-        tree,
-    )
+def data_mesh(batch_size: int) -> Mesh:
+    """All devices, for batches of `batch_size`; of CPU devices, as many as cut a batch evenly.
 
-
-def shard(batch: PyTree) -> PyTree:
-    """`batch` cut over the devices along its first axis."""
-    return jax.device_put(batch, NamedSharding(_mesh(batch), PartitionSpec("data")))
-
-
-def take(replicated: PyTree, rows: Int[Array, " batch"]) -> PyTree:
-    """The batch of these rows of arrays that every device has, cut over the devices."""
-    # Each device then fetches its own part of the batch, and no other.
-    rows = lax.with_sharding_constraint(rows, NamedSharding(_mesh(rows), PartitionSpec("data")))
-    return jax.tree.map(lambda array: array[rows], replicated)
-
-
-def map_batch(
-    function: Callable[[PyTree, PyTree], Result], replicated: PyTree, batch: PyTree
-) -> Result:
-    """`function(replicated, batch)`, computed in parts along the batch's first axis.
-
-    `function` must treat each example alone.
+    Raises:
+        InputError: GPUs or TPU cores that do not cut it evenly, and would in part stand idle.
     """
-    return _on_all_devices(function, batch, PartitionSpec("data"))(replicated, batch)
+    devices = jax.devices()
+    if jax.default_backend() == "cpu":
+        count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+        devices = devices[:count]
+    elif batch_size % len(devices):
+        below = batch_size // len(devices) * len(devices)
+        sizes = " or ".join(str(size) for size in (below, below + len(devices)) if size)
+        raise InputError(
+            f"a batch of {batch_size} cannot be cut evenly over {len(devices)} devices; "
+            f"choose a batch size of {sizes}"
+        )
+    return Mesh(np.array(devices), ("data",))
 
 
-def sum_batch(
-    function: Callable[[PyTree, PyTree], Result], replicated: PyTree, batch: PyTree
-) -> Result:
-    """The sum of `function(replicated, part)` over parts of the batch along its first axis.
-
-    For results that are sums over examples: gradients, losses, counts.
-    """
-
-    def on_device(replicated: PyTree, part: PyTree) -> PyTree:
-        return lax.psum(function(replicated, part), "data")
-
-    return _on_all_devices(on_device, batch, PartitionSpec())(replicated, batch)
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """`tree` on every device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def _on_all_devices(
-    function: Callable[[PyTree, PyTree], PyTree], batch: PyTree, out: PartitionSpec
-) -> Callable[[PyTree, PyTree], PyTree]:
-    return jax.shard_map(
-        function,
-        mesh=_mesh(batch),
-        in_specs=(PartitionSpec(), PartitionSpec("data")),
-        out_specs=out,
-        check_vma=False,
-    )
-
-
-def _mesh(batch: PyTree) -> Mesh:
-    """As many devices as cut the batch evenly."""
-    size = jax.tree.leaves(batch)[0].shape[0]
-    count = max(n for n in range(1, jax.device_count() + 1) if size % n == 0)
-    return Mesh(np.array(jax.devices()[:count]), ("data",))
+def shard(batch: PyTree, mesh: Mesh) -> PyTree:
+    """`batch` cut over the mesh along its first axis."""
+    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))

@@ -1,47 +1,24 @@
-"""Logits, losses and masked metrics."""
+"""Evaluation: logits, accuracy and loss over all images, padding left out."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..errors import InputError
-from .feed import Batch, Resident, stream
-from .mesh import jit, map_batch, replicate, shard, take
-
-Dtype = Literal["float32", "bfloat16"]
-Logits = Float[Array, "batch outputs"]
-Labels = Int[Array, " batch"]
-
-# Keras compares a single logit with 0.5, not the probability: a cat up to a probability of 0.62.
-BLOG_THRESHOLD = 0.5
-"""The logit above which the post counts a dog. 0 is the right one: a probability of one half."""
-
-
-@runtime_checkable
-class FrozenBackbone(Protocol):
-    """A model whose `backbone` is not trained, so that its features can be computed once.
-
-    Without keys it must be `classify(features(images))`: that is how it is validated.
-    """
-
-    backbone: nnx.Module
-
-    def features(self, images: Any) -> Any:
-        """Features of `images`, `[batch, features]`."""
-        ...
-
-    def classify(self, features: Any, keys: Any = None) -> Any:
-        """Logits of features, `[batch, outputs]`."""
-        ...
+from ..data.splits import Split
+from ..errors import InputError, first_line
+from .feed import Arrays, as_split, settled, stream
+from .losses import Labels, Logits, Loss, cross_entropy, label_classes
+from .mesh import data_mesh, jit, replicate
+from .state import Dtype, in_dtype, in_mode
 
 
 class Sums(TypedDict):
@@ -68,48 +45,33 @@ class Metrics:
         Raises:
             InputError: there are none.
         """
-        sums = jax.device_get(sums)  # one wait for the devices, not three
-        count = int(sums["count"])
+        sums = jax.device_get(sums)
+        count, correct = int(sums["count"]), int(sums["correct"])
         if count == 0:
             raise InputError("there are no images to train or evaluate on")
-        correct = int(sums["correct"])
         return cls(float(sums["loss"]) / count, correct / count, correct, count)
 
 
-def losses(logits: Logits, labels: Labels) -> Float[Array, " batch"]:
-    """Cross-entropy of each image: sigmoid for one logit, softmax for several. In nats."""
-    if logits.shape[-1] == 1:
-        return optax.sigmoid_binary_cross_entropy(logits[:, 0], labels)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+@runtime_checkable
+class FeatureModel(Protocol):
+    """A model whose logits are `classify(features(images))`.
 
-
-def in_dtype(tree: PyTree, dtype: Dtype) -> PyTree:
-    """A model's weights and inputs in what it is to compute in.
-
-    "float32", which weights are stored in, leaves them as they are. "bfloat16" is made of all
-    floating-point numbers and uint8 pixels; of the latter it holds each exactly.
-
-    Raises:
-        InputError: `dtype` is neither.
+    Where none of `feature_parts` is trained, the features of an image are computed once.
     """
-    if dtype == "float32":
-        return tree
-    if dtype != "bfloat16":
-        raise InputError(f"unknown dtype '{dtype}'; choose float32 or bfloat16")
 
-    def convert(array: Any) -> Any:
-        numbers = jnp.issubdtype(array.dtype, jnp.floating) or array.dtype == jnp.uint8
-        return array.astype(jnp.bfloat16) if numbers else array
+    feature_parts: Sequence[str]
+    """The attributes that `features` makes use of."""
 
-    return jax.tree.map(convert, tree)
+    def features(self, images: Any) -> Any:
+        """Features of `images`, `[batch, features]`."""
+        ...
 
-
-def full_precision(logits: Logits) -> Logits:
-    """`logits` in float32 at least, for losses to be computed from."""
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    def classify(self, features: Any) -> Any:
+        """Logits of features, `[batch, outputs]`."""
+        ...
 
 
-def predicted(logits: Logits, threshold: float = 0.0) -> Labels:
+def predicted(logits: Logits, threshold: float = 0.0) -> Int[Array, " batch"]:
     """The class of each image: one logit against `threshold`, or the largest of several."""
     if logits.shape[-1] == 1:
         return (logits[:, 0] > threshold).astype(jnp.int32)
@@ -117,12 +79,16 @@ def predicted(logits: Logits, threshold: float = 0.0) -> Labels:
 
 
 def metric_sums(
-    logits: Logits, labels: Labels, mask: Bool[Array, " batch"], threshold: float
+    losses: Float[Array, " batch"],
+    logits: Logits,
+    labels: Labels,
+    mask: Bool[Array, " batch"],
+    threshold: float,
 ) -> Sums:
     """Sums of loss, hits and images where `mask` is True, so that padding counts for nothing."""
     return {
-        "loss": jnp.sum(losses(logits, labels) * mask),
-        "correct": jnp.sum((predicted(logits, threshold) == labels) & mask),
+        "loss": jnp.sum(losses * mask),
+        "correct": jnp.sum((predicted(logits, threshold) == label_classes(labels)) & mask),
         "count": jnp.sum(mask),
     }
 
@@ -132,154 +98,192 @@ def no_sums() -> Sums:
     return {"loss": np.float32(0), "correct": np.int32(0), "count": np.int32(0)}
 
 
-def add(totals: Sums, sums: Sums) -> Sums:
-    """`totals` and the sums of one batch more, which may still be being computed.
-
-    Waits for `totals`: the loop is one step ahead of the devices, no more. XLA lets each CPU
-    device take on 32 programs and not always in order: further ahead, two devices come to wait
-    for each other's part of a sum for good, and XLA ends the process. On any device the batches
-    of a loop far ahead would fill the memory.
-    """
-    after = jax.tree.map(jnp.add, totals, sums)
-    jax.block_until_ready(totals)
-    return after
-
-
-def scan_sums(
+def scan_rows(
     step: Callable[[PyTree, PyTree], tuple[PyTree, Sums]],
     carry: PyTree,
     photos: PyTree,
     rows: Int[Array, "steps batch"],
+    mask: Bool[Array, "steps batch"],
 ) -> tuple[PyTree, Sums, Bool[Array, " steps"]]:
     """`step(carry, batch)` for one batch of rows after the other, and the sum of its sums.
 
-    Also says, for each step, whether the sum of losses was finite after it.
+    Also tells, for each step, whether the sum of losses was finite after it.
 
     Args:
         step: gives the next `carry` and the sums of `batch`.
         carry: what the first step begins with.
         photos: arrays along photos, on every device.
-        rows: which photos are a step's batch; -1 is padding, whatever photo then fills its place.
+        rows: which photos are a step's batch.
+        mask: False for padding.
     """
 
-    def batch_of(rows: Int[Array, " batch"]) -> PyTree:
-        return {**take(photos, rows), "mask": rows >= 0}
+    def batch_of(rows: Array, mask: Array) -> PyTree:
+        # Each device fetches its own part of the batch, and no other.
+        rows, mask = lax.with_sharding_constraint((rows, mask), PartitionSpec("data"))
+        return {**jax.tree.map(lambda array: array[rows], photos), "mask": mask}
 
-    def add_step(carry: tuple[PyTree, Sums], rows: Int[Array, " batch"]) -> tuple[PyTree, Array]:
+    def add_step(carry: tuple[PyTree, Sums], row: tuple[Array, Array]) -> tuple[PyTree, Array]:
         before, totals = carry
-        after, sums = step(before, batch_of(rows))
+        after, sums = step(before, batch_of(*row))
         totals = jax.tree.map(jnp.add, totals, sums)
         return (after, totals), jnp.isfinite(totals["loss"])
 
-    _, shapes = jax.eval_shape(lambda: step(carry, batch_of(rows[0])))
+    _, shapes = jax.eval_shape(lambda: step(carry, batch_of(rows[0], mask[0])))
     # Not `no_sums()`: a scan wants the very dtypes of the step, which in 64 bits are others.
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    (carry, totals), finite = jax.lax.scan(add_step, (carry, zeros), rows)
+    (carry, totals), finite = lax.scan(add_step, (carry, zeros), (rows, mask))
     return carry, totals, finite
 
 
 def probabilities(
     logits: Float[np.ndarray, "batch outputs"], num_classes: int
 ) -> Float[np.ndarray, "batch classes"]:
-    """Probability of each class; outputs beyond the classes (models 1 to 3) are left out."""
+    """Probability of each class; outputs beyond the classes (the post's 64) are left out."""
     if logits.shape[-1] == 1:
-        dog = 1 / (1 + np.exp(-logits.astype(np.float64)))
-        return np.concatenate([1 - dog, dog], axis=-1)
+        second = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        return np.concatenate([1 - second, second], axis=-1)
     shifted = logits[:, :num_classes].astype(np.float64)
     exponentials = np.exp(shifted - shifted.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def metrics_of(logits: Any, labels: Any, threshold: float) -> Metrics:
+def metrics_of(logits: Any, labels: Any, threshold: float, loss: Loss = cross_entropy) -> Metrics:
     """Loss and accuracy of logits `[images, outputs]` that are already there."""
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-    return Metrics.from_sums(metric_sums(logits, labels, jnp.ones(len(labels), bool), threshold))
-
-
-def predict_logits(
-    model: nnx.Module, batches: Iterable[Batch], *, dtype: Dtype = "float32"
-) -> Float[np.ndarray, "images outputs"]:
-    """Logits of all images that the batches' masks let through, in order; no dropout.
-
-    Args:
-        model: takes images and gives logits.
-        batches: as in `evaluate`, which says what `dtype` is, too.
-        dtype: see `evaluate`.
-
-    Raises:
-        InputError: there are no images, or no such dtype.
-    """
-    # A frozen backbone's program has been compiled for its features, if the model was trained.
-    batches = with_features(model, batches, dtype=dtype)
-    graphdef, state = nnx.split(model)
-    logits = []
-    for batch in stream(batches):
-        state = replicate(state, dict(batch))  # moves only if the devices change
-        outputs = _logits(graphdef, dtype, state, shard(_inputs(batch)))
-        logits.append(np.asarray(outputs)[np.asarray(batch["mask"])])
-    if not logits:
-        raise InputError("there are no images to evaluate")
-    return np.concatenate(logits)
+    mask = jnp.ones(len(labels), bool)
+    return Metrics.from_sums(metric_sums(loss(logits, labels), logits, labels, mask, threshold))
 
 
 def evaluate(
     model: nnx.Module,
-    batches: Resident | Iterable[Batch],
+    data: Split | Arrays,
     *,
-    threshold: float = BLOG_THRESHOLD,
+    batch_size: int = 32,
+    threshold: float = 0.0,
+    loss: Loss = cross_entropy,
     dtype: Dtype = "float32",
+    mesh: Mesh | None = None,
 ) -> Metrics:
-    """Loss and accuracy over all images of `batches`.
+    """Loss and accuracy over all images, without dropout and with running batch statistics.
 
     Args:
-        model: takes images and gives logits.
-        batches: dicts of `image` (or `feature`, see `with_features`), `label` and `mask`; or
-            photos on the devices, which one program goes through.
-        threshold: for models with one logit, see `BLOG_THRESHOLD`.
-        dtype: what the model computes in; losses and sums are float32.
+        model: takes pixels 0…255 and gives logits.
+        data: a split, or images and labels.
+        batch_size: images at once.
+        threshold: for models with one logit; 0 is a probability of one half.
+        loss: (logits, labels) -> one number an image.
+        dtype: what the model computes in.
+        mesh: the devices; by default all.
 
     Raises:
-        InputError: there are no images, or no such dtype.
+        InputError: there are no images, or they or their labels do not fit the model.
     """
-    graphdef, state = nnx.split(model)
-    if isinstance(batches, Resident):
-        placed = replicate((state, batches.photos, batches.rows), batches.rows[0])
-        return Metrics.from_sums(_eval_epoch(graphdef, threshold, dtype, *placed))
-    totals = no_sums()
-    for batch in stream(batches):
-        state = replicate(state, dict(batch))  # moves only if the devices change
-        placed = shard(_inputs(batch) | {"label": batch["label"], "mask": batch["mask"]})
-        logits = _logits(graphdef, dtype, state, _inputs(placed))
-        sums = _metric_sums(logits, placed["label"], placed["mask"], threshold=threshold)
-        totals = add(totals, sums)
-    return Metrics.from_sums(totals)
+    split = as_split(data)
+    check_fit(model, split, loss)
+    logits = predict_logits(model, split, batch_size=batch_size, dtype=dtype, mesh=mesh)
+    return metrics_of(logits, split.labels, threshold, loss)
 
 
-def with_features(
-    model: nnx.Module, batches: Iterable[Batch], *, dtype: Dtype = "float32"
-) -> Iterable[Batch]:
-    """Replace images by their features where a frozen backbone makes them the same every time.
+def predict_logits(
+    model: nnx.Module,
+    images: Any,
+    *,
+    batch_size: int = 32,
+    dtype: Dtype = "float32",
+    mesh: Mesh | None = None,
+) -> Float[np.ndarray, "images outputs"]:
+    """Logits of all images, in order; arguments as in `evaluate`.
 
-    Features are small and the head that reads them fast, so they come as a single batch: to go
-    through 26 took model 4's validation 0.4 s an epoch. Features that are given are left as is.
+    Args:
+        model: takes pixels 0…255 and gives logits.
+        images: a split, or an array `[n, height, width, channels]`.
+        batch_size: images at once.
+        dtype: what the model computes in.
+        mesh: the devices; by default all.
+
+    Raises:
+        InputError: there are no images.
     """
-    if not isinstance(model, FrozenBackbone):
-        return batches
-    graphdef, state = nnx.split(model)
-    replaced: list[Batch] = []
-    for batch in stream(batches):
-        feature = batch.get("feature")
-        if feature is None:
-            image = batch["image"]
-            state = replicate(state, image)  # moves only if the devices change
-            feature = _features(graphdef, dtype, state, shard(image))
-        if replaced:  # as in `add`: not further ahead than one batch
-            jax.block_until_ready(replaced[-1]["feature"])
-        replaced.append({"feature": feature, "label": batch["label"], "mask": batch["mask"]})
-    if len(replaced) < 2:
-        return replaced
-    names = ("feature", "label", "mask")
-    return [{name: np.concatenate([batch[name] for batch in replaced]) for name in names}]
+    if not isinstance(images, Split):
+        images = as_split((images, np.zeros(len(images), np.int32)))
+    if not len(images):
+        raise InputError("there are no images to train or evaluate on")
+    mesh = data_mesh(batch_size) if mesh is None else mesh
+    graphdef, state = nnx.split(in_mode(model, training=False))
+    state = replicate(state, mesh)
+    with jax.set_mesh(mesh):
+        outputs = (
+            infer(graphdef, dtype, state, batch["image"])
+            for batch in stream(images.batches(batch_size), mesh)
+        )
+        logits = np.concatenate([np.asarray(output) for output in settled(outputs)])
+    return logits[: len(images)]  # the rest is padding
+
+
+def apply(graphdef: nnx.GraphDef, dtype: Dtype, state: PyTree, images: Array) -> Logits:
+    """Logits, in float32 at least, of a model in the mode of its structure."""
+    model: Any = nnx.merge(graphdef, in_dtype(state, dtype))
+    return full_precision(model(in_pixels(images, dtype)))
+
+
+infer = jit(static_argnums=(0, 1))(apply)
+
+
+def in_pixels(images: Array, dtype: Dtype) -> Array:
+    """Pixels as a model is given them; bfloat16 holds each of 0…255 exactly."""
+    return images.astype(jnp.promote_types(images.dtype, dtype) if dtype == "float32" else dtype)
+
+
+def full_precision(logits: Logits) -> Logits:
+    """`logits` in float32 at least, for losses to be computed from."""
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def check_fit(model: nnx.Module, split: Split, loss: Loss = cross_entropy) -> None:
+    """Refuse images or labels that the model or the loss cannot take, before anything is compiled.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    if not len(split):
+        raise InputError("there are no images to train or evaluate on")
+    name, shape = type(model).__name__, split.images.shape[1:]
+    graphdef, state = nnx.split(in_mode(model, training=False))
+    size = "×".join(map(str, shape))
+    images = jax.ShapeDtypeStruct((2, *shape), jnp.uint8)
+    try:
+        logits = jax.eval_shape(lambda images: apply(graphdef, "float32", state, images), images)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{name} does not take images of {size}; was it made for another size? "
+            f"({first_line(error)})"
+        ) from error
+    if logits.ndim != 2 or logits.shape[0] != 2:
+        raise InputError(
+            f"{name} must give logits [batch, outputs], but 2 images gave {logits.shape}"
+        )
+    labels, outputs = split.labels, logits.shape[1]
+    classes = max(outputs, 2)
+    if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
+        least, most = int(labels.min()), int(labels.max())
+        if least < 0 or most >= classes:
+            raise InputError(
+                f"labels go from {least} to {most}, but {name} has {outputs} "
+                f"{'output' if outputs == 1 else 'outputs'}, for classes 0 to {classes - 1}; "
+                "make it with num_classes"
+            )
+    elif labels.ndim == 2 and labels.shape[1] > classes:
+        raise InputError(f"labels have {labels.shape[1]} classes, but {name} has {outputs} outputs")
+    example = jax.ShapeDtypeStruct((2, *labels.shape[1:]), labels.dtype)
+    try:
+        losses = jax.eval_shape(loss, logits, example)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the loss does not take labels {labels.dtype}[{', '.join(map(str, labels.shape))}] "
+            f"({first_line(error)}); give one that does"
+        ) from error
+    if losses.shape != (2,):
+        raise InputError(f"a loss must give one number an image, but 2 images gave {losses.shape}")
 
 
 def wilson_interval(correct: int, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -289,49 +293,3 @@ def wilson_interval(correct: int, count: int, z: float = 1.96) -> tuple[float, f
     spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     scale = 1 + z * z / count
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
-
-
-def _inputs(batch: Batch) -> PyTree:
-    return {name: batch[name] for name in ("feature", "image") if name in batch}
-
-
-def _apply(graphdef: nnx.GraphDef, dtype: Dtype, state: PyTree, inputs: PyTree) -> Logits:
-    state, inputs = in_dtype((state, inputs), dtype)
-    model: Any = nnx.merge(graphdef, state)
-    return full_precision(
-        model.classify(inputs["feature"]) if "feature" in inputs else model(inputs["image"])
-    )
-
-
-_metric_sums = jax.jit(metric_sums, static_argnames="threshold")
-
-
-@jit(static_argnums=(0, 1, 2))
-def _eval_epoch(
-    graphdef: nnx.GraphDef,
-    threshold: float,
-    dtype: Dtype,
-    state: PyTree,
-    photos: PyTree,
-    rows: Int[Array, "steps batch"],
-) -> Sums:
-    def step(state: PyTree, batch: PyTree) -> tuple[PyTree, Sums]:
-        logits = map_batch(partial(_apply, graphdef, dtype), state, _inputs(batch))
-        return state, metric_sums(logits, batch["label"], batch["mask"], threshold)
-
-    return scan_sums(step, state, photos, rows)[1]
-
-
-@jit(static_argnums=(0, 1))
-def _logits(graphdef: nnx.GraphDef, dtype: Dtype, state: PyTree, inputs: PyTree) -> Logits:
-    return map_batch(partial(_apply, graphdef, dtype), state, inputs)
-
-
-@jit(static_argnums=(0, 1))
-def _features(graphdef: nnx.GraphDef, dtype: Dtype, state: PyTree, images: PyTree) -> PyTree:
-    def features(state: PyTree, images: PyTree) -> PyTree:
-        state, images = in_dtype((state, images), dtype)
-        model: Any = nnx.merge(graphdef, state)
-        return model.features(images)
-
-    return map_batch(features, state, images)

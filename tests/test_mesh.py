@@ -2,50 +2,52 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from catdog_jax.training import mesh as parallel
+from catdog_jax.errors import InputError
+from catdog_jax.training import mesh
 
 
-@pytest.mark.parametrize("size", [1, 3, 4, 32])
-def test_parts_give_the_whole(size: int) -> None:
-    batch = {"x": np.arange(2.0 * size, dtype=np.float32).reshape(size, 2)}
-    weight = jnp.array([1.0, 10.0])
-
-    def rows(weight: Any, part: Any) -> Any:
-        return part["x"] @ weight
-
-    mapped = jax.jit(lambda w, b: parallel.map_batch(rows, w, b))
-    summed = jax.jit(lambda w, b: parallel.sum_batch(lambda w, b: rows(w, b).sum(), w, b))
-    placed = parallel.replicate(weight, batch), parallel.shard(batch)
-    np.testing.assert_allclose(mapped(*placed), batch["x"] @ weight)
-    np.testing.assert_allclose(summed(*placed), (batch["x"] @ weight).sum())
-
-
-def test_a_batch_is_cut_over_as_many_devices_as_divide_it() -> None:
+@pytest.mark.parametrize(("batch_size", "count"), [(32, 4), (6, 3), (5, 1), (2, 2)])
+def test_a_batch_is_cut_over_as_many_cpu_devices_as_divide_it(batch_size: int, count: int) -> None:
     assert jax.device_count() == 4
-    for size, devices in ((32, 4), (6, 3), (5, 1), (2, 2)):
-        assert len(parallel.shard(np.zeros(size)).sharding.device_set) == devices
+    placed = mesh.shard({"x": np.zeros((batch_size, 2))}, mesh.data_mesh(batch_size))
+    assert {part.data.shape for part in placed["x"].addressable_shards} == {
+        (batch_size // count, 2)
+    }
+    assert len(placed["x"].sharding.device_set) == count
+
+
+def test_accelerators_that_would_stand_idle_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert mesh.data_mesh(32).size == 4
+    with pytest.raises(InputError, match=r"batch of 30 .* 4 devices; choose .* 28 or 32"):
+        mesh.data_mesh(30)
+    with pytest.raises(InputError, match="choose a batch size of 4"):
+        mesh.data_mesh(3)
+
+
+def test_what_is_replicated_is_on_every_device() -> None:
+    placed = mesh.replicate(np.arange(3), mesh.data_mesh(4))
+    assert [part.data.tolist() for part in placed.addressable_shards] == [[0, 1, 2]] * 4
 
 
 def test_the_number_of_cpu_devices_is_left_alone_once_jax_has_started() -> None:
     before = jax.device_count()
-    parallel.use_cpu_cores()
+    mesh.use_cpu_cores()
     assert jax.device_count() == before
 
 
 def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    parallel._compiler_options.cache_clear()
-    assert parallel._compiler_options() == parallel._CPU_OPTIONS
-    monkeypatch.setattr(parallel, "_CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
-    parallel._compiler_options.cache_clear()
-    assert parallel._compiler_options() is None
-    parallel._compiler_options.cache_clear()
+    mesh._compiler_options.cache_clear()
+    assert mesh._compiler_options() == mesh._CPU_OPTIONS
+    monkeypatch.setattr(mesh, "_CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
+    mesh._compiler_options.cache_clear()
+    assert mesh._compiler_options() is None
+    mesh._compiler_options.cache_clear()
 
 
 def test_compiled_programs_are_kept_for_the_next_process(tmp_path: Path) -> None:
@@ -74,7 +76,7 @@ def test_a_compilation_cache_that_jax_has_already_stays(
     before = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
     try:
-        parallel.keep_compiled_programs()
+        mesh.keep_compiled_programs()
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")  # pyright: ignore[reportAttributeAccessIssue]
         assert not (tmp_path / "programs").exists()
     finally:

@@ -1,0 +1,112 @@
+"""The state of a training, and a model's parts in it."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Int, Key, PyTree
+
+from ..errors import InputError
+
+Dtype = Literal["float32", "bfloat16"]
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """All that a step reads and changes."""
+
+    step: Int[Array, ""]
+    key: Key[Array, ""]
+    """Of augmentation; a model's dropout has its own, in `other`."""
+    params: PyTree
+    """The trained part of the model."""
+    other: PyTree
+    """The rest of it: frozen weights, batch statistics, keys of dropout."""
+    opt_state: optax.OptState
+    ema: PyTree
+    """The moving average of `params`, or None."""
+
+
+def create_state(
+    model: nnx.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    trainable: Any = nnx.Param,
+    seed: int = 0,
+    ema: bool = False,
+) -> tuple[nnx.GraphDef, TrainState]:
+    """Split `model` into its structure and the state that training starts from.
+
+    Args:
+        model: stays as it is.
+        optimizer: makes its own state.
+        trainable: an `nnx` filter; the parameters that it selects are trained.
+        seed: of augmentation.
+        ema: whether a moving average of the weights is kept.
+
+    Raises:
+        InputError: `trainable` selects no parameter.
+    """
+    graphdef, params, other = nnx.split(model, nnx.All(nnx.Param, trainable), ...)
+    if not jax.tree.leaves(params):
+        parts = ", ".join(name for name in vars(model) if not name.startswith("_"))
+        raise InputError(
+            f"nothing to train: {trainable} selects no parameter of {type(model).__name__} "
+            f"(its parts: {parts})"
+        )
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        # Not the key that `nnx.Rngs(seed)` draws initial weights from.
+        key=jax.random.split(jax.random.key(seed))[1],
+        params=params,
+        other=other,
+        opt_state=optimizer.init(params),
+        ema=params if ema else None,
+    )
+    return graphdef, jax.tree.map(jnp.copy, state)  # a step gives its buffers away
+
+
+def put_weights(model: nnx.Module, state: TrainState) -> None:
+    """Fill `model`, in place, with what is to be evaluated: the average if one is kept."""
+    params = state.params if state.ema is None else state.ema
+    # Copies: the next step gives the state's buffers away.
+    nnx.update(model, *jax.tree.map(jnp.copy, (params, state.other)))
+
+
+def in_mode(model: Model, *, training: bool) -> Model:
+    """A view of `model` with dropout and batch statistics as in training, or without."""
+    for attribute in ("deterministic", "use_running_average"):
+        with suppress(ValueError):  # no layer has it
+            model = nnx.view(model, **{attribute: not training})
+    return model
+
+
+def in_dtype(state: PyTree, dtype: Dtype) -> PyTree:
+    """A model's parameters in what it is to compute in; batch statistics stay float32.
+
+    Raises:
+        InputError: no such dtype.
+    """
+    if dtype == "float32":  # as they are stored
+        return state
+    if dtype != "bfloat16":
+        raise InputError(f"unknown dtype '{dtype}'; choose float32 or bfloat16")
+
+    def convert(variable: Any) -> Any:
+        if not isinstance(variable, nnx.Param):
+            return variable
+        return variable.replace(variable[...].astype(jnp.bfloat16))
+
+    return jax.tree.map(convert, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+def trained_parts(params: PyTree) -> Sequence[str]:
+    """The parts of a model, by their attributes' names, that hold trained parameters."""
+    return sorted({str(path[0]) for path, _ in nnx.to_flat_state(params)})

@@ -1,0 +1,417 @@
+"""`fit`: histories, standard NNX layers, devices, resuming, and what stops a training."""
+
+from collections.abc import Iterator
+from dataclasses import astuple
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import Mesh
+
+from catdog_jax.data.splits import Split
+from catdog_jax.errors import InputError, RunError
+from catdog_jax.models.create import Model4, create_model
+from catdog_jax.training.augment import mixup, random_flip, random_rotation
+from catdog_jax.training.feed import settled
+from catdog_jax.training.loop import EpochRecord, fit
+from catdog_jax.training.metrics import evaluate, predict_logits
+from catdog_jax.training.optimizers import keras_adam, make_optimizer
+
+AUGMENTATIONS = (random_flip, random_rotation(0.2))
+
+
+class Linear(nnx.Module):
+    """The smallest network that takes photos: mean colour, dropout, one linear layer."""
+
+    def __init__(self, *, outputs: int = 2, rngs: nnx.Rngs) -> None:
+        self.linear = nnx.Linear(3, outputs, rngs=rngs)
+        self.dropout = nnx.Dropout(0.2, rngs=rngs)
+
+    def __call__(self, images: Any) -> Any:
+        return self.linear(self.dropout(images.mean(axis=(1, 2)) / 255))
+
+
+class Residual(nnx.Module):
+    """A small residual network of standard layers, with batch norm and dropout."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.stem = nnx.Conv(3, 8, (3, 3), strides=2, use_bias=False, rngs=rngs)
+        self.convs = nnx.List([nnx.Conv(8, 8, (3, 3), use_bias=False, rngs=rngs) for _ in "ab"])
+        self.norms = nnx.List([nnx.BatchNorm(8, momentum=0.9, rngs=rngs) for _ in "ab"])
+        self.dropout = nnx.Dropout(0.3, rngs=rngs)
+        self.head = nnx.Linear(8, 2, rngs=rngs)
+
+    def __call__(self, images: Any) -> Any:
+        x = self.stem(images / 127.5 - 1)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = x + nnx.relu(norm(conv(x)))
+        return self.head(self.dropout(x.mean(axis=(1, 2))))
+
+
+def coloured(count: int) -> Split:
+    """Reddish photos of class 0 and bluish ones of class 1."""
+    rng = np.random.default_rng(0)
+    labels = (np.arange(count) % 2).astype(np.int32)
+    images = rng.integers(0, 100, (count, 8, 8, 3)).astype(np.uint8)
+    images[labels == 0, ..., 0] += 100
+    images[labels == 1, ..., 2] += 100
+    return Split(images, labels, ("red", "blue"), tuple(map(str, range(count))))
+
+
+def train(split: Any, *, seed: int = 0, epochs: int = 2, **options: Any) -> list[EpochRecord]:
+    model = options.pop("model", None) or Linear(rngs=nnx.Rngs(seed))
+    return list(fit(model, split, split, batch_size=8, epochs=epochs, seed=seed, **options))
+
+
+def history(records: list[EpochRecord]) -> list[tuple[float, ...]]:
+    return [astuple(record)[:5] for record in records]
+
+
+def mesh_of(count: int) -> Mesh:
+    return Mesh(np.array(jax.devices()[:count]), ("data",))
+
+
+def test_it_learns_what_can_be_learnt() -> None:
+    records = train(coloured(40), epochs=30, optimizer=keras_adam(0.1))
+    assert records[-1].val_accuracy == 1.0
+    assert records[-1].val_loss < records[0].val_loss / 2
+    assert [record.epoch for record in records] == list(range(1, 31))
+    assert all(record.seconds > 0 for record in records)
+    assert {record.devices for record in records} == {4}
+
+
+def test_arrays_are_data_and_an_optimizer_may_depend_on_the_number_of_steps() -> None:
+    split, asked = coloured(20), []
+
+    def optimizer(steps: int) -> optax.GradientTransformation:
+        asked.append(steps)
+        return make_optimizer("adamw", learning_rate=0.1, steps=steps, schedule="cosine")
+
+    arrays = np.asarray(split.images), split.labels
+    assert history(train(arrays, optimizer=optimizer)) == history(train(split, optimizer=optimizer))
+    assert asked == [6, 6]  # two epochs of three batches
+
+
+def test_the_same_seed_gives_the_same_history_and_another_does_not() -> None:
+    split = coloured(20)
+    first = history(train(split, augment=AUGMENTATIONS))
+    assert history(train(split, augment=AUGMENTATIONS)) == first
+    assert history(train(split, augment=AUGMENTATIONS, seed=1)) != first
+
+
+def residual_training(devices: int, on_device: bool, drawings: Split) -> tuple[Any, Any]:
+    model = Residual(rngs=nnx.Rngs(0))
+    records = fit(
+        model,
+        drawings,
+        drawings,
+        epochs=3,
+        batch_size=16,
+        optimizer=optax.sgd(0.05, 0.9),
+        augment=(*AUGMENTATIONS, mixup(0.2, 2)),
+        ema=0.9,
+        on_device=on_device,
+        mesh=mesh_of(devices),
+    )
+    losses = [(r.loss, r.val_loss) for r in records]
+    return losses, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngState)))
+
+
+def test_batch_norm_and_dropout_are_the_same_on_one_and_many_devices(drawings: Split) -> None:
+    """Histories and statistics; step by step, and as one program an epoch."""
+    losses, state = residual_training(1, False, drawings)
+    assert np.abs(state["norms"][0]["mean"]).max() > 0.01  # it began at zero
+    for devices, on_device in ((4, False), (4, True)):
+        others, other = residual_training(devices, on_device, drawings)
+        np.testing.assert_allclose(others, losses, rtol=1e-4)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4), other, state
+        )
+
+
+def test_dropout_draws_anew_in_each_step_and_rests_in_evaluation() -> None:
+    split = coloured(8)
+    model = Linear(rngs=nnx.Rngs(0))
+    # The weights stay as they are, and so does everything but the masks.
+    records = train(split, model=model, epochs=4, optimizer=optax.sgd(0.0))
+    assert len({record.loss for record in records}) == 4
+    assert len({record.val_loss for record in records}) == 1
+    assert int(model.dropout.rngs.count[...]) == 4  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    expected = evaluate(nnx.view(model, deterministic=True), split)
+    assert records[-1].val_loss == pytest.approx(expected.loss, rel=1e-6)
+
+
+def test_nothing_is_frozen_unasked() -> None:
+    class Named(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.backbone, self.head = nnx.Linear(3, 4, rngs=rngs), nnx.Linear(4, 2, rngs=rngs)
+
+        def features(self, images: Any) -> Any:
+            return self.backbone(images.mean(axis=(1, 2)) / 255)
+
+        def classify(self, features: Any) -> Any:
+            return self.head(features)
+
+        def __call__(self, images: Any) -> Any:
+            return self.classify(self.features(images))
+
+    model = Named(nnx.Rngs(0))
+    before = np.array(model.backbone.kernel[...])
+    *_, last = train(coloured(16), model=model)
+    assert not np.array_equal(model.backbone.kernel[...], before)
+    assert last.val_loss == pytest.approx(evaluate(model, coloured(16)).loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("trainable", ["head", "all"])
+def test_features_are_computed_once_only_where_their_part_is_not_trained(
+    trainable: str, drawings: Split
+) -> None:
+    model: Any = create_model("model4", alpha=0.35, rngs=nnx.Rngs(0))
+    parts = nnx.PathContains("head") if trainable == "head" else nnx.Param
+    for record in fit(model, drawings, drawings, epochs=2, trainable=parts):
+        assert record.val_loss == pytest.approx(evaluate(model, drawings).loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "devices"), [("model3", 1), ("model3", 4), ("model4", 4)])
+def test_an_epoch_as_one_program_is_the_same_epoch(
+    name: str, devices: int, drawings: Split
+) -> None:
+    """With flips, rotations, dropout and a filled-up last batch; both trained and validated so."""
+    options: Any = {"alpha": 0.35} if name == "model4" else {"image_size": 32}
+    trainable = nnx.PathContains("head") if name == "model4" else nnx.Param
+
+    def records(on_device: bool) -> tuple[list[EpochRecord], Any]:
+        model = create_model(name, rngs=nnx.Rngs(0), **options)
+        trained = fit(
+            model,
+            drawings,
+            drawings,
+            epochs=2,
+            batch_size=16,
+            augment=AUGMENTATIONS,
+            trainable=trainable,
+            on_device=on_device,
+            mesh=mesh_of(devices),
+        )
+        return list(trained), nnx.state(model, nnx.Param)
+
+    (stepped, weights), (scanned, others) = records(False), records(True)
+    assert [record.on_device for record in stepped + scanned] == [False, False, True, True]
+    np.testing.assert_allclose(history(scanned), history(stepped), rtol=1e-5)
+    for one, other in zip(*map(jax.tree.leaves, (weights, others)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_an_epoch_as_one_program_is_the_same_in_float64() -> None:
+    split = coloured(20)
+    with jax.enable_x64(True):
+        stepped, scanned = (
+            train(split, augment=AUGMENTATIONS, on_device=on_device) for on_device in (False, True)
+        )
+    np.testing.assert_allclose(history(scanned), history(stepped), rtol=1e-12)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_bfloat16_is_what_the_model_computes_in_and_nothing_else(on_device: bool) -> None:
+    computed: set[tuple[Any, ...]] = set()
+    kept: list[Any] = []
+
+    class Watched(Linear):
+        def __call__(self, images: Any) -> Any:
+            logits = super().__call__(images)
+            computed.add((images.dtype, self.linear.kernel[...].dtype, logits.dtype))
+            return logits
+
+    model, split = Watched(rngs=nnx.Rngs(0)), coloured(20)
+    *_, record = train(
+        split,
+        model=model,
+        dtype="bfloat16",
+        on_device=on_device,
+        augment=AUGMENTATIONS,
+        callbacks=[lambda record, state: kept.append((state.params, state.opt_state))],
+    )
+    assert (np.dtype(jnp.bfloat16),) * 3 in computed
+    assert {dtypes[1] for dtypes in computed} == {np.dtype(jnp.bfloat16), np.dtype("float32")}
+    floats = {x.dtype for x in jax.tree.leaves(nnx.state(model, nnx.Param))}
+    assert floats == {np.dtype("float32")}
+    assert kept
+    validated = evaluate(model, split, batch_size=8, dtype="bfloat16")
+    assert record.val_loss == pytest.approx(validated.loss, rel=1e-6)
+    assert predict_logits(model, split, dtype="bfloat16").dtype == np.float32
+    assert evaluate(model, split).loss != validated.loss
+
+
+def test_batch_statistics_stay_float32_in_bfloat16(drawings: Split) -> None:
+    model = Residual(rngs=nnx.Rngs(0))
+    list(fit(model, drawings, drawings, epochs=1, dtype="bfloat16"))
+    assert {x.dtype for x in jax.tree.leaves(nnx.state(model, nnx.BatchStat))} == {
+        np.dtype("float32")
+    }
+
+
+@pytest.mark.parametrize("name", ["model3", "model4"])
+def test_a_history_in_bfloat16_is_near_the_one_in_float32(name: str, drawings: Split) -> None:
+    exact, rounded = (
+        [
+            (record.loss, record.val_loss)
+            for record in fit(
+                create_model(name, image_size=32, rngs=nnx.Rngs(0)),
+                drawings,
+                drawings,
+                batch_size=16,
+                epochs=2,
+                trainable=nnx.PathContains("head") if name == "model4" else nnx.Param,
+                dtype=dtype,
+            )
+        ]
+        for dtype in ("float32", "bfloat16")
+    )
+    np.testing.assert_allclose(rounded, exact, rtol=0.1)
+
+
+def test_an_unknown_dtype_is_named() -> None:
+    with pytest.raises(InputError, match="unknown dtype 'float8'; choose float32 or bfloat16"):
+        train(coloured(8), dtype="float8")
+
+
+def test_the_photos_that_fill_up_a_batch_do_not_count(drawings: Split) -> None:
+    """Their labels make no difference to the history."""
+    split, spoiled = coloured(12), coloured(12)  # batches of 8 and, filled up, of 4
+    order = split.shuffled(8, seed=0)(0).order
+    records = []
+    for one in (split, spoiled):
+        model = Linear(rngs=nnx.Rngs(0))
+        model.dropout.rate = 0.0
+        records += list(fit(model, one, split, epochs=1, batch_size=8, optimizer=optax.sgd(0.1)))
+    assert order is not None
+    assert history(records[:1]) == history(records[1:])
+    whole, cut = Linear(rngs=nnx.Rngs(0)), Linear(rngs=nnx.Rngs(0))
+    whole.dropout.rate = cut.dropout.rate = 0.0
+    # One step on all twelve, in a batch of sixteen, is one on the twelve alone.
+    (one,) = fit(whole, split, split, epochs=1, batch_size=16, optimizer=optax.sgd(0.1))
+    (other,) = fit(cut, split, split, epochs=1, batch_size=12, optimizer=optax.sgd(0.1))
+    np.testing.assert_allclose(history([one]), history([other]), rtol=1e-6)
+
+
+def test_soft_labels_train(drawings: Split) -> None:
+    images, soft = np.asarray(drawings.images), np.eye(2, dtype=np.float32)[drawings.labels]
+    hard, same = (
+        list(
+            fit(
+                create_model("model3", image_size=32, rngs=nnx.Rngs(0)),
+                (images, labels),
+                (images, labels),
+                epochs=1,
+            )
+        )
+        for labels in (drawings.labels, soft)
+    )
+    np.testing.assert_allclose(history(same), history(hard), rtol=1e-5)
+
+
+def test_class_weights_weigh_the_training_loss_alone() -> None:
+    split = coloured(8)
+    plain, doubled = (
+        train(split, epochs=1, optimizer=optax.sgd(0.0), class_weights=weights)
+        for weights in (None, (2.0, 2.0))
+    )
+    assert doubled[0].loss == pytest.approx(2 * plain[0].loss, rel=1e-6)
+    assert doubled[0].val_loss == plain[0].val_loss
+    with pytest.raises(InputError, match="3 class weights for 2 classes"):
+        train(split, class_weights=(1, 1, 1))
+
+
+def test_patience_ends_a_training_that_does_not_improve() -> None:
+    records = train(coloured(16), epochs=9, optimizer=optax.sgd(0.0), patience=3)
+    assert len(records) == 4  # the first is the best
+
+
+def test_a_training_goes_on_as_if_it_had_never_stopped() -> None:
+    split, options = coloured(20), {"augment": AUGMENTATIONS, "ema": 0.5, "patience": 3}
+    kept: list[Any] = []
+
+    def keep(record: EpochRecord, state: Any) -> None:
+        kept.append(jax.tree.map(jnp.copy, state))
+
+    whole = train(split, epochs=5, callbacks=[keep], **options)
+    accuracies = [record.val_accuracy for record in whole[:2]]
+    model = Linear(rngs=nnx.Rngs(7))
+    rest = train(split, epochs=5, model=model, after=(accuracies, kept[1]), **options)
+    assert history(whole[:2]) + history(rest) == history(whole)
+
+
+def test_the_model_holds_the_weights_of_its_epoch_and_callbacks_see_the_state() -> None:
+    model, split = Linear(rngs=nnx.Rngs(0)), coloured(16)
+    states: list[Any] = []
+    kernels = []
+    for record in fit(
+        model,
+        split,
+        split,
+        batch_size=8,
+        epochs=3,
+        callbacks=[lambda record, state: states.append(jax.tree.map(jnp.copy, state))],
+    ):
+        kernels.append(np.array(model.linear.kernel[...]))
+        assert record.epoch == len(states)
+    for kernel, state in zip(kernels, states, strict=True):
+        np.testing.assert_array_equal(state.params["linear"]["kernel"][...], kernel)
+    assert not np.array_equal(kernels[0], kernels[1])
+    assert [int(state.step) for state in states] == [2, 4, 6]
+
+
+def test_what_does_not_fit_is_said_before_anything_is_computed() -> None:
+    split, small = coloured(8), Model4(alpha=0.35, num_classes=3, rngs=nnx.Rngs(0))
+    wrong = Split(split.images, split.labels + 2, ("a", "b", "c", "d"), split.names)
+    with pytest.raises(InputError, match="labels go from 2 to 3, but Model4 has 3 outputs"):
+        fit(small, wrong, wrong)
+    with pytest.raises(InputError, match="there are no images"):
+        fit(Linear(rngs=nnx.Rngs(0)), split, coloured(0))
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_loss_that_is_not_finite_stops_the_run(on_device: bool) -> None:
+    # Two such steps give losses up to 4e37, still finite; the sum over the third's batch is not.
+    with pytest.raises(RunError, match=r"the loss became (nan|inf) in step 3 of epoch 1; try a"):
+        train(coloured(32), optimizer=optax.sgd(1e38), epochs=5, on_device=on_device)
+
+
+def test_weights_spoiled_by_the_last_step_stop_the_run() -> None:
+    """All losses of training are finite: an epoch's only step ends with the spoiled weights."""
+    with pytest.raises(RunError, match=r"no longer finite .* last step of epoch 2; try a smaller"):
+        train(coloured(8), optimizer=optax.sgd(1e38), epochs=5)
+
+
+@pytest.mark.parametrize(("platform", "ahead"), [("cpu", 1), ("gpu", 8)])
+def test_the_loop_is_a_few_steps_ahead_of_the_devices(
+    platform: str, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One on CPUs, where two devices further ahead can wait for each other for ever."""
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    begun: list[int] = []
+
+    def steps() -> Iterator[int]:
+        for number in range(20):
+            begun.append(number)
+            yield number
+
+    leads = [len(begun) - number for number in settled(steps())]
+    assert leads[:10] == [ahead + 1] * 10
+    assert leads[-1] == 1
+
+
+def test_the_running_sums_of_an_epoch_are_reported() -> None:
+    for on_device, expected in ((False, [8, 16, 20]), (True, [20])):
+        counts: list[int] = []
+        train(
+            coloured(20),
+            epochs=1,
+            on_device=on_device,
+            on_step=lambda _, sums, counts=counts: counts.append(int(sums["count"])),
+        )
+        assert counts == expected
