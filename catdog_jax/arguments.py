@@ -1,13 +1,13 @@
-"""Arguments of a command → its options, by tyro; what is wrong with them in one line."""
+"""Arguments of a command → its options, by tyro; what is wrong with them, in one line."""
 
 import contextlib
 import difflib
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import dropwhile, takewhile
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -15,14 +15,32 @@ from .errors import InputError
 from .runs.experiment import Experiment
 
 Options = TypeVar("Options")
-Changes = Mapping[str, Any]
-"""The settings of an experiment that were given, by name."""
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+@dataclass(frozen=True)
+class Settings(Experiment):
+    """An experiment's settings as options. The experiment that is made of them checks them."""
+
+    stop_when_dead: tyro.conf.FlagConversionOff[bool] = True
+    strict: Flag = False  # Stop if a photo cannot be read or is passed over.
+    changes: tyro.conf.Fixed[Mapping[str, Any]] = field(default_factory=dict)
+    """The settings that were given, by name."""
+
+    def __post_init__(self) -> None:
+        """Check nothing."""
+
+    def adapt(self, recipe: Experiment) -> Experiment:
+        """The recipe with those changes that it has a use for."""
+        unused = {"weights": "none", "trainable": "all", "model_options": ()}
+        skip = {name for name, value in unused.items() if getattr(recipe, name) == value}
+        return replace(recipe, **{k: v for k, v in self.changes.items() if k not in skip})
 
 
 def parse(
     kind: type[Options], args: Sequence[str], prog: str, default: Options | None = None
-) -> tuple[Options, Changes]:
-    """The options that `args` give, and of an experiment's settings those that were given.
+) -> Options:
+    """The options that `args` give.
 
     Raises:
         InputError: an option is unknown, or a value is not of its type.
@@ -43,13 +61,16 @@ def parse(
         if end.code:
             raise InputError(f"{_first_part(said.getvalue())}; see {prog} --help") from None
         raise
-    if unknown:
+    if unknown and unknown[0].startswith("-"):
         names = [f"--{field.name.replace('_', '-')}" for field in fields(kind)]  # pyright: ignore
-        wrong = f"{'option' if unknown[0].startswith('-') else 'argument'}: {unknown[0]}"
-        raise InputError(f"unexpected {wrong}{nearest(unknown[0], names)}; see {prog} --help")
+        raise InputError(f"no option {unknown[0]}{nearest(unknown[0], names)}; see {prog} --help")
+    if unknown:
+        raise InputError(f"unexpected argument {unknown[0]}; see {prog} --help")
+    if not isinstance(options, Settings):
+        return options
     given = {word[2:].partition("=")[0].replace("-", "_") for word in args if word[:2] == "--"}
-    settings = [field.name for field in fields(Experiment) if field.name in given]
-    return options, {name: getattr(options, name) for name in settings}
+    names = [field.name for field in fields(Experiment) if field.name in given]
+    return replace(options, changes={name: getattr(options, name) for name in names})
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
