@@ -1,7 +1,6 @@
 """The command line: `catdog-jax train model3 --data PATH` and its siblings.
 
-The settings of a run are those of `Experiment`. What needs JAX is imported where a command starts
-to work, so that `--help` answers at once.
+What needs JAX is imported where a command starts to work, so that `--help` is fast.
 """
 
 import csv
@@ -9,118 +8,19 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from tyro.conf import Fixed, Positional, arg
-
-from .arguments import Flag, Settings, nearest, parse
+from .arguments import Data, Demo, Evaluate, Predict, Reproduce, Train, nearest, parse, recipe
 from .errors import InputError, first_line, guarded, say
 from .files import expanded, make_folder, written_whole
-from .runs.experiment import Experiment
 from .runs.recipes import RECIPES
 
 if TYPE_CHECKING:
     from .runs.results import Predictions, Run
-
-RunFolder = Positional[Annotated[Path, arg(metavar="RUN")]]
-
-
-@dataclass(frozen=True)
-class Train(Settings):
-    """Train a model, or go on with an interrupted run.
-
-    Example: catdog-jax train model3 --data my_photos/ --epochs 5
-
-    The defaults shown are those of the MODEL given before --help.
-    """
-
-    model: Positional[Annotated[str, arg(metavar="MODEL", help_behavior_hint="")]] = ""
-    out: Path | None = None  # The run folder; None: in runs/, named after what the run is.
-    resume: Path | None = None
-    """Run folder to go on with; a finished run is lengthened by --epochs. If the photos have moved,
-    give --data."""
-    finish: Flag = False  # With --resume: train no further, evaluate and report what there is.
-    predictions: Path | None = None  # CSV file for the predictions on the test photos.
-
-
-@dataclass(frozen=True)
-class Reproduce(Settings):
-    """Train the post's models by its recipes and compare with the published numbers.
-
-    Example: catdog-jax reproduce --seeds 3
-
-    A setting changes all recipes; --weights, --trainable and --model-options only those that set
-    them. The defaults shown are model3's.
-    """
-
-    model: Fixed[str] = ""
-    seed: Fixed[int] = 0
-    models: tuple[str, ...] = tuple(RECIPES)  # Which models.
-    seeds: int = 1  # How many seeds, from 0.
-    out: Path = Path("runs/reproduce")  # Folder of the series; finished runs are not repeated.
-
-
-@dataclass(frozen=True)
-class Demo:
-    """See it work in minutes, offline: the models on drawings of cats and dogs.
-
-    Example: catdog-jax demo
-    """
-
-    weights: str | None = (
-        None  # A Keras MobileNetV2; with it (or once downloaded) model 4 is shown.
-    )
-    epochs: int = 6  # Epochs per model.
-    image_size: int = 160  # Height and width of the drawings.
-    sizes: tuple[int, int, int] = (600, 168, 32)  # Drawings to train, validate and test on.
-    out: Path = Path("runs/demo")  # Folder of the runs.
-
-
-@dataclass(frozen=True)
-class Data:
-    """Prepare a data set, count its classes and draw some of its photos.
-
-    Example: catdog-jax data my_photos/ --out runs/my_photos
-    """
-
-    source: Positional[Annotated[str, arg(metavar="SOURCE")]]  # As --data of train.
-    data_dir: str | None = None  # Folder of TFDS's prepared data, or for the downloaded zip.
-    image_size: int = 160  # Height and width the photos are resized to.
-    sizes: tuple[int, int, int] | None = None  # Photos to train, validate and test on.
-    split_seed: int = 0  # Which photos are set apart.
-    out: Path = Path("runs/data")  # Folder of the figures.
-    strict: Flag = False  # Stop if a photo cannot be read or is passed over.
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Measure the accuracy of a run's model.
-
-    Example: catdog-jax evaluate runs/model3-seed0 --data new_photos/ --split all
-    """
-
-    run: RunFolder  # A folder that train made.
-    data: str | None = None  # Another source than the run's own.
-    data_dir: str | None = None  # Folder of TFDS's prepared data.
-    split: Literal["train", "validation", "test", "all"] = "test"  # Which part of the photos.
-    checkpoint: Literal["best", "last"] = "best"  # Of the best validation accuracy, or the last.
-    predictions: Path | None = None  # CSV file for the prediction on each photo.
-
-
-@dataclass(frozen=True)
-class Predict:
-    """Classify photos with a run's model.
-
-    Example: catdog-jax predict runs/model3-seed0 my_photos/ --json
-    """
-
-    run: RunFolder  # A folder that train made.
-    photos: Positional[tuple[Path, ...]] = ()  # Photos, or folders of photos.
-    json: Flag = False  # Print a line of JSON per photo.
 
 
 def train(options: Train) -> "Run":
@@ -137,7 +37,7 @@ def _train_anew(options: Train) -> "Run":
         raise InputError("--finish ends a run early: give --resume RUN beside it")
     if not options.model:
         raise InputError(f"which model? {', '.join(RECIPES)}, or your own as FILE.py:NAME")
-    experiment = replace(_recipe(options.model), **options.changes)
+    experiment = replace(recipe(options.model), **options.changes)
     from .runs.build import load_splits
     from .runs.messages import describe
     from .runs.runner import run
@@ -341,7 +241,7 @@ def parsed(args: list[str]) -> Callable[[], object]:
         wrong = f"no command {name}{nearest(name, _COMMANDS)}" if name else "which command?"
         raise InputError(f"{wrong} There are {', '.join(_COMMANDS)}; see catdog-jax --help")
     kind, command = _COMMANDS[name]
-    return _with_options(kind, command, rest, f"catdog-jax {name}")
+    return partial(command, parse(kind, rest, f"catdog-jax {name}"))
 
 
 def _help() -> None:
@@ -354,19 +254,4 @@ def _help() -> None:
 def script(kind: type, command: Command, *args: str) -> None:
     """Run an experiment script: `args` and the command line's arguments make its options."""
     prog = f"python {sys.argv[0]}"
-    sys.exit(guarded(lambda: _with_options(kind, command, [*args, *sys.argv[1:]], prog)()))
-
-
-def _with_options(kind: type, command: Command, args: list[str], prog: str) -> Callable[[], object]:
-    default = None
-    if issubclass(kind, Experiment):
-        first = next((word for word in args if not word.startswith("-")), "")
-        shown = _recipe(first) if issubclass(kind, Train) else RECIPES["model3"]
-        default = kind(**{**vars(shown), "model": ""})
-    if {"-h", "--help"} & set(args):
-        args = ["--help"]  # tyro would leave a positional argument that was given out of the help
-    return partial(command, parse(kind, args, prog, default))
-
-
-def _recipe(model: str) -> Experiment:
-    return RECIPES.get(model) or Experiment(model)
+    sys.exit(guarded(lambda: command(parse(kind, [*args, *sys.argv[1:]], prog))))

@@ -9,7 +9,8 @@ is reported as such: then try another `--seed`. Results with seeds, spread and h
 `experiments/results/README.md`.
 """
 
-from catdog_jax.cli import Train, script, train
+from catdog_jax.arguments import Train
+from catdog_jax.cli import script, train
 from catdog_jax.reports.sections import draw_data
 from catdog_jax.runs.build import load_splits
 

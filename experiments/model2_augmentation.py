@@ -7,7 +7,8 @@ validation accuracy; expect about 66 to 72 %. Results with seeds, spread and har
 `experiments/results/README.md`.
 """
 
-from catdog_jax.cli import Train, script, train
+from catdog_jax.arguments import Train
+from catdog_jax.cli import script, train
 from catdog_jax.reports.sections import draw_augmentations
 from catdog_jax.runs.build import load_splits
 

@@ -6,7 +6,8 @@ Draws the accuracy history. Published: 78.1 % best validation accuracy; expect a
 Results with seeds, spread and hardware are in `experiments/results/README.md`.
 """
 
-from catdog_jax.cli import Train, script, train
+from catdog_jax.arguments import Train
+from catdog_jax.cli import script, train
 
 if __name__ == "__main__":
     script(Train, train, "model3")

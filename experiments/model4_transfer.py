@@ -8,7 +8,8 @@ above and loss below, and prints the test accuracy. Published: 96.5 % best valid
 are in `experiments/results/README.md`.
 """
 
-from catdog_jax.cli import Train, script, train
+from catdog_jax.arguments import Train
+from catdog_jax.cli import script, train
 
 if __name__ == "__main__":
     script(Train, train, "model4")

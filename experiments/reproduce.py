@@ -7,7 +7,8 @@ ones. Published: 63.7, 70.5, 78.1 and 96.5 % best validation accuracy, 97.4 % te
 came out, with seeds, spread and hardware, is in `experiments/results/README.md`.
 """
 
-from catdog_jax.cli import Reproduce, reproduce, script
+from catdog_jax.arguments import Reproduce
+from catdog_jax.cli import reproduce, script
 
 if __name__ == "__main__":
     script(Reproduce, reproduce)

@@ -18,8 +18,8 @@ import pytest
 from photo_files import write_readable, write_unreadable
 from PIL import Image
 
-from catdog_jax.arguments import parse
-from catdog_jax.cli import Reproduce, main, parsed
+from catdog_jax.arguments import Reproduce, parse
+from catdog_jax.cli import main, parsed
 from catdog_jax.data import sketches
 from catdog_jax.errors import guarded, say
 from catdog_jax.runs.experiment import Experiment
