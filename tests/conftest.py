@@ -1,6 +1,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,14 @@ decode.tensorflow()
 
 # Before JAX starts: several devices, as on the machines the package is for.
 jax.config.update("jax_num_cpu_devices", 4)
+
+# One compile cache for the tests, their processes and those they start: many train the same nets.
+_PROGRAMS = os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="catdog-programs-")
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+jax.config.update("jax_compilation_cache_dir", _PROGRAMS)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 ROOT = Path(__file__).parent.parent
 
