@@ -186,8 +186,8 @@ def _verify(path: Path) -> None:
     """Compare the files with their hashes, if a killed process had the time to write them."""
     if not (path / _DIGESTS).exists():
         return
+    damaged = _DIGESTS
     try:
-        damaged = _DIGESTS
         for name, digest in json.loads((path / _DIGESTS).read_text("utf-8")).items():
             damaged = name
             if sha256(path / name) != digest:

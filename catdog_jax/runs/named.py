@@ -111,7 +111,12 @@ def call(
         InputError: it takes no argument of a chosen name, or raises an error; `name` names it.
     """
     chosen = chosen or {}
-    parameters = inspect.signature(function).parameters
+    try:
+        # Not of the class: nnx.Module's metaclass takes anything.
+        signed = inspect.signature(function.__init__ if isinstance(function, type) else function)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} cannot be called ({first_line(error)})") from error
+    parameters = {n: p for n, p in signed.parameters.items() if n != "self"}
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for option in chosen:
         if option not in parameters and not takes_all:
@@ -156,9 +161,10 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _said(error: Exception) -> str:
-    """An error in code that is not ours: its kind, what it says, and the line."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    file, line = frame.filename, frame.lineno
+    """An error in code that is not ours: its kind, what it says, and the last line of that code."""
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
-        file, line = error.filename or file, error.lineno
-    return f"{type(error).__name__}: {first_line(error)}, {Path(file).name} line {line}"
+        frames.append((error.filename or "", error.lineno))
+    theirs = [f for f in frames if f[0] != __file__ and "-packages" not in f[0] and f[0][:1] != "<"]
+    where = f", {Path(theirs[-1][0]).name} line {theirs[-1][1]}" if theirs else ""
+    return f"{type(error).__name__}: {first_line(error)}{where}"

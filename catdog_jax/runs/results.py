@@ -78,14 +78,13 @@ class Run:
         if self.checkpoint == "best":
             record = read_record(path, experiment, self.inputs)
             path = path.with_name(str(best_epoch(record["history"])))
-        experiment = with_code_of(self.folder, experiment, self.inputs)
         model = build.build_model(experiment, len(self.class_names), self.image_size)
         put_checkpoint(model, path, experiment, self.inputs)
         return model
 
     def predict(
         self,
-        data: Split | Arrays | Photos | None = None,
+        data: str | Path | Split | Arrays | np.ndarray | None = None,
         *,
         split: str = "test",
         data_dir: str | None = None,
@@ -103,7 +102,7 @@ class Run:
         Raises:
             InputError: there are no such photos, or they or their classes are not the model's.
         """
-        if data is not None and not isinstance(data, str | Path):
+        if isinstance(data, Split | tuple | np.ndarray):
             return self._predict([as_split(data) if isinstance(data, tuple) else data])
         if split not in (*SPLIT_NAMES, "all"):
             raise InputError(f"unknown split '{split}'; choose train, validation, test or all")
@@ -187,7 +186,7 @@ def load_run(folder: str | Path, *, checkpoint: Which = "best") -> Run:
             )
     return Run(
         folder=folder,
-        experiment=experiment,
+        experiment=with_code_of(folder, experiment, inputs),
         class_names=tuple(names),
         image_size=config["data"]["image_shape"][0],
         inputs=inputs,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optax
 from flax import nnx
 
 from ..data.splits import Split, Splits, majority_baseline
@@ -40,6 +41,7 @@ from .run_folder import (
     is_finished,
     keep_code,
     plain,
+    read_config,
     read_record,
     with_code_of,
     write_json,
@@ -113,7 +115,7 @@ def resume(
     """
     folder = expanded(folder)
     found = load_run(folder)
-    done, before = len(found.history), found.experiment
+    done, (before, _) = len(found.history), read_config(folder)
     changes = {"epochs": epochs, "data": data, "data_dir": data_dir}
     experiment = replace(before, **{n: value for n, value in changes.items() if value is not None})
     if epochs is not None and epochs < done:
@@ -200,7 +202,9 @@ def _model(experiment: Experiment, splits: Splits, out: Path) -> nnx.Module:
         )
     make = build.build_model if checkpoint.epochs(out / CHECKPOINT) else build.initial_model
     model = make(experiment, len(splits.class_names), height)
+    # What `fit` checks too, but before there is a folder.
     check_fit(model, splits.train, build.loss_of(experiment, len(splits.class_names)))
+    create_state(model, optax.identity(), trainable=build.trainable_of(experiment))
     return model
 
 
