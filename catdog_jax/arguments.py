@@ -18,7 +18,7 @@ from tyro.conf import Fixed, Positional, arg
 
 from .errors import InputError
 from .runs.experiment import Experiment
-from .runs.recipes import RECIPES
+from .runs.recipes import RECIPES, recipe
 
 Options = TypeVar("Options")
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -136,11 +136,6 @@ class Predict:
     run: RunFolder  # A folder that train made.
     photos: Positional[tuple[Path, ...]] = ()  # Photos, or folders of photos.
     json: Flag = False  # Print a line of JSON per photo.
-
-
-def recipe(model: str) -> Experiment:
-    """The recipe of that name, or all defaults for another model."""
-    return RECIPES.get(model) or Experiment(model)
 
 
 def parse(kind: type[Options], args: Sequence[str], prog: str) -> Options:

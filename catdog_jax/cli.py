@@ -3,7 +3,6 @@
 What needs JAX is imported where a command starts to work, so that `--help` is fast.
 """
 
-import csv
 import json
 import os
 import sys
@@ -14,20 +13,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import Data, Demo, Evaluate, Predict, Reproduce, Train, nearest, parse, recipe
+from .arguments import Data, Demo, Evaluate, Predict, Reproduce, Train, nearest, parse
 from .errors import InputError, first_line, guarded, say
-from .files import expanded, make_folder, written_whole
-from .runs.recipes import RECIPES
+from .files import expanded, make_folder
+from .runs.recipes import RECIPES, recipe
 
 if TYPE_CHECKING:
-    from .runs.results import Predictions, Run
+    from .runs.results import Run
 
 
 def train(options: Train) -> "Run":
     """Train a model, or go on with a run."""
     done = _train_anew(options) if options.resume is None else _resume(options, options.resume)
     if options.predictions:
-        _write_predictions(options.predictions, done.predict(split="test"))
+        done.predict(split="test").write_csv(expanded(options.predictions))
     say(f"history.csv, history.png, metrics.json and the checkpoints are in {done.folder}")
     return done
 
@@ -38,11 +37,12 @@ def _train_anew(options: Train) -> "Run":
     if not options.model:
         raise InputError(f"which model? {', '.join(RECIPES)}, or your own as FILE.py:NAME")
     experiment = replace(recipe(options.model), **options.changes)
-    from .runs.build import load_splits
+    from .runs.build import check, load_splits
     from .runs.messages import describe
     from .runs.runner import run
 
     _start_jax()
+    check(experiment)
     splits = load_splits(experiment, strict=options.strict)
     for line in describe(splits):
         say(line)
@@ -127,31 +127,15 @@ def _evaluate(options: Evaluate) -> None:
     _warn_of_death(run)
     predictions = run.predict(options.data, data_dir=options.data_dir, split=options.split)
     if options.predictions:
-        _write_predictions(options.predictions, predictions)
+        predictions.write_csv(expanded(options.predictions))
     say(f"{options.split} accuracy: {accuracy_line(run.judge(predictions))}")
-
-
-def _write_predictions(path: Path, predictions: "Predictions") -> None:
-    names = predictions.class_names
-    with written_whole(expanded(path)) as file:
-        writer = csv.writer(file)
-        writer.writerow(["photo", "class", "predicted", "loss", *names])
-        for photo, label, loss, shares in zip(
-            predictions.names,
-            predictions.labels,
-            predictions.losses,
-            predictions.probabilities.tolist(),
-            strict=True,
-        ):
-            predicted = names[shares.index(max(shares))]
-            writer.writerow([photo, names[label], predicted, float(loss), *shares])
 
 
 def _predict(options: Predict) -> int:
     import numpy as np
 
     from .data.decode import decode_file
-    from .data.sources import list_photos
+    from .data.load import list_photos
     from .runs.results import load_run, predict
 
     if not options.photos:
@@ -174,7 +158,7 @@ def _predict(options: Predict) -> int:
         for path in batch:
             try:
                 if path not in wrong:
-                    pixels[path] = decode_file(path, run.experiment.image_size)
+                    pixels[path] = decode_file(path, run.image_size)
             except InputError as error:
                 wrong[path] = str(error)
         found = predict(run, np.stack(list(pixels.values()))).probabilities if pixels else ()

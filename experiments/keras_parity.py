@@ -40,7 +40,8 @@ from catdog_jax.reports.plots import History
 from catdog_jax.runs.build import load_splits
 from catdog_jax.runs.history import is_dead
 from catdog_jax.runs.recipes import RECIPES, Experiment
-from catdog_jax.runs.run_folder import is_finished, load_run, plain, read_json
+from catdog_jax.runs.results import load_run
+from catdog_jax.runs.run_folder import absolute, inputs_of, is_finished, plain, read_json
 
 OURS = "catdog_jax"
 CURVES = {"accuracy": "training accuracy", "val_accuracy": "validation accuracy"}
@@ -176,11 +177,11 @@ def read_ours(options: ParityOptions, model: str, splits: Splits) -> list[Histor
     Raises:
         InputError: one is of another experiment or of other photos.
     """
-    finished = [
-        folder
-        for folder, seed in with_seeds(options.out.glob(f"{model}-seed*"))
-        if is_finished(folder, replace(options.adapt(RECIPES[model]), seed=seed), splits)
-    ]
+    finished = []
+    for folder, seed in with_seeds(options.out.glob(f"{model}-seed*")):
+        experiment = absolute(replace(options.adapt(RECIPES[model]), seed=seed))
+        if is_finished(folder, experiment, inputs_of(experiment, splits)):
+            finished.append(folder)
     return [load_run(folder).history for folder in finished]
 
 
