@@ -57,6 +57,38 @@ def test_evaluate_prints_what_training_found(
     assert "of 12 images" in printed
 
 
+def test_a_finished_run_is_lengthened_and_its_predictions_are_written(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, table = tmp_path / "copy", tmp_path / "predictions.csv"
+    shutil.copytree(run_folder, folder)
+    longer = ["train", "--resume", str(folder), "--epochs", "2", "--predictions", str(table)]
+    assert main(longer) == 0
+    assert len((folder / "history.csv").read_text().splitlines()) == 1 + 2
+    header, *rows = table.read_text().splitlines()
+    assert header == "photo,class,predicted,loss,cats,dogs"
+    assert len(rows) == 12
+    assert main(["train", "--resume", str(folder), "--finish"]) == 0
+    assert "is finished; reading it" in capsys.readouterr().out
+
+
+def test_all_photos_of_another_source_are_evaluated(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, image in zip(("cat", "dog") * 5, sketches.draw(10, 40)[0], strict=True):
+        (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+        count = len(list((tmp_path / "data" / name).iterdir()))
+        Image.fromarray(image).save(tmp_path / "data" / name / f"{count}.png")
+    table = tmp_path / "predictions.csv"
+    arguments = ["evaluate", str(run_folder), "--data", str(tmp_path / "data")]
+    assert main([*arguments, "--split", "all", "--predictions", str(table)]) == 0
+    printed = capsys.readouterr().out
+    assert "classes matched: cat = cats, dog = dogs" in printed
+    assert "all accuracy: " in printed
+    assert "of 10 images" in printed
+    assert len(table.read_text().splitlines()) == 1 + 10
+
+
 def test_predict_takes_files_and_folders(
     run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,7 +182,7 @@ def test_the_demo_says_that_these_are_drawings(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["train", "model9"], "unknown model 'model9'; choose one of: model1"),
+        (["train", "model9", *SMALL], "unknown model 'model9'; choose one of: model1"),
         (["train", "model1", "--data", "nowhere"], "'nowhere' is neither a known data set"),
         (["train", "model4", *SMALL, *SIZES, "--weights", "no.h5"], "no weights file at no.h5"),
         (
@@ -165,13 +197,15 @@ def test_the_demo_says_that_these_are_drawings(
             ["train", "model1", *SMALL, "--learning-rate", "nan"],
             "learning_rate must be a number above",
         ),
-        (["train", "model1", *SMALL, "--rotation", "inf"], "rotation must be a number from 0 to 1"),
+        (["train", "model1", *SMALL, "--augment", "rotate=1"], "rotate"),
+        (["train", "model1", *SMALL, "--augment", "rotation=x"], "rotation"),
+        (["train", "absent.py:Net", *SMALL], "absent.py cannot be read"),
         (["train", "model1", *SMALL, "--seed", "-1"], "seed must be a whole number from 0 to"),
-        (["train"], "which model? choose one of: model1"),
+        (["train"], "which model? model1, model2, model3, model4, or your own as FILE.py:NAME"),
         (["train", "model1", "--resume", "run"], "--resume goes on with a run as it was begun"),
-        (["train", "--resume", "run", "--epochs", "3"], "give nothing beside it"),
+        (["train", "--resume", "run", "--epochs", "3"], "run is not a run: it has no config.json"),
         (["train", "--resume", "nowhere"], "nowhere is not a run: it has no config.json"),
-        (["reproduce", "--seeds", "0"], "--seeds must be 1 or more"),
+        (["reproduce", "--seeds", "0"], "--seeds must be from 1 to 1000, not 0"),
         (["reproduce", "--models", "model9"], "unknown model 'model9'"),
         (["evaluate", "nowhere"], "nowhere is not a run: it has no config.json"),
         (["predict", "nowhere", "x.jpg"], "nowhere is not a run: it has no config.json"),
