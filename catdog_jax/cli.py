@@ -135,7 +135,7 @@ def _predict(options: Predict) -> int:
     import numpy as np
 
     from .data.decode import decode_file
-    from .data.load import list_photos
+    from .data.listing import list_photos
     from .runs.results import load_run, predict
 
     if not options.photos:
