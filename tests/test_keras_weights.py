@@ -397,6 +397,11 @@ def archives(name):
     return write
 
 
+def spoilt_directory(path):
+    archives("model.weights.h5")(path)
+    path.write_bytes(path.read_bytes().replace(b"PK\1\2", b"PK??"))
+
+
 OTHER_KINDS = {
     "SavedModel": (saved_model, "it is a TensorFlow SavedModel; give a MobileNetV2 that Keras"),
     "folder": (Path.mkdir, "it is a folder"),
@@ -405,6 +410,7 @@ OTHER_KINDS = {
     "archive": (archives("config.json"), "it is an archive without model.weights.h5"),
     "old PyTorch": (holds(b"\x80\x02\x8a"), "it is a pickle, as PyTorch writes"),
     "cut archive": (holds(b"PK\3\4 cut"), "it is an incomplete archive"),
+    "damaged archive": (spoilt_directory, "Bad magic number for central directory"),
     "empty": (Path.touch, "it is empty"),
     "web page": (holds(b"\n<!DOCTYPE html>"), "it is a web page"),
     "LFS": (holds(b"version https://git-lfs.github.com/"), "it only points to a file in Git LFS"),

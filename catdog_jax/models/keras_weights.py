@@ -131,7 +131,9 @@ def weights_file(
     path = expanded(weights)
     try:
         problem = _other_kind(path)
-    except OSError as error:
+    except InputError:
+        raise
+    except Exception as error:  # zipfile has many ways to say that an archive is damaged
         problem = first_line(error)
     if problem:
         raise InputError(
@@ -152,10 +154,10 @@ def _other_kind(path: Path) -> str | None:
         raise InputError(f"no weights file at {path}")
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            entries = [name.rpartition("/")[2] for name in archive.namelist()]
+            entries = archive.namelist()
         if "model.weights.h5" in entries:
             return None
-        torch = "data.pkl" in entries
+        torch = any(name.endswith("data.pkl") for name in entries)
         return "it is a PyTorch file" if torch else "it is an archive without model.weights.h5"
     with path.open("rb") as file:
         start = file.read(100)
