@@ -484,9 +484,9 @@ def test_the_weights_are_those_of_a_mobilenet_or_refused(server, tmp_path, monke
     ]:
         server.answer = lambda handler, body=body: handler.send(body)
         with pytest.raises(InputError, match=why):
-            keras_weights._official_file(backbone, 96)
+            keras_weights.weights_file("imagenet", alpha=0.35, image_size=96)
     assert keras_weights.cached_official_weights(0.35, 96) is None
     server.answer = lambda handler: handler.send(weights)
-    path = keras_weights._official_file(backbone, 96)
+    path = keras_weights.weights_file("imagenet", alpha=0.35, image_size=96)
     assert path == keras_weights.cached_official_weights(0.35, 96)
     assert path.read_bytes() == weights
