@@ -52,7 +52,7 @@ def _short(value: Any) -> str:
         return "+".join(map(_short, value))
     if named.is_code(str(value)):
         before, _, name = str(value).rpartition(":")
-        return f"{Path(before).stem}-{name}"
+        return f"{Path(before).name.removesuffix('.py')}-{name}"
     return Path(value).name if isinstance(value, str) else f"{value}"
 
 
