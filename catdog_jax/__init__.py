@@ -8,8 +8,8 @@
     for record in cd.fit(model, splits.train, splits.validation):
         print(record.epoch, record.val_accuracy)
 
-The names below are imported at first use, so that `import catdog_jax` is light and needs neither
-JAX nor TensorFlow nor matplotlib.
+Each name below is imported when it is first used, so that `import catdog_jax` is light and needs
+neither TensorFlow nor matplotlib.
 """
 
 from importlib import import_module
@@ -28,6 +28,22 @@ if TYPE_CHECKING:
     from .training.loop import fit
     from .training.mesh import use_cpu_cores
     from .training.metrics import evaluate
+
+_NAMES = {
+    "data.load": ["load_data"],
+    "data.splits": ["Split", "Splits", "splits_from_arrays"],
+    "errors": ["InputError", "RunError"],
+    "models.create": ["create_model"],
+    "models.keras_weights": ["load_keras_weights"],
+    "runs.experiment": ["Experiment"],
+    "runs.recipes": ["RECIPES"],
+    "runs.results": ["load_run", "predict"],
+    "runs.runner": ["run"],
+    "training.loop": ["fit"],
+    "training.mesh": ["use_cpu_cores"],
+    "training.metrics": ["evaluate"],
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "RECIPES",
@@ -48,25 +64,6 @@ __all__ = [
     "use_cpu_cores",
 ]
 
-_MODULES = {
-    "RECIPES": "runs.recipes",
-    "Experiment": "runs.experiment",
-    "InputError": "errors",
-    "RunError": "errors",
-    "Split": "data.splits",
-    "Splits": "data.splits",
-    "create_model": "models.create",
-    "evaluate": "training.metrics",
-    "fit": "training.loop",
-    "load_data": "data.load",
-    "load_keras_weights": "models.keras_weights",
-    "load_run": "runs.results",
-    "predict": "runs.results",
-    "run": "runs.runner",
-    "splits_from_arrays": "data.splits",
-    "use_cpu_cores": "training.mesh",
-}
-
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
@@ -75,4 +72,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(__all__)

@@ -1,189 +1,67 @@
 """The command line: `catdog-jax train model3 --data PATH` and its siblings.
 
-The settings of a run are those of `Experiment`. What needs JAX is imported where a command starts
-to work, so that `--help` answers at once.
+What needs JAX is imported where a command starts to work, so that `--help` is fast.
 """
 
-import csv
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from tyro.conf import Fixed, FlagConversionOff, FlagCreatePairsOff, Positional, arg
-
-from .arguments import Changes, nearest, parse
+from .arguments import Data, Demo, Evaluate, Predict, Reproduce, Train, nearest, parse
 from .errors import InputError, first_line, guarded, say
-from .files import expanded, make_folder, written_whole
-from .runs.experiment import Experiment
-from .runs.recipes import RECIPES
+from .files import expanded, make_folder
+from .runs.recipes import RECIPES, recipe
 
 if TYPE_CHECKING:
-    from .data.splits import Splits
-    from .runs.results import Predictions, Run
-
-Flag = Annotated[bool, FlagCreatePairsOff]
-RunFolder = Positional[Annotated[Path, arg(metavar="RUN")]]
+    from .runs.results import Run
 
 
-@dataclass(frozen=True)
-class Settings(Experiment):
-    """Settings of an experiment that is yet to be made of them, and checked then."""
-
-    stop_when_dead: FlagConversionOff[bool] = True
-    strict: Flag = False  # Stop if a photo cannot be read or is passed over.
-
-    def __post_init__(self) -> None:
-        """Check nothing."""
+def train(options: Train) -> "Run":
+    """Train a model, or go on with a run."""
+    done = _train_anew(options) if options.resume is None else _resume(options, options.resume)
+    if options.predictions:
+        done.predict(split="test").write_csv(expanded(options.predictions))
+    say(f"history.csv, history.png, metrics.json and the checkpoints are in {done.folder}")
+    return done
 
 
-@dataclass(frozen=True)
-class Train(Settings):
-    """Train a model, or go on with an interrupted run.
-
-    Example: catdog-jax train model3 --data my_photos/ --epochs 5
-
-    The defaults shown are those of the MODEL given before --help.
-    """
-
-    model: Positional[Annotated[str, arg(metavar="MODEL", help_behavior_hint="")]] = ""
-    out: Path | None = None  # The run folder; None: in runs/, named after what the run is.
-    resume: Path | None = None
-    """Run folder to go on with; a finished run is lengthened by --epochs. If the photos have moved,
-    give --data."""
-    finish: Flag = False  # With --resume: train no further, evaluate and report what there is.
-    predictions: Path | None = None  # CSV file for the predictions on the test photos.
-
-
-@dataclass(frozen=True)
-class Reproduce(Settings):
-    """Train the post's models by its recipes and compare with the published numbers.
-
-    Example: catdog-jax reproduce --seeds 3
-
-    A setting changes all recipes; --weights, --trainable and --model-options only those that set
-    them. The defaults shown are model3's.
-    """
-
-    model: Fixed[str] = ""
-    seed: Fixed[int] = 0
-    models: tuple[str, ...] = tuple(RECIPES)  # Which models.
-    seeds: int = 1  # How many seeds, from 0.
-    out: Path = Path("runs/reproduce")  # Folder of the series; finished runs are not repeated.
-
-
-@dataclass(frozen=True)
-class Demo:
-    """See it work in minutes, offline: the models on drawings of cats and dogs.
-
-    Example: catdog-jax demo
-    """
-
-    weights: str | None = (
-        None  # A Keras MobileNetV2; with it (or once downloaded) model 4 is shown.
-    )
-    epochs: int = 6  # Epochs per model.
-    image_size: int = 160  # Height and width of the drawings.
-    sizes: tuple[int, int, int] = (600, 168, 32)  # Drawings to train, validate and test on.
-    out: Path = Path("runs/demo")  # Folder of the runs.
-
-
-@dataclass(frozen=True)
-class Data:
-    """Prepare a data set, count its classes and draw some of its photos.
-
-    Example: catdog-jax data my_photos/ --out runs/my_photos
-    """
-
-    source: Positional[Annotated[str, arg(metavar="SOURCE")]]  # As --data of train.
-    data_dir: str | None = None  # Folder of TFDS's prepared data, or for the downloaded zip.
-    image_size: int = 160  # Height and width the photos are resized to.
-    sizes: tuple[int, int, int] | None = None  # Photos to train, validate and test on.
-    split_seed: int = 0  # Which photos are set apart.
-    out: Path = Path("runs/data")  # Folder of the figures.
-    strict: Flag = False  # Stop if a photo cannot be read or is passed over.
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Measure the accuracy of a run's model.
-
-    Example: catdog-jax evaluate runs/model3-seed0 --data new_photos/ --split all
-    """
-
-    run: RunFolder  # A folder that train made.
-    data: str | None = None  # Another source than the run's own.
-    data_dir: str | None = None  # Folder of TFDS's prepared data.
-    split: Literal["train", "validation", "test", "all"] = "test"  # Which part of the photos.
-    checkpoint: Literal["best", "last"] = "best"  # Of the best validation accuracy, or the last.
-    predictions: Path | None = None  # CSV file for the prediction on each photo.
-
-
-@dataclass(frozen=True)
-class Predict:
-    """Classify photos with a run's model.
-
-    Example: catdog-jax predict runs/model3-seed0 my_photos/ --json
-    """
-
-    run: RunFolder  # A folder that train made.
-    photos: Positional[tuple[Path, ...]] = ()  # Photos, or folders of photos.
-    json: Flag = False  # Print a line of JSON per photo.
-
-
-def adapt(recipe: Experiment, changes: Changes) -> Experiment:
-    """The recipe with those changes that it has a use for."""
-    unused = {"weights": "none", "trainable": "all", "model_options": ()}
-    skip = {name for name, value in unused.items() if getattr(recipe, name) == value}
-    return replace(recipe, **{name: changes[name] for name in changes if name not in skip})
-
-
-def train(options: Train, changes: Changes) -> tuple["Run", "Splits"]:
-    """Train a model; gives its run and the data."""
-    from .runs.build import load_splits
+def _train_anew(options: Train) -> "Run":
+    if options.finish:
+        raise InputError("--finish ends a run early: give --resume RUN beside it")
+    if not options.model:
+        raise InputError(f"which model? {', '.join(RECIPES)}, or your own as FILE.py:NAME")
+    experiment = replace(recipe(options.model), **options.changes)
+    from .runs.build import check, load_splits
     from .runs.messages import describe
     from .runs.runner import run
 
-    if not options.model:
-        raise InputError(f"which model? {', '.join(RECIPES)}, or your own as FILE.py:NAME")
-    experiment = replace(_recipe(options.model), **changes)
     _start_jax()
+    check(experiment)
     splits = load_splits(experiment, strict=options.strict)
     for line in describe(splits):
         say(line)
-    done = run(experiment, options.out and expanded(options.out), splits=splits)
-    _after_training(done, options)
-    return done, splits
+    return run(experiment, options.out and expanded(options.out), splits=splits)
 
 
-def _train(options: Train, changes: Changes) -> None:
-    if options.resume is None:
-        if options.finish:
-            raise InputError("--finish ends a run early: give --resume RUN beside it")
-        train(options, changes)
-        return
-    from .runs.runner import resume
-
-    if options.model or options.out or not changes.keys() <= {"epochs", "data", "data_dir"}:
+def _resume(options: Train, folder: Path) -> "Run":
+    if options.model or options.out or not options.changes.keys() <= {"epochs", "data", "data_dir"}:
         raise InputError(
             "--resume goes on with a run as it was begun; beside it give only --epochs, --data, "
             "--data-dir, --finish or --predictions"
         )
+    from .runs.runner import resume
+
     _start_jax()
-    done = resume(expanded(options.resume), finish=options.finish, **changes)
-    _after_training(done, options)
+    return resume(expanded(folder), finish=options.finish, **options.changes)
 
 
-def _after_training(run: "Run", options: Train) -> None:
-    if options.predictions:
-        _write_predictions(options.predictions, run.predict(split="test"))
-    say(f"history.csv, history.png, metrics.json and the checkpoints are in {run.folder}")
-
-
-def reproduce(options: Reproduce, changes: Changes) -> list["Run"]:
+def reproduce(options: Reproduce) -> list["Run"]:
     """Train the post's models over seeds, into one folder with a summary."""
     from .runs.reproduce import reproduce as reproduce_series
 
@@ -194,14 +72,14 @@ def reproduce(options: Reproduce, changes: Changes) -> list["Run"]:
         options.models,
         range(options.seeds),
         expanded(options.out),
-        adapt=lambda recipe: adapt(recipe, changes),
+        adapt=options.adapt,
         strict=options.strict,
     )
     say(f"summary.md, curves.png and a folder per run are in {expanded(options.out)}")
     return runs
 
 
-def _demo(options: Demo, _: Changes) -> None:
+def _demo(options: Demo) -> None:
     from .models.keras_weights import cached_official_weights
 
     say("These are drawings made by a program, not photos, and a few epochs on 600 of them hardly")
@@ -210,16 +88,14 @@ def _demo(options: Demo, _: Changes) -> None:
     if not weights:
         say("Model 4 needs pretrained weights and is left out; give a file with --weights.")
     changes = {name: getattr(options, name) for name in ("epochs", "image_size", "sizes")}
+    changes |= {"data": "sketches", "weights": str(weights)}
     models = tuple(n for n, recipe in RECIPES.items() if weights or recipe.weights == "none")
-    reproduce(
-        Reproduce(models=models, out=options.out),
-        {**changes, "data": "sketches", "weights": str(weights)},
-    )
+    reproduce(Reproduce(models=models, out=options.out, changes=changes))
     say("These were drawings; the real thing, on 3,000 photos, which it downloads with the weights")
     say("of model 4:  catdog-jax reproduce")
 
 
-def _data(options: Data, _: Changes) -> None:
+def _data(options: Data) -> None:
     from .data.load import load_data
     from .reports.sections import draw_data
     from .runs.messages import describe
@@ -242,7 +118,7 @@ def _data(options: Data, _: Changes) -> None:
     say(f"labels.png and photos.png are in {out}")
 
 
-def _evaluate(options: Evaluate, _: Changes) -> None:
+def _evaluate(options: Evaluate) -> None:
     from .runs.messages import accuracy_line
     from .runs.results import load_run
 
@@ -251,31 +127,15 @@ def _evaluate(options: Evaluate, _: Changes) -> None:
     _warn_of_death(run)
     predictions = run.predict(options.data, data_dir=options.data_dir, split=options.split)
     if options.predictions:
-        _write_predictions(options.predictions, predictions)
+        predictions.write_csv(expanded(options.predictions))
     say(f"{options.split} accuracy: {accuracy_line(run.judge(predictions))}")
 
 
-def _write_predictions(path: Path, predictions: "Predictions") -> None:
-    names = predictions.class_names
-    with written_whole(expanded(path)) as file:
-        writer = csv.writer(file)
-        writer.writerow(["photo", "class", "predicted", "loss", *names])
-        for photo, label, loss, shares in zip(
-            predictions.names,
-            predictions.labels,
-            predictions.losses,
-            predictions.probabilities.tolist(),
-            strict=True,
-        ):
-            predicted = names[shares.index(max(shares))]
-            writer.writerow([photo, names[label], predicted, float(loss), *shares])
-
-
-def _predict(options: Predict, _: Changes) -> int:
+def _predict(options: Predict) -> int:
     import numpy as np
 
     from .data.decode import decode_file
-    from .data.sources import list_photos
+    from .data.listing import list_photos
     from .runs.results import load_run, predict
 
     if not options.photos:
@@ -298,7 +158,7 @@ def _predict(options: Predict, _: Changes) -> int:
         for path in batch:
             try:
                 if path not in wrong:
-                    pixels[path] = decode_file(path, run.experiment.image_size)
+                    pixels[path] = decode_file(path, run.image_size)
             except InputError as error:
                 wrong[path] = str(error)
         found = predict(run, np.stack(list(pixels.values()))).probabilities if pixels else ()
@@ -337,10 +197,12 @@ def _start_jax() -> None:
         ) from error
 
 
-_COMMANDS: dict[str, tuple[type, Callable[[Any, Changes], object]]] = {
+Command = Callable[[Any], object]
+
+_COMMANDS: dict[str, tuple[type, Command]] = {
     "demo": (Demo, _demo),
     "data": (Data, _data),
-    "train": (Train, _train),
+    "train": (Train, train),
     "reproduce": (Reproduce, reproduce),
     "evaluate": (Evaluate, _evaluate),
     "predict": (Predict, _predict),
@@ -349,47 +211,31 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any, Changes], object]]] = {
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit code: 0, 1 a failed run, 2 wrong input, 130 Ctrl-C."""
-    return guarded(lambda: _run(list(sys.argv[1:] if args is None else args)))
+    return guarded(lambda: parsed(list(sys.argv[1:] if args is None else args))())
 
 
-def _run(args: list[str]) -> object:
+def parsed(args: list[str]) -> Callable[[], object]:
+    """The command that `args` ask for, ready to run."""
     name, *rest = args or [""]
     if name in ("-h", "--help"):
-        say(
-            "usage: catdog-jax COMMAND [OPTIONS]; COMMAND --help lists its options, with an example"
-        )
-        for command, (kind, _) in _COMMANDS.items():
-            say(f"  {command:<9} {str(kind.__doc__).splitlines()[0]}")
-        say("  --version")
-        return None
+        return _help
     if name == "--version":
-        from importlib.metadata import version
-
-        return say(version("catdog_jax"))
+        return lambda: say(version("catdog_jax"))
     if name not in _COMMANDS:
-        wrong = f"no such command: {name}{nearest(name, _COMMANDS)}" if name else "which command?"
+        wrong = f"no command {name}{nearest(name, _COMMANDS)}" if name else "which command?"
         raise InputError(f"{wrong} There are {', '.join(_COMMANDS)}; see catdog-jax --help")
-    return _parse_and_run(*_COMMANDS[name], rest, f"catdog-jax {name}")
+    kind, command = _COMMANDS[name]
+    return partial(command, parse(kind, rest, f"catdog-jax {name}"))
 
 
-def _parse_and_run(
-    kind: type, command: Callable[[Any, Changes], object], args: list[str], prog: str
-) -> object:
-    default = None
-    if issubclass(kind, Experiment):
-        first = next((word for word in args if not word.startswith("-")), "")
-        shown = _recipe(first) if issubclass(kind, Train) else RECIPES["model3"]
-        default = kind(**{**vars(shown), "model": ""})
-    if {"-h", "--help"} & set(args):
-        args = ["--help"]  # tyro would leave a positional argument that was given out of the help
-    return command(*parse(kind, args, prog, default))
+def _help() -> None:
+    say("usage: catdog-jax COMMAND [OPTIONS]; COMMAND --help lists its options, with an example")
+    for command, (kind, _) in _COMMANDS.items():
+        say(f"  {command:<9}  {str(kind.__doc__).splitlines()[0]}")
+    say("  --version")
 
 
-def _recipe(model: str) -> Experiment:
-    return RECIPES.get(model) or Experiment(model)
-
-
-def script(kind: type, command: Callable[[Any, Changes], object], *args: str) -> None:
+def script(kind: type, command: Command, *args: str) -> None:
     """Run an experiment script: `args` and the command line's arguments make its options."""
     prog = f"python {sys.argv[0]}"
-    sys.exit(guarded(lambda: _parse_and_run(kind, command, [*args, *sys.argv[1:]], prog)))
+    sys.exit(guarded(lambda: command(parse(kind, [*args, *sys.argv[1:]], prog))))

@@ -1,6 +1,7 @@
 """Files: written whole or not at all, and by one run at a time, so that nothing saved is lost."""
 
 import hashlib
+import logging
 import mmap
 import os
 import signal
@@ -14,6 +15,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from .errors import InputError, first_line
+
+_LOGGER = logging.getLogger(__name__)
 
 FORGET_EVERY = 100
 """Photos written through a map after which `forget_pages` is worth its call."""
@@ -81,6 +84,21 @@ def written_whole(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def alone(path: Path, work: str) -> Iterator[None]:
+    """Be the only process that makes `path`; where another does, say so and wait for it."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        _LOGGER.warning("waiting for another process, which %s (%s)", work, path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_empty(folder: Path) -> bool:

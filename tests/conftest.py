@@ -15,6 +15,7 @@ from catdog_jax.data.load import Split
 # Where TensorFlow is imported photos are decoded in this process, not in one of their own for each
 # of the tests, most of which are about something else.
 decode.tensorflow()
+os.environ["CATDOG_DECODE_HERE"] = "1"
 
 # Before JAX starts: several devices, as on the machines the package is for.
 jax.config.update("jax_num_cpu_devices", 4)

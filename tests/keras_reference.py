@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from contenders.keras_models import post_layers
+from flax import nnx
 
 from catdog_jax.models.create import MobileNetV2, Model1, load_keras_weights
 from catdog_jax.training.state import in_mode
@@ -97,9 +97,15 @@ def copy_network(keras_model: Any, model: Any) -> None:
 def blank(make: Any, *args: Any, **options: Any) -> Any:
     """The model `make(*args, rngs=…, **options)` with NaN for weights: what stays NaN, shows."""
     abstract = nnx.eval_shape(lambda: make(*args, rngs=nnx.Rngs(0), **options))
-    graphdef, state = nnx.split(abstract)
-    nan = jax.tree.map(lambda leaf: jnp.asarray(np.full(leaf.shape, np.nan, leaf.dtype)), state)
-    return nnx.merge(graphdef, nan)
+    graphdef, keys, state = nnx.split(abstract, nnx.RngState, ...)
+    keys = jax.tree.map(
+        lambda leaf: (
+            jax.random.key(0) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.uint32(0)
+        ),
+        keys,
+    )
+    nan = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), state)
+    return nnx.merge(graphdef, keys, nan)
 
 
 def moved(keras_model: Any, path: Path, alpha: float, **options: Any) -> MobileNetV2:

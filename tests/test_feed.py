@@ -71,16 +71,6 @@ def test_a_batch_is_cut_over_the_devices(drawings: Split) -> None:
             np.testing.assert_array_equal(batch[name], expected[name])
 
 
-def test_rows_are_the_photos_of_the_same_batches(drawings: Split) -> None:
-    batches = drawings.shuffled(16, seed=0)(1)
-    rows = feed.Rows.of(batches)
-    assert rows.photos.shape == (3, 16)
-    for photos, mask, batch in zip(rows.photos, rows.mask, batches, strict=True):
-        np.testing.assert_array_equal(mask, batch["mask"])
-        np.testing.assert_array_equal(drawings.images[photos], batch["image"])
-        np.testing.assert_array_equal(drawings.labels[photos], batch["label"])
-
-
 def test_two_arrays_are_a_split() -> None:
     images = np.zeros((3, 4, 5, 3), np.float32)
     split = feed.as_split((images, [2, 0, 1]))

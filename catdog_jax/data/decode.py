@@ -1,38 +1,35 @@
-"""Encoded photos in, pixels out: whatever is in a file, it takes neither all memory nor for ever.
+"""Encoded photos → uint8 pixels of one size, by TensorFlow, as the post reads them.
 
-    bounded reading -> a look at the header -> TensorFlow -> uint8 of one size
-
-What is a photo, and what its pixels are, TensorFlow decides; it is imported for the first one, and
-never sees the GPU.
+TensorFlow decodes JPEG, PNG and GIF; what it cannot read, or reads wrongly (palettes of BMP),
+Pillow does. Pillow also reads the size, to refuse what would fill the memory, and the orientation,
+both without decoding. TensorFlow is imported for the first photo, and never sees the GPU.
 """
 
 import contextlib
 import errno
 import functools
+import hashlib
+import io
 import os
 import re
-import stat
 import struct
-import sys
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Int64, UInt8
+from PIL import Image
 from tqdm import tqdm
 
 from ..errors import InputError, first_line
 from ..files import FORGET_EVERY, expanded, forget_pages
-from .headers import claimed_pixels
 
-# Of one photo: as many bytes as no camera writes, and as many pixels as TensorFlow, which takes no
-# JPEG of more than 512 MiB, would decode at most.
-_MOST_BYTES = 200_000_000
-_MOST_PIXELS = 2**29 // 3
-_UNREADABLE = "cannot be read: "
+_MOST_BYTES = 200_000_000  # of one photo: more than any camera writes
+_BY_TENSORFLOW = ("JPEG", "MPO", "PNG", "GIF")  # MPO: a JPEG of several pictures
 # What reading one file of a folder or of a zip can raise (RuntimeError: it is encrypted).
 _READ_ERRORS = (
     OSError,
@@ -44,107 +41,125 @@ _READ_ERRORS = (
     zlib.error,
 )
 
-Reader: TypeAlias = Callable[[Collection[int], dict[int, str]], Iterator[tuple[int, bytes]]]
+
+class Flaw(NamedTuple):
+    """Why a photo is left out; `unread` if its file could not even be read, and may be mended."""
+
+    reason: str
+    unread: bool
+
+
+class Filled(NamedTuple):
+    """What became of photos that were to be decoded, by their rows in the array of images."""
+
+    failed: dict[int, Flaw]
+    digests: list[bytes]
+    """SHA-256 of the encoded photos; empty where one failed."""
+
+
+Reader: TypeAlias = Callable[[Collection[int], dict[int, Flaw]], Iterator[tuple[int, bytes]]]
 """Yields the encoded photos with the given indices, each with its index, in any order, and notes in
 the given dict why some cannot be read."""
+
+
+class _Header(NamedTuple):
+    format: str
+    orientation: int
+    """As EXIF numbers it: 1 is upright."""
 
 
 def decode_file(path: str | Path, image_size: int) -> UInt8[np.ndarray, "height width 3"]:
     """Read one photo as `load_data` would: uint8[image_size, image_size, 3].
 
     Raises:
-      InputError: the file cannot be read, or is not a photo that can be decoded.
-
+        InputError: the file cannot be read, or is not a photo that can be decoded.
     """
     path = expanded(path)
     try:
         encoded = _read(path)
     except _READ_ERRORS as error:
         raise InputError(f"{path} cannot be read: {first_line(error)}") from error
-    if reason := _too_large(encoded):
-        raise InputError(f"{path} cannot be decoded as a photo: {reason}")
-    tf = tensorflow()
     try:
-        with native_stderr_hidden():  # it grumbles at what is said below
-            return _decode(encoded, image_size).numpy()
-    except tf.errors.OpError as error:
-        raise InputError(f"{path} cannot be decoded as a photo: {op_reason(error)}") from error
+        with native_stderr_hidden():  # TensorFlow grumbles at what is said below
+            return _decode_one(encoded, image_size)
+    except ValueError as error:
+        raise InputError(f"{path} cannot be decoded as a photo: {first_line(error)}") from error
 
 
 def decode_all(
-    read: Reader,
-    chosen: Int64[np.ndarray, " n"],
-    images: UInt8[np.ndarray, "n height width 3"],
-) -> dict[int, str]:
-    """Decode the chosen photos into `images`; return why some could not be, by index.
+    read: Reader, wanted: Int64[np.ndarray, " n"], images: UInt8[np.ndarray, "n height width 3"]
+) -> Filled:
+    """Decode photos into `images`.
 
     Args:
-      read: where the photos are.
-      chosen: indices of photos, one for each row of `images`.
-      images: written to.
-
+        read: where the photos are.
+        wanted: indices of photos, one for each row of `images`.
+        images: written to.
     """
     tf = tensorflow()
     image_size = images.shape[1]
-    row_of = {index: row for row, index in enumerate(chosen.tolist())}
+    row_of = {index: row for row, index in enumerate(wanted.tolist())}
+    unread: dict[int, Flaw] = {}
+    headers: dict[int, _Header] = {}
+    filled = Filled({}, [b""] * len(wanted))
     missing = set(row_of)
-    failed: dict[int, str] = {}
 
-    def admitted(wanted: Collection[int]) -> Iterator[tuple[int, bytes]]:
-        for index, photo in read(wanted, failed):
-            if reason := _too_large(photo):
-                failed[index] = reason
+    def one_by_one(index: int, encoded: bytes) -> None:
+        try:
+            images[row_of[index]] = _decode_one(encoded, image_size)
+        except ValueError as error:
+            filled.failed[row_of[index]] = Flaw(first_line(error), unread=False)
+        missing.discard(index)
+
+    def for_tensorflow() -> Iterator[tuple[int, bytes]]:
+        for index, encoded in read(row_of.keys(), unread):
+            filled.digests[row_of[index]] = hashlib.sha256(encoded).digest()
+            with contextlib.suppress(ValueError):  # said by one_by_one
+                headers[index] = _header(encoded)
+            if index in headers and headers[index].format in _BY_TENSORFLOW:
+                yield index, encoded
             else:
-                yield index, photo
+                one_by_one(index, encoded)
 
-    encoded = tf.data.Dataset.from_generator(
-        lambda: admitted(row_of.keys()),
-        output_signature=(tf.TensorSpec((), tf.int64), tf.TensorSpec((), tf.string)),
-    )
-    # The index travels with its photo, so neither order nor gaps matter.
-    decoded = encoded.map(
-        lambda index, photo: (index, _decode(photo, image_size)),
+    signature = (tf.TensorSpec((), tf.int64), tf.TensorSpec((), tf.string))
+    decoded = tf.data.Dataset.from_generator(for_tensorflow, output_signature=signature).map(
+        lambda index, encoded: (index, _decode(encoded, image_size)),
         num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=False,
+        deterministic=False,  # the index travels with its photo
     )
     decoded = decoded.ignore_errors().prefetch(tf.data.AUTOTUNE)
     # disable=None: no progress unless on a terminal.
     with tqdm(total=len(row_of), desc="decoding", unit="photo", disable=None) as progress:
         for count, (index, image) in enumerate(decoded.as_numpy_iterator(), 1):
-            images[row_of[int(index)]] = image
+            images[row_of[int(index)]] = _upright(image, headers[int(index)].orientation)
             missing.remove(int(index))
             progress.update()
             if count % FORGET_EVERY == 0:
                 forget_pages(images)
-    # ignore_errors does not tell what it ignored: decode those few again, one by one.
-    for index, photo in admitted(missing - failed.keys()):
-        try:
-            images[row_of[index]] = _decode(photo, image_size).numpy()
-        except tf.errors.OpError as error:
-            failed[index] = op_reason(error)
-    return failed
+    # ignore_errors does not tell what it ignored: decode those few again.
+    for index, encoded in read(missing - unread.keys(), unread):
+        one_by_one(index, encoded)
+    filled.failed.update({row_of[index]: flaw for index, flaw in unread.items()})
+    for row in filled.failed:
+        filled.digests[row] = b""
+    return filled
 
 
 def read_files(
-    files: list[Path | zipfile.Path], wanted: Collection[int], failed: dict[int, str]
+    files: list[Path | zipfile.Path], wanted: Collection[int], failed: dict[int, Flaw]
 ) -> Iterator[tuple[int, bytes]]:
     """Be the `Reader` of files, in a folder or in a zip."""
     for index in sorted(wanted):  # by name, near the order in which most were written
         try:
             encoded = _read(files[index])
         except _READ_ERRORS as error:
-            failed[index] = f"{_UNREADABLE}{first_line(error)}"
+            failed[index] = Flaw(f"cannot be read: {first_line(error)}", unread=True)
         else:
             yield index, encoded
 
 
-def is_unreadable(reason: str) -> bool:
-    """Whether it says that a file could not be read, rather than not be decoded."""
-    return reason.startswith(_UNREADABLE)
-
-
 def op_reason(error: Exception) -> str:
-    """Return what an error says, less where in TensorFlow it was said."""
+    """What an error says, less where in TensorFlow it was said."""
     said = getattr(error, "message", None) or first_line(error)
     return re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\]", "", said).strip().split("\n")[0]
 
@@ -154,8 +169,7 @@ def tensorflow() -> Any:
     """Import TensorFlow, quietly, and keep it off the GPU.
 
     Raises:
-      InputError: it is not there.
-
+        InputError: it is not there.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
@@ -164,7 +178,7 @@ def tensorflow() -> Any:
     except Exception as error:  # where it does not suit the machine or NumPy, of any kind
         raise InputError(
             f"decoding photos needs TensorFlow, which cannot be imported ({first_line(error)}): "
-            "install it, or give a folder that load_data prepared on another machine"
+            "install it, or give a folder that load_data has decoded on another machine"
         ) from error
     # Too late when the caller has already used TensorFlow: then its devices are the caller's.
     with contextlib.suppress(RuntimeError):
@@ -172,15 +186,14 @@ def tensorflow() -> Any:
     return tf
 
 
-def tensorflow_is_imported() -> bool:
-    """Whether this process has TensorFlow in its memory already."""
-    return "tensorflow" in sys.modules
-
-
 @contextlib.contextmanager
 def native_stderr_hidden() -> Iterator[None]:
     """Hide what C++ code writes to file descriptor 2, which Python's sys.stderr cannot."""
-    stderr = os.dup(2)
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed, so there is nothing to hide
+        yield
+        return
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (no path to speak of)
         os.dup2(nowhere.fileno(), 2)
     try:
@@ -190,54 +203,90 @@ def native_stderr_hidden() -> Iterator[None]:
         os.close(stderr)
 
 
+# Decoding.
+
+
+def _header(encoded: bytes) -> _Header:
+    """What Pillow reads of a photo without decoding it.
+
+    Raises:
+        ValueError: it is no photo, or of more pixels than Pillow allows.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded)) as photo:
+            return _Header(str(photo.format), photo.getexif().get(0x0112, 1))
+    except Image.UnidentifiedImageError as error:
+        raise ValueError("unknown image format" if encoded else "the file is empty") from error
+    except Exception as error:  # Pillow's readers raise whatever they stumble over
+        raise ValueError(first_line(error)) from error
+
+
+def _decode_one(encoded: bytes, image_size: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Decode one photo.
+
+    Raises:
+        ValueError: it cannot be.
+    """
+    header, tf = _header(encoded), tensorflow()
+    try:
+        if header.format in _BY_TENSORFLOW:
+            return _upright(_decode(encoded, image_size).numpy(), header.orientation)
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded)) as photo:
+            pixels = np.asarray(photo.convert("RGB"))
+    except tf.errors.OpError as error:
+        raise ValueError(op_reason(error)) from error
+    except Exception as error:  # of Pillow, as in _header
+        raise ValueError(first_line(error)) from error
+    return _upright(_resized(pixels, image_size).numpy(), header.orientation)
+
+
 def _decode(encoded: Any, image_size: int) -> Any:
-    """Decode and resize one photo as the blog does, but rounded to uint8."""
     tf = tensorflow()
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image = tf.ensure_shape(image, (None, None, 3))  # which resize must know
+    return _resized(tf.ensure_shape(image, (None, None, 3)), image_size)  # resize must know that
+
+
+def _resized(image: Any, image_size: int) -> Any:
+    """Resize as the post does, but rounded to uint8."""
+    tf = tensorflow()
     size = (image_size, image_size)
     resized = tf.image.resize(image, size, method="bilinear", antialias=False)
     return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+
+
+def _upright(
+    image: UInt8[np.ndarray, "side side 3"], orientation: int
+) -> UInt8[np.ndarray, "side side 3"]:
+    """Turn a square as its EXIF orientation, 1 to 8, asks for, as a photo viewer does.
+
+    Resizing to a square treats both axes alike, so it makes no difference which comes first.
+    """
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return image
 
 
 # Reading.
 
 
 def _read(file: Path | zipfile.Path) -> bytes:
-    """Read a file or an entry of a zip, if it is one that does not hang or fill the memory."""
-    size = _file_size(file) if isinstance(file, Path) else _entry_size(file)
+    """Read a file or an entry of a zip, if it is one that neither hangs nor fills the memory."""
+    if isinstance(file, Path):
+        if file.is_dir():
+            next(file.iterdir(), None)  # says so if it cannot even be listed
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not file.is_file() and file.exists():  # a pipe would wait for its writer
+            raise OSError("it is a pipe or a device, not a file")
+        size = file.stat().st_size
+    elif file.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    else:
+        size = file.root.getinfo(file.at).file_size
     if size > _MOST_BYTES:
         raise OSError(f"it is larger than {_MOST_BYTES // 10**6} MB")
     with file.open("rb") as stream:
         return stream.read(size)  # no more than it said, should that have been a lie
-
-
-def _file_size(file: Path) -> int:
-    status = file.stat()
-    if stat.S_ISDIR(status.st_mode):
-        os.scandir(file).close()  # says so if it cannot even be listed
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(status.st_mode):  # a pipe would wait for its writer
-        raise OSError("it is a pipe or a device, not a file")
-    return status.st_size
-
-
-def _entry_size(entry: zipfile.Path) -> int:
-    if entry.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    info = entry.root.getinfo(entry.at)
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        # Python unpacks the others in pieces of any size.
-        raise OSError("it is compressed by another method than deflate, which is not read")
-    return info.file_size
-
-
-def _too_large(encoded: bytes) -> str | None:
-    """Say that a photo is too large to be decoded; None if TensorFlow may judge it."""
-    try:
-        pixels = claimed_pixels(encoded)
-    except ValueError as error:
-        return str(error)
-    if pixels <= _MOST_PIXELS:
-        return None
-    return f"{pixels:,} pixels, and no more than {_MOST_PIXELS:,} are decoded"

@@ -1,12 +1,15 @@
-"""A data set as it is used: its parts, and their photos batch by batch."""
+"""A data set as it is used: its splits, and their photos batch by batch."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import hashlib
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias, TypedDict
+from types import EllipsisType
+from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, UInt8
+from jaxtyping import Bool, Float, Int32, Int64, Num, UInt8
 
 from ..errors import InputError
 from ..files import forget_pages
@@ -19,16 +22,64 @@ MOST_PHOTOS = 10**6
 
 Images: TypeAlias = UInt8[np.ndarray, "n height width 3"]
 Labels: TypeAlias = Int32[np.ndarray, " n"]
+SoftLabels: TypeAlias = Float[np.ndarray, "n classes"]
 Indices: TypeAlias = Int64[np.ndarray, " n"]
 Sizes: TypeAlias = tuple[int, int, int]
+Arrays: TypeAlias = tuple[Any, Any]
+"""Images `[n, height, width, channels]`, pixels 0…255, and labels: int `[n]`, or `[n, classes]`."""
+
+
+def checked_sizes(sizes: Sequence[int]) -> Sizes:
+    """The sizes of three splits as whole numbers.
+
+    Raises:
+        InputError: they are not three, or out of range.
+    """
+    try:
+        train, validation, test = map(operator.index, sizes)
+    except (TypeError, ValueError):
+        train = validation = test = -1
+    if min(train, validation) < 1 or test < 0 or max(train, validation, test) > MOST_PHOTOS:
+        raise InputError(
+            "sizes must be three whole numbers, of at least 1 photo to train on, 1 to validate on "
+            f"and 0 to test on, and at most {MOST_PHOTOS}, not {sizes}"
+        )
+    return train, validation, test
 
 
 class Batch(TypedDict):
-    """A batch of fixed size; where `mask` is False the image is black padding, its label 0."""
+    """A batch of fixed size; where `mask` is False a photo only fills it up."""
 
-    image: UInt8[np.ndarray, "batch height width 3"]
-    label: Int32[np.ndarray, " batch"]
+    image: Num[np.ndarray, "batch height width channels"]
+    label: Num[np.ndarray, "batch ..."]
     mask: Bool[np.ndarray, " batch"]
+
+
+class ImageView:
+    """uint8[n, height, width, 3]: rows of a larger array, read when they are indexed.
+
+    Behaves like the array of these rows as far as indexing its first axis and `np.asarray` go, but
+    a memory-mapped array stays on disk.
+    """
+
+    def __init__(self, array: Images, index: Indices) -> None:
+        self.array, self.index = array, index
+        self.shape = (len(index), *array.shape[1:])
+        self.dtype, self.ndim = array.dtype, array.ndim
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: int | slice | EllipsisType | np.ndarray) -> np.ndarray:
+        images = np.array(self.array[self.index[rows]])
+        forget_pages(self.array)
+        return images
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def __repr__(self) -> str:
+        return f"ImageView({self.dtype}{list(self.shape)})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,29 +87,33 @@ class Split:
     """One part of a data set.
 
     Attributes:
-      images: uint8[N, H, W, 3], memory-mapped.
-      labels: int32[N], indices into `class_names`.
-      class_names: the classes in the order of their labels.
-      names: the N photos' names, relative to their source.
-
+        images: `[n, height, width, channels]`, pixels 0…255.
+        labels: int32[n], indices into `class_names`; or the classes' probabilities, `[n, classes]`.
+        class_names: the classes in the order of their labels.
+        names: the photos' names, relative to their source.
     """
 
-    images: Images
-    labels: Labels
+    images: Num[np.ndarray, "n height width channels"] | ImageView
+    labels: Labels | SoftLabels
     class_names: tuple[str, ...]
     names: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        size = "×".join(map(str, self.images.shape[1:]))
+        counts = ", ".join(f"{count} {name}" for name, count in class_counts(self).items())
+        return f"Split of {len(self)} images, {size} {self.images.dtype}:\n    {counts}"
+
     def batches(self, batch_size: int = 32) -> "Batches":
-        """Return all batches in order; the last one is padded."""
+        """All batches in order; the last one is filled up."""
         return Batches(self, np.arange(len(self)), batch_size)
 
     def shuffled(self, batch_size: int = 32, *, seed: int) -> Callable[[int], "Batches"]:
-        """Return a function from an epoch's number to its batches, in an order of its own.
+        """A function from an epoch's number to its batches, in an order of its own.
 
-        The order is `np.random.default_rng((seed, epoch)).permutation(N)`.
+        The order is `np.random.default_rng((seed, epoch)).permutation(n)`.
         """
 
         def batches_of_epoch(epoch: int) -> Batches:
@@ -72,14 +127,16 @@ class Split:
 class Batches:
     """The batches of a split in a fixed order; every loop over them starts anew.
 
+    A short last batch is filled up with the first photos, whose mask is False: real photos, so
+    that the statistics of batch normalization are those of photos.
+
     Attributes:
-      split: where the photos are.
-      order: which photos, in which order.
-      batch_size: of every batch; the last one is padded to it.
+        split: where the photos are.
+        order: which photos, in which order.
+        batch_size: of every batch.
 
     Raises:
-      InputError: `batch_size` is not positive.
-
+        InputError: `batch_size` is not positive.
     """
 
     split: Split
@@ -93,18 +150,15 @@ class Batches:
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch_size)
 
-    def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self.order), self.batch_size):
-            yield self._batch(self.order[start : start + self.batch_size])
-            forget_pages(self.split.images)
+    def rows(self) -> tuple[Int64[np.ndarray, "steps batch"], Bool[np.ndarray, "steps batch"]]:
+        """Which photos are in each batch, and which of them count."""
+        shape = len(self), self.batch_size
+        rows = np.resize(self.order, shape)
+        return rows, np.arange(rows.size).reshape(shape) < len(self.order)
 
-    def _batch(self, rows: Indices) -> Batch:
-        count = len(rows)
-        image = np.zeros((self.batch_size, *self.split.images.shape[1:]), np.uint8)
-        label = np.zeros(self.batch_size, np.int32)
-        image[:count] = self.split.images[rows]
-        label[:count] = self.split.labels[rows]
-        return Batch(image=image, label=label, mask=np.arange(self.batch_size) < count)
+    def __iter__(self) -> Iterator[Batch]:
+        for rows, mask in zip(*self.rows(), strict=True):
+            yield Batch(image=self.split.images[rows], label=self.split.labels[rows], mask=mask)
 
 
 @dataclass(frozen=True)
@@ -117,16 +171,13 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Shared:
-    """A photo that is in an earlier split, too: the same pixels, by SHA-256, once it is decoded.
-
-    So a copy is found in whatever kind of file it is, and in every source.
+    """A photo that is in an earlier split, too: the same pixels once it is decoded.
 
     Attributes:
-      split: validation or test.
-      name: of the photo there.
-      other_split: the first split that has it.
-      other_name: of the photo there.
-
+        split: validation or test.
+        name: of the photo there.
+        other_split: the first split that has it.
+        other_name: of the photo there.
     """
 
     split: str
@@ -140,16 +191,16 @@ class Splits:
     """A data set, cut once into parts without overlap.
 
     Attributes:
-      train: what models learn from.
-      validation: what epochs are compared on.
-      test: what the final model is judged by; may be empty where there are few photos.
-      class_names: the classes in the order of their labels.
-      source: what was asked of `load_data`; of a prepared folder, when it was prepared.
-      fingerprint: changes with what was read and how.
-      folder: where the prepared arrays are; itself a source for `load_data`.
-      skipped: photos that could not be read.
-      shared: photos that are in more than one split.
-
+        train: what models learn from.
+        validation: what epochs are compared on.
+        test: what the final model is judged by; may be empty where there are few photos.
+        class_names: the classes in the order of their labels.
+        source: what was asked of `load_data`.
+        fingerprint: of the content of all photos, split or not.
+        folder: where the decoded photos are; itself a source for `load_data`.
+        skipped: photos that could not be read.
+        shared: photos that are in more than one split.
+        passed_over: how many files of each kind were not taken for photos.
     """
 
     train: Split
@@ -158,23 +209,104 @@ class Splits:
     class_names: tuple[str, ...]
     source: str
     fingerprint: str
-    folder: Path
-    skipped: tuple[Skipped, ...]
-    shared: tuple[Shared, ...]
+    folder: Path | None = None
+    skipped: tuple[Skipped, ...] = ()
+    shared: tuple[Shared, ...] = ()
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(getattr(self, name))} {name}" for name in SPLIT_NAMES)
+        return f"Splits of {self.source}: {sizes}\n    classes: {', '.join(self.class_names)}"
+
+
+def splits_from_arrays(
+    train: Arrays,
+    validation: Arrays,
+    test: Arrays | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+) -> Splits:
+    """A data set of NumPy arrays, of any size and number of classes.
+
+    Args:
+        train: images `[n, height, width, channels]`, pixels 0…255, and labels: int `[n]`, or
+            probabilities `[n, classes]`.
+        validation: as `train`.
+        test: as `train`, or None.
+        class_names: in the order of the labels; by default their numbers.
+
+    Raises:
+        InputError: shapes or labels do not fit each other.
+    """
+    if test is None:
+        test = np.asarray(train[0])[:0], np.asarray(train[1])[:0]
+    parts = {"train": train, "validation": validation, "test": test}
+    arrays = {name: _checked_arrays(name, *map(np.asarray, part)) for name, part in parts.items()}
+    classes = max(
+        labels.shape[1] if labels.ndim == 2 else int(labels.max(initial=0)) + 1
+        for _, labels in arrays.values()
+    )
+    names = tuple(map(str, range(classes) if class_names is None else class_names))
+    if len(names) < classes:
+        raise InputError(f"class_names has {len(names)} names, but labels go to {classes - 1}")
+    shapes = {images.shape[1:] for images, _ in arrays.values()}
+    if len(shapes) > 1:
+        raise InputError(f"the splits' images must be of one shape, not {sorted(shapes)}")
+    digest = hashlib.sha256()
+    for images, labels in arrays.values():
+        for array in (images, labels):
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    train_split, validation_split, test_split = (
+        Split(images, labels, names, tuple(f"{name}/{i}" for i in range(len(labels))))
+        for name, (images, labels) in arrays.items()
+    )
+    return Splits(
+        train=train_split,
+        validation=validation_split,
+        test=test_split,
+        class_names=names,
+        source="arrays",
+        fingerprint=digest.hexdigest(),
+    )
+
+
+def _checked_arrays(name: str, images: np.ndarray, labels: np.ndarray) -> Arrays:
+    if images.ndim != 4 or not np.issubdtype(images.dtype, np.number):
+        raise InputError(
+            f"{name} images must be numbers [n, height, width, channels], "
+            f"not {images.dtype}{list(images.shape)}"
+        )
+    if len(images) != len(labels):
+        raise InputError(f"{name} has {len(images)} images, but {len(labels)} labels")
+    if np.issubdtype(labels.dtype, np.integer) and labels.ndim == 1:
+        if labels.min(initial=0) < 0:
+            raise InputError(f"{name} labels must be 0 or more, not {labels.min()}")
+        return images, labels.astype(np.int32)
+    if np.issubdtype(labels.dtype, np.floating) and labels.ndim == 2:
+        return images, labels.astype(np.float32)
+    raise InputError(
+        f"{name} labels must be whole numbers [n] or probabilities [n, classes], "
+        f"not {labels.dtype}{list(labels.shape)}"
+    )
+
+
+def hard_labels(split: Split) -> Labels:
+    """The class of each photo: the most probable of soft labels."""
+    return split.labels.argmax(axis=1) if split.labels.ndim == 2 else split.labels
 
 
 def class_counts(split: Split) -> dict[str, int]:
-    """Return how many photos of each class a split holds."""
-    counts = np.bincount(split.labels, minlength=len(split.class_names))
+    """How many photos of each class a split holds."""
+    counts = np.bincount(hard_labels(split).astype(int), minlength=len(split.class_names))
     return dict(zip(split.class_names, counts.tolist(), strict=True))
 
 
 def majority_baseline(split: Split) -> float:
-    """Return the accuracy of always naming the split's largest class, in 0..1.
+    """The accuracy of always naming the split's largest class, in 0…1.
 
     Raises:
-      InputError: the split is empty.
-
+        InputError: the split is empty.
     """
     if len(split) == 0:
         raise InputError("an empty split has no majority class: give a split that holds photos")

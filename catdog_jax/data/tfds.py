@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -9,35 +10,46 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 
 from ..errors import InputError, first_line
+from ..files import alone, expanded
 from . import decode, sketches
 from .sources import Photos, Source, stamp
 
 # Where tensorflow-datasets gets cats_vs_dogs from.
 _HOST = "https://download.microsoft.com"
-# The blog's split of cats_and_dogs_filtered: 2,000 in train/; 26 and 6 of the 32 batches of
+# The post's split of cats_and_dogs_filtered: 2,000 in train/; 26 and 6 of the 32 batches of
 # validation/, the last of which is not full.
 _SIZES = (2000, 808, 192)
 
 
-def source(data_dir: Path | None) -> Source:
-    """Return cats_vs_dogs as TFDS keeps it in `data_dir`, downloaded if need be."""
-    try:
-        builder = _builder(data_dir)
-        train = builder.info.splits["train"]
-        files = [Path(path) for path in train.filepaths]
-        stamps = [(path.name, *stamp(path)) for path in files]
-    except Exception as error:  # TFDS documents none of what it raises
-        place = data_dir or "the default folder of TFDS"
-        raise InputError(
-            f"cats_vs_dogs could be neither opened in {place} nor downloaded to it "
-            f"({first_line(error)}): give the data_dir that holds it, or go online"
-        ) from error
-    identity = [builder.name, str(builder.version), train.num_examples, stamps]
-    return Source(identity, functools.partial(_photos, builder), _SIZES)
+def source(data_dir: Path | None, *, download: bool) -> Source | None:
+    """cats_vs_dogs as TFDS keeps it in `data_dir`.
+
+    Told from its files, without TFDS; where they are not there, they are downloaded (by TFDS, which
+    imports TensorFlow) or the answer is None.
+
+    Raises:
+        InputError: they cannot be downloaded.
+    """
+    root = data_dir or expanded(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    shards = _shards(root)
+    if not shards:
+        if not download:
+            return None
+        _download(root)
+        shards = _shards(root)
+    identity = ["cats_vs_dogs", shards and shards[0].parent.name]
+    identity.append([(shard.name, *stamp(shard)) for shard in shards])
+    return Source(identity, functools.partial(_photos, root), _SIZES)
+
+
+def _shards(root: Path) -> list[Path]:
+    """The files of the newest version that is complete."""
+    infos = (root / "cats_vs_dogs").glob("[0-9]*.[0-9]*.[0-9]*/dataset_info.json")
+    versions = {tuple(map(int, info.parent.name.split("."))): info.parent for info in infos}
+    return sorted(versions[max(versions)].glob("*.tfrecord*")) if versions else []
 
 
 @functools.cache
@@ -53,19 +65,18 @@ def tensorflow_datasets() -> Any:
     return tfds
 
 
-def _builder(data_dir: Path | None) -> Any:
-    """Return the TFDS builder of cats_vs_dogs, its photos downloaded if need be."""
-    make = functools.partial(tensorflow_datasets().builder, "cats_vs_dogs", data_dir=data_dir)
-    builder = make()
-    if not builder.is_prepared():
+def _download(root: Path) -> None:
+    try:
         _check_host()
-        folder = Path(builder.data_dir).parent  # of all versions
+        folder = root / "cats_vs_dogs"
         folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / ".lock"):
-            builder = make()  # which looks anew: another process may have downloaded them
-            if not builder.is_prepared():
-                builder.download_and_prepare()
-    return builder
+        with alone(folder / "download", "downloads cats_vs_dogs"):
+            tensorflow_datasets().builder("cats_vs_dogs", data_dir=root).download_and_prepare()
+    except Exception as error:  # TFDS documents none of what it raises
+        raise InputError(
+            f"cats_vs_dogs is not in {root} and could not be downloaded to it "
+            f"({first_line(error)}): give the data_dir that holds it, or go online"
+        ) from error
 
 
 def _check_host() -> None:
@@ -76,14 +87,15 @@ def _check_host() -> None:
         answer.close()
 
 
-def _photos(builder: Any) -> Photos:
+def _photos(root: Path) -> Photos:
     tfds = tensorflow_datasets()
-    columns = tfds.decode.PartialDecoding({"label": True, "image/filename": True})
     try:
+        builder = tfds.builder("cats_vs_dogs", data_dir=root)
+        columns = tfds.decode.PartialDecoding({"label": True, "image/filename": True})
         records = list(_records(builder, columns).batch(1024).as_numpy_iterator())
     except Exception as error:  # as above
         raise InputError(
-            f"cats_vs_dogs in {builder.data_dir} is damaged ({decode.op_reason(error)}): "
+            f"cats_vs_dogs in {root} is damaged ({decode.op_reason(error)}): "
             "delete that folder to download it again"
         ) from error
     labels = np.concatenate([record["label"] for record in records]).astype(np.int32)
@@ -99,7 +111,7 @@ def _photos(builder: Any) -> Photos:
 
 
 def _records(builder: Any, decoders: Any) -> Any:
-    """Return the examples as a `tf.data.Dataset`, always in the same order."""
+    """The examples as a `tf.data.Dataset`, always in the same order."""
     tfds = tensorflow_datasets()
     # Autocaching would keep what is read once in memory.
     config = tfds.ReadConfig(try_autocache=False)
@@ -108,17 +120,11 @@ def _records(builder: Any, decoders: Any) -> Any:
     )
 
 
-def _read(
-    builder: Any, wanted: Collection[int], failed: dict[int, str]
-) -> Iterator[tuple[int, bytes]]:
+def _read(builder: Any, wanted: Collection[int], failed: Any) -> Iterator[tuple[int, bytes]]:
     del failed  # listing the photos has read every record
     if not wanted:
         return
-    tf, tfds = decode.tensorflow(), tensorflow_datasets()
-    is_wanted = np.zeros(max(wanted) + 1, np.bool_)
-    is_wanted[list(wanted)] = True
-    is_wanted = tf.constant(is_wanted)
-    records = _records(builder, {"image": tfds.decode.SkipDecoding()})
-    numbered = records.take(len(is_wanted)).enumerate()
-    for index, record in numbered.filter(lambda index, _: is_wanted[index]).as_numpy_iterator():
-        yield int(index), record["image"]
+    records = _records(builder, {"image": tensorflow_datasets().decode.SkipDecoding()})
+    for index, record in enumerate(records.take(max(wanted) + 1).as_numpy_iterator()):
+        if index in wanted:
+            yield index, record["image"]

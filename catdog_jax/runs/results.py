@@ -251,7 +251,7 @@ def predict(
     if isinstance(photos, np.ndarray) or hasattr(photos, "shape"):
         return predictions_of(module, np.asarray(photos), experiment, names)
     from ..data.decode import decode_file
-    from ..data.load import list_photos
+    from ..data.listing import list_photos
 
     given = [photos] if isinstance(photos, str | Path) else photos
     paths = [path for one in given for path in list_photos(expanded(one))]

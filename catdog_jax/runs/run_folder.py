@@ -8,7 +8,8 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from ..data.load import SOURCES, Splits, class_counts
+from ..data.load import SOURCES
+from ..data.splits import Splits, class_counts
 from ..errors import InputError, first_line
 from ..files import expanded, is_empty, is_file, sha256, written_whole
 from . import checkpoint, named

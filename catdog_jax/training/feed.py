@@ -3,19 +3,16 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, Int32, PyTree
+from jaxtyping import PyTree
 
-from ..data.splits import Batches, Split
+from ..data.splits import Arrays, Split
 from .mesh import replicate, shard
 
-Arrays: TypeAlias = tuple[Any, Any]
-"""Images `[n, height, width, channels]`, pixels 0…255, and labels: int `[n]`, or `[n, classes]`."""
 Item = TypeVar("Item")
 
 # Of a device's free memory; the rest is for weights and activations.
@@ -32,21 +29,6 @@ def as_split(data: Split | Arrays) -> Split:
     classes = labels.shape[-1] if labels.ndim == 2 else int(labels.max(initial=0)) + 1
     names = tuple(map(str, range(classes)))
     return Split(images, labels, names, tuple(map(str, range(len(images)))))
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Which photos are in the batches of an epoch, and which of them fill up the last batch."""
-
-    photos: Int32[np.ndarray, "steps batch"]
-    mask: Bool[np.ndarray, "steps batch"]
-
-    @classmethod
-    def of(cls, batches: Batches) -> "Rows":
-        """The rows of `batches`; the last is filled up with the first photos, masked out."""
-        shape = len(batches), batches.batch_size
-        photos = np.resize(batches.order.astype(np.int32), shape)
-        return cls(photos, np.arange(photos.size).reshape(shape) < len(batches.order))
 
 
 def fit_on_devices(splits: Iterable[Split]) -> bool:

@@ -14,10 +14,10 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Bool, PyTree
 
-from ..data.splits import Batches, Split
+from ..data.splits import Arrays, Batches, Split
 from ..errors import InputError, RunError
 from .augment import Augmentation, combined
-from .feed import Arrays, Rows, as_split, fit_on_devices, on_every_device, settled, stream
+from .feed import as_split, fit_on_devices, on_every_device, settled, stream
 from .losses import Loss, cross_entropy
 from .mesh import data_mesh, give_back_freed_memory, replicate
 from .metrics import Metrics, Sums, check_fit, no_sums
@@ -220,7 +220,7 @@ def _make_train_epoch(
     if resident:
         photos, program = on_every_device(split, mesh), jit_epoch(task, mesh)
         return lambda state, epoch, report: _scan(
-            program, state, photos, Rows.of(batches_of(epoch)), report, mesh
+            program, state, photos, batches_of(epoch), report, mesh
         )
     step = jit_step(task, mesh)
     return lambda state, epoch, report: _loop(step, state, batches_of(epoch), report, mesh)
@@ -230,12 +230,12 @@ def _scan(
     program: Epoch,
     state: TrainState,
     photos: PyTree,
-    rows: Rows,
+    batches: Batches,
     report: Callable[[Sums], None] | None,
     mesh: Mesh,
 ) -> tuple[TrainState, Sums, int]:
     with jax.set_mesh(mesh):
-        state, totals, finite = program(state, photos, *replicate((rows.photos, rows.mask), mesh))
+        state, totals, finite = program(state, photos, *replicate(batches.rows(), mesh))
     if report is not None:
         report(totals)
     bad_steps = np.flatnonzero(~np.asarray(finite))

@@ -63,7 +63,7 @@ def make_step(task: Task) -> Step:
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(state.key, state.step)
-        images, mask = batch["image"].astype(jnp.float32), batch["mask"]
+        images, mask = batch["image"].astype(float), batch["mask"]
         weights = jnp.ones(len(mask))
         if task.class_weights is not None:
             weights = jnp.asarray(task.class_weights)[label_classes(batch["label"])]

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from ..data.splits import Split
-from .feed import Rows, on_every_device, settled, stream
+from .feed import on_every_device, settled, stream
 from .losses import Logits, Loss
 from .mesh import jit, replicate
 from .metrics import (
@@ -91,8 +91,8 @@ def _by_features(task: Task, split: Split, batch_size: int, mesh: Mesh) -> Valid
 
 
 def _on_devices(task: Task, split: Split, batch_size: int, mesh: Mesh) -> Validation:
-    rows = Rows.of(split.batches(batch_size))
-    photos = replicate((on_every_device(split, mesh), rows.photos, rows.mask), mesh)
+    rows = split.batches(batch_size).rows()
+    photos = on_every_device(split, mesh), *replicate(rows, mesh)
 
     def validate(model: nnx.Module) -> Metrics:
         graphdef, state = nnx.split(in_mode(model, training=False))
