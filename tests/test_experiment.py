@@ -17,9 +17,8 @@ from flax import nnx
 from PIL import Image
 from tqdm import tqdm
 
+import catdog_jax as cd
 from catdog_jax.data import sketches
-from catdog_jax.data.load import load_data
-from catdog_jax.data.splits import Splits
 from catdog_jax.errors import InputError
 from catdog_jax.runs import build, messages, reproduce
 from catdog_jax.runs.build import build_model
@@ -261,28 +260,21 @@ def test_a_series_of_an_unknown_model_does_not_start(tmp_path: Path) -> None:
 
 
 def test_a_run_of_arrays_needs_no_source(tmp_path: Path) -> None:
-    splits = load_data("sketches", 32, sizes=(48, 20, 12))
-    arrays = splits_of(splits, size=28)
+    images = np.random.default_rng(0).integers(0, 255, (40, 28, 28, 3)).astype(np.uint8)
+    arrays = images, np.arange(40) % 3
+    splits = cd.splits_from_arrays(arrays, arrays, class_names=("a", "b", "c"))
     experiment = Experiment("model3", epochs=1, batch_size=16)
-    done = run(experiment, tmp_path / "run", splits=arrays, log=silent)
+    done = run(experiment, tmp_path / "run", splits=splits, log=silent)
     assert done.image_size == 28
-    assert done.predict(arrays.test).logits.shape == (12, 2)
+    assert done.predict(arrays).probabilities.shape == (40, 3)
     lines: list[str] = []
-    run(experiment, tmp_path / "run", splits=arrays, log=lines.append)
+    run(experiment, tmp_path / "run", splits=splits, log=lines.append)
     assert lines == [f"{tmp_path / 'run'} holds this run already; reading it"]
-
-
-def splits_of(splits: Splits, size: int) -> Splits:
-    """Cut to `size`, and without a folder: as `splits_from_arrays` makes them."""
-    parts = {
-        name: replace(part, images=np.asarray(part.images)[:, :size, :size])
-        for name, part in (
-            ("train", splits.train),
-            ("validation", splits.validation),
-            ("test", splits.test),
-        )
-    }
-    return replace(splits, **parts, source="arrays", folder=None)  # pyright: ignore
+    assert done.metrics is not None
+    assert done.metrics["test"] is None
+    for use in (lambda: resume(tmp_path / "run", epochs=2, log=silent), done.predict):
+        with pytest.raises(InputError, match="photos were arrays: give them"):
+            use()
 
 
 # Runs that go on, elsewhere or for longer.

@@ -13,6 +13,7 @@ from ..data.splits import Splits, class_counts
 from ..errors import InputError, first_line
 from ..files import expanded, is_empty, is_file, sha256, written_whole
 from . import checkpoint, named
+from .build import ARRAYS
 from .checkpoint import Record
 from .experiment import Experiment
 from .recipes import recipe
@@ -67,9 +68,10 @@ def absolute(experiment: Experiment) -> Experiment:
         file, _, attribute = name.rpartition(":")
         return f"{path(file)}:{attribute}" if file.endswith(".py") else name
 
+    data = experiment.data
     return replace(
         _map_code(experiment, code),
-        data=experiment.data if experiment.data in SOURCES else path(experiment.data),
+        data=data if data in (*SOURCES, ARRAYS) else path(data),
         data_dir=experiment.data_dir and path(experiment.data_dir),
         weights=path(experiment.weights) if _is_file(experiment.weights) else experiment.weights,
     )
