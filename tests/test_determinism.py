@@ -1,7 +1,7 @@
 """The same seed is the same training, bit for bit; on other devices and as a scan, up to rounding.
 
-Elsewhere: an epoch as one program and batch by batch, on one device and on four, and in float64
-(test_train.py); the same for whole run folders (test_experiment.py).
+Elsewhere: standard layers on one device and on eight, and in float64 (test_loop.py, test_step.py);
+the same for whole run folders (test_experiment.py).
 """
 
 import subprocess
@@ -10,18 +10,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from catdog_jax.data import sketches
-from catdog_jax.data.load import Split
+from catdog_jax.data.splits import Split
 from catdog_jax.models.create import create_model
 from catdog_jax.training.augment import random_flip, random_rotation
 from catdog_jax.training.loop import fit
+from catdog_jax.training.optimizers import keras_adam
+from catdog_jax.training.state import TrainState
 
 MODELS = {
-    **{name: {"image_size": 32} for name in ("model1", "model2", "model3")},
+    **{name: {"image_size": 32, "blog_logits": True} for name in ("model1", "model2", "model3")},
     "model4": {"alpha": 0.35},
 }
 Trained = dict[str, np.ndarray]
@@ -34,19 +37,24 @@ def trained(name: str, *, seed: int = 0, on_device: bool = False) -> Trained:
     """
     images, labels = sketches.draw(42, 32, seed=3)
     photos = Split(images, labels, sketches.CLASS_NAMES, ("",) * 42)
+    states: list[TrainState] = []
     records = list(
         fit(
             create_model(name, rngs=nnx.Rngs(seed), **MODELS[name]),
-            photos.shuffled(16, seed=seed),
-            photos.batches(16),
+            photos,
+            photos,
             epochs=2,
-            augmentations=(random_flip, random_rotation),
+            batch_size=16,
+            optimizer=keras_adam(),
+            augment=(random_flip, random_rotation()),
+            trainable=nnx.PathContains("head") if name == "model4" else nnx.Param,
             seed=seed,
             on_device=on_device,
+            callbacks=[lambda _, state: states.append(jax.tree.map(jnp.copy, state))],
         )
     )
     assert {record.on_device for record in records} == {on_device}
-    last = records[-1].state
+    last = states[-1]
     arrays = jax.tree_util.tree_leaves_with_path((last.params, last.opt_state))
     return {jax.tree_util.keystr(path): np.asarray(array) for path, array in arrays} | {
         "history": np.array([[r.loss, r.accuracy, r.val_loss, r.val_accuracy] for r in records])

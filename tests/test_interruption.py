@@ -23,7 +23,7 @@ from flax import nnx
 from catdog_jax.cli import main
 from catdog_jax.data.load import load_data
 from catdog_jax.errors import InputError, RunError
-from catdog_jax.runs import build, checkpoint, results, runner
+from catdog_jax.runs import build, checkpoint, report, results, runner
 from catdog_jax.runs.build import build_model
 from catdog_jax.runs.experiment import Experiment
 from catdog_jax.runs.history import best_epoch, read_history
@@ -90,7 +90,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(name: str, tmp_path: Path) -> None:
-    experiment = replace(RECIPES[name], **{**SETTINGS, "weights": "none", "stop_when_dead": False})
+    experiment = replace(RECIPES[name], **SETTINGS, weights="none", stop_when_dead=False)
+    if name == "model4":
+        experiment = replace(experiment, model_options=("alpha=0.35",))
     one = run(experiment, tmp_path / "one", log=silent)
     run_until(2, experiment, tmp_path / "two", Stop())
     lines: list[str] = []
@@ -131,6 +133,7 @@ def test_the_best_epoch_is_kept_and_used_unless_the_last_is_asked_for(
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     shutil.rmtree(out / "checkpoint")
+    (out / "metrics.json").unlink()
     record, state = checkpoint.read(whole / "checkpoint/4"), state_of(SMALL)
     rows = record["history"]
     for epoch, accuracy in enumerate((0.5, 0.9, 0.7, 0.6), 1):
@@ -389,7 +392,8 @@ def test_a_disk_that_fills_beside_the_checkpoints_ends_in_one_line(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, name, fill)
+        for module in (runner, report):
+            patch.setattr(module, name, fill, raising=False)
         with pytest.raises(RunError) as caught:
             resume(out, log=silent)
     assert str(caught.value) == (
@@ -414,9 +418,9 @@ def test_a_checkpoint_that_breaks_off_costs_nothing_saved(tmp_path: Path) -> Non
     )
     done = subprocess.run([sys.executable, "-c", code, str(out)], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
-    # Orbax's threads say more than this.
-    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert error.startswith(f"error: {out} could not be written to (the checkpoint of epoch 3: ")
+    # Among what Orbax's threads say.
+    said = f"error: {out} could not be written to (the checkpoint of epoch 3: "
+    assert said in done.stderr, done.stderr
     assert checkpoint.epochs(out / "checkpoint")[-1] == 2
     assert not unfinished(out / "checkpoint")
     assert len(resume(out, log=silent).history) == 4

@@ -26,7 +26,9 @@ ARRAYS = "arrays"
 """The source of `splits_from_arrays`."""
 
 
-def load_splits(experiment: Experiment, *, strict: bool = False) -> Splits:
+def load_splits(
+    experiment: Experiment, *, image_size: int | None = None, strict: bool = False
+) -> Splits:
     """The data that `experiment` names; `strict` refuses them if a photo cannot be read.
 
     Raises:
@@ -39,7 +41,7 @@ def load_splits(experiment: Experiment, *, strict: bool = False) -> Splits:
         )
     return load_data(
         experiment.data,
-        experiment.image_size,
+        image_size or experiment.image_size,
         experiment.data_dir,
         experiment.split_seed,
         sizes=experiment.sizes,

@@ -26,7 +26,7 @@ def describe(splits: Splits) -> list[str]:
     if splits.skipped:
         lines.append(f"   skipped: {len(splits.skipped)} unreadable photos")
         lines += _first_few([f"{photo.name}: {photo.reason}" for photo in splits.skipped], splits)
-    for kind, count in getattr(splits, "passed_over", {}).items():
+    for kind, count in splits.passed_over.items():
         lines.append(f"passed over: {count} {kind}")
     if splits.shared:
         lines.append(f"    shared: {len(splits.shared)} photos are in an earlier split, too")

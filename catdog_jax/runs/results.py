@@ -109,8 +109,8 @@ class Run:
         changes: dict[str, Any] = {} if data_dir is None else {"data_dir": data_dir}
         if data is not None:
             changes |= {"data": str(data), "data_dir": data_dir, "sizes": None}
-        source = replace(self.experiment, **changes, image_size=self.image_size)
-        splits = build.load_splits(source)
+        source = replace(self.experiment, **changes)
+        splits = build.load_splits(source, image_size=self.image_size)
         if data is None and splits.fingerprint != self.inputs["photos"]:
             log(f"note: {source.data} has changed since this run was trained")
         parts = SPLIT_NAMES if split == "all" else (split,)

@@ -1,0 +1,74 @@
+"""The end of a run: judge its model, and write `metrics.json` and `history.png`."""
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from ..data.splits import Split, Splits, majority_baseline
+from ..reports.plots import plot_history
+from ..training.metrics import wilson_interval
+from .checkpoint import Record
+from .experiment import Experiment
+from .history import best_epoch, is_dead, write_history
+from .messages import result_lines
+from .predictions import judged, predictions_of
+from .results import Log, Run, load_run, put_checkpoint
+from .run_folder import CHECKPOINT, HISTORY, METRICS, write_json
+
+_PACKAGES = ("catdog_jax", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def report(
+    experiment: Experiment,
+    out: Path,
+    model: nnx.Module,
+    splits: Splits,
+    record: Record,
+    log: Log,
+) -> Run:
+    """Judge the trained `model` and the best epoch's, and write what makes `out` a finished run."""
+    history = record["history"]
+    best = best_epoch(history)
+
+    def judge(split: Split) -> dict[str, Any] | None:
+        found = len(split) and predictions_of(model, split, experiment, splits.class_names)
+        return judged(found, experiment) if found else None
+
+    test_last = judge(splits.test)
+    put_checkpoint(model, out / CHECKPOINT / str(best), experiment, record["inputs"])
+    validation, test = splits.validation, splits.test
+    accuracy = history[best - 1]["val_accuracy"]
+    interval = wilson_interval(round(accuracy * len(validation)), len(validation))
+    # The first epoch, which compiles, is left out of the median where there are others.
+    seconds = [row["seconds"] for row in history]
+    metrics = {
+        "model": experiment.model,
+        "seed": experiment.seed,
+        "epochs": len(history),
+        "dead": is_dead(history[-1]),
+        "best": {"epoch": best, "val_accuracy": accuracy, "interval": interval},
+        "validation": judge(validation),
+        "test": judge(test),
+        "test_last": test_last,
+        "baseline": {
+            "validation": majority_baseline(validation),
+            "test": majority_baseline(test) if len(test) else None,
+        },
+        "seconds": sum(seconds),
+        "images_per_second": len(splits.train) / float(np.median(seconds[1:] or seconds)),
+        "device": record["device"],
+        "on_device": record["on_device"],
+        "versions": {name: version(name) for name in _PACKAGES}
+        | {"python": sys.version.split()[0]},
+    }
+    write_history(out / HISTORY, history)
+    plot_history(out / "history.png", history, f"{experiment.model}, seed {experiment.seed}")
+    # Written last: a folder with this file is a finished run.
+    write_json(out / METRICS, metrics)
+    for line in result_lines(metrics):
+        log(line)
+    return load_run(out)
