@@ -89,6 +89,7 @@ def write(
     for pool, label, digest in zip(pools, photos.labels, filled.digests, strict=True):
         if digest:
             content.update(f"{pool} {label} {digest.hex()}\n".encode())
+    flaws = sorted(filled.failed.items())
     meta = Meta(
         format=FORMAT,
         source=source,
@@ -100,7 +101,7 @@ def write(
         labels=photos.labels.tolist(),
         pools=pools,
         digests=digests,
-        skipped=[(photos.names[i], *flaw) for i, flaw in sorted(filled.failed.items())],
+        skipped=[(photos.names[i], flaw.reason, flaw.unread) for i, flaw in flaws],
         copies=_copies(images, filled),
         passed_over=dict(photos.passed_over),
     )

@@ -5,6 +5,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from types import EllipsisType
 from typing import Any, TypeAlias, TypedDict
 
@@ -105,7 +106,9 @@ class Split:
     def __repr__(self) -> str:
         size = "×".join(map(str, self.images.shape[1:]))
         counts = ", ".join(f"{count} {name}" for name, count in class_counts(self).items())
-        return f"Split of {len(self)} images, {size} {self.images.dtype}:\n    {counts}"
+        return (
+            f"Split of {len(self)} images, {size} {self.images.dtype}:\n    {shorten(counts, 90)}"
+        )
 
     def batches(self, batch_size: int = 32) -> "Batches":
         """All batches in order; the last one is filled up."""
@@ -217,7 +220,8 @@ class Splits:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(getattr(self, name))} {name}" for name in SPLIT_NAMES)
-        return f"Splits of {self.source}: {sizes}\n    classes: {', '.join(self.class_names)}"
+        classes = shorten(", ".join(self.class_names), 80)
+        return f"Splits of {self.source}: {sizes}\n    classes: {classes}"
 
 
 def splits_from_arrays(
