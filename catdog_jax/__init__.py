@@ -1,15 +1,15 @@
-"""Cats and dogs in JAX and Flax: four models from a plain CNN to transfer learning.
+"""Cats and dogs in JAX and Flax: from a plain CNN to transfer learning.
 
     import catdog_jax as cd
     from flax import nnx
 
     splits = cd.load_data("cats_and_dogs_filtered")
     model = cd.create_model("model3", rngs=nnx.Rngs(0))
-    for record in cd.fit(model, splits.train.shuffled(seed=0), splits.validation.batches()):
+    for record in cd.fit(model, splits.train, splits.validation):
         print(record.epoch, record.val_accuracy)
 
-The names below are imported at first use, so that `import catdog_jax` is light and needs neither
-TensorFlow nor matplotlib.
+Each name below is imported when it is first used, so that `import catdog_jax` is light and needs
+neither TensorFlow nor matplotlib.
 """
 
 from importlib import import_module
@@ -17,41 +17,59 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .data.load import load_data
+    from .data.splits import Split, Splits, splits_from_arrays
     from .errors import InputError, RunError
-    from .models.create import create_model, load_keras_weights
-    from .runs.recipes import RECIPES, Experiment
+    from .models.create import create_model
+    from .models.keras_weights import load_keras_weights
+    from .runs.experiment import Experiment
+    from .runs.recipes import RECIPES
+    from .runs.results import load_run, predict
+    from .runs.runner import run
     from .training.loop import fit
     from .training.mesh import use_cpu_cores
     from .training.metrics import evaluate
+
+_NAMES = {
+    "data.load": ["load_data"],
+    "data.splits": ["Split", "Splits", "splits_from_arrays"],
+    "errors": ["InputError", "RunError"],
+    "models.create": ["create_model"],
+    "models.keras_weights": ["load_keras_weights"],
+    "runs.experiment": ["Experiment"],
+    "runs.recipes": ["RECIPES"],
+    "runs.results": ["load_run", "predict"],
+    "runs.runner": ["run"],
+    "training.loop": ["fit"],
+    "training.mesh": ["use_cpu_cores"],
+    "training.metrics": ["evaluate"],
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "RECIPES",
     "Experiment",
     "InputError",
     "RunError",
+    "Split",
+    "Splits",
     "create_model",
     "evaluate",
     "fit",
     "load_data",
     "load_keras_weights",
+    "load_run",
+    "predict",
+    "run",
+    "splits_from_arrays",
     "use_cpu_cores",
 ]
-
-_MODULES = {
-    "RECIPES": "runs.recipes",
-    "Experiment": "runs.recipes",
-    "InputError": "errors",
-    "RunError": "errors",
-    "create_model": "models.create",
-    "evaluate": "training.metrics",
-    "fit": "training.loop",
-    "load_data": "data.load",
-    "load_keras_weights": "models.keras_weights",
-    "use_cpu_cores": "training.mesh",
-}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

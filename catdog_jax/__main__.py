@@ -1,16 +1,36 @@
 """The command `catdog-jax`, and `python -m catdog_jax`."""
 
+import os
 import sys
 
 
 def main() -> int:
     """Run the command line; gives the exit code. Ctrl-C ends it quietly even while it starts."""
     try:
-        from .cli import main as run  # takes seconds: JAX comes with it
+        _open_closed_streams()
+        _use_utf8()
+        from .cli import main as run
+
+        return run()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return run()
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null where a shell closed a stream (`>&-`), or the next file takes its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest number free, so this one
+            os.set_inheritable(null, True)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
+def _use_utf8() -> None:
+    """Start again in UTF-8 where the locale is POSIX's: of our libraries only Python obeys it."""
+    if sys.getfilesystemencoding() == "ascii" and os.name == "posix":
+        environment = {**os.environ, "PYTHONUTF8": "1"}
+        os.execve(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]], environment)
 
 
 if __name__ == "__main__":

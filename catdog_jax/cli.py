@@ -1,374 +1,241 @@
-"""The command line: `catdog-jax train model3 --data PATH` and its siblings."""
+"""The command line: `catdog-jax train model3 --data PATH` and its siblings.
+
+What needs JAX is imported where a command starts to work, so that `--help` is fast.
+"""
 
 import json
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import tyro
+from .arguments import Data, Demo, Evaluate, Predict, Reproduce, Train, nearest, parse
+from .errors import InputError, first_line, guarded, say
+from .files import expanded, make_folder
+from .runs.recipes import RECIPES, recipe
 
-from .data.decode import decode_file
-from .data.load import Splits, list_photos, load_data
-from .errors import InputError, RunError, first_line, printable, say
-from .files import make_folder
-from .models.keras_weights import cached_official_weights
-from .reports.sections import draw_data
-from .runs.build import load_splits
-from .runs.messages import accuracy_line, describe
-from .runs.recipes import RECIPES, Experiment
-from .runs.reproduce import reproduce as reproduce_series
-from .runs.run_folder import Run
-from .runs.runner import evaluate_run, has_died, load_model, predict, run
-from .runs.runner import resume as resume_run
-
-Positional = tyro.conf.Positional
+if TYPE_CHECKING:
+    from .runs.results import Run
 
 
-@dataclass(frozen=True)
-class Options:
-    """What can be changed of a recipe. None leaves the recipe's own value."""
-
-    data: str | None = None
-    """cats_vs_dogs (TFDS), cats_and_dogs_filtered (downloads the post's zip), sketches (drawn by a
-    program), or the path of a zip or folder of photos, one sub-folder a class."""
-    data_dir: str | None = None
-    """Folder of TFDS's prepared data, or for the downloaded zip."""
-    weights: str | None = None
-    """Model 4's backbone: imagenet (downloaded once), a Keras .h5 or .keras file, or none."""
-    epochs: int | None = None
-    """How many epochs (20)."""
-    batch_size: int | None = None
-    """Images a step (32)."""
-    learning_rate: float | None = None
-    """Adam's learning rate (1e-3; model 4: 1e-4)."""
-    image_size: int | None = None
-    """Height and width the photos are resized to (160)."""
-    sizes: tuple[int, int, int] | None = None
-    """Images to train, validate and test on (the source's own)."""
-    split_seed: int | None = None
-    """Which photos are set apart (0)."""
-    flip: bool | None = None
-    """Flip training images at random (models 2 to 4 do)."""
-    rotation: float | None = None
-    """Rotate training images at random within ± this share of a turn (0.2 in models 2 to 4)."""
-    blog_logits: bool | None = None
-    """Models 1 to 3: the post's 64 outputs (True), or one logit a class."""
-    threshold: float | None = None
-    """Model 4: the logit above which a photo counts as a dog (0.5, as Keras; 0 is unbiased)."""
-    stop_when_dead: bool | None = None
-    """End a run whose outputs are all zero (True)."""
-    dtype: Literal["float32", "bfloat16"] | None = None
-    """What the model computes in (float32); bfloat16 is for accelerators, and rounds more."""
-    on_device: bool | None = None
-    """Keep the photos in the devices' memory and run an epoch as one program, rather than stream
-    them (by itself: on a GPU or TPU, where they take no more than half of its free memory; on a
-    CPU it is slow)."""
-
-    def adapt(self, experiment: Experiment) -> Experiment:
-        """The experiment with these changes."""
-        chosen = {field.name: getattr(self, field.name) for field in fields(Options)}
-        chosen = {name: value for name, value in chosen.items() if value is not None}
-        if experiment.model != "model4":
-            chosen.pop("weights", None)
-        return replace(experiment, **chosen)
+def train(options: Train) -> "Run":
+    """Train a model, or go on with a run."""
+    done = _train_anew(options) if options.resume is None else _resume(options, options.resume)
+    if options.predictions:
+        done.predict(split="test").write_csv(expanded(options.predictions))
+    say(f"history.csv, history.png, metrics.json and the checkpoints are in {done.folder}")
+    return done
 
 
-@dataclass(frozen=True)
-class TrainOptions(Options):
-    """Options of one run."""
+def _train_anew(options: Train) -> "Run":
+    if options.finish:
+        raise InputError("--finish ends a run early: give --resume RUN beside it")
+    if not options.model:
+        raise InputError(f"which model? {', '.join(RECIPES)}, or your own as FILE.py:NAME")
+    experiment = replace(recipe(options.model), **options.changes)
+    from .runs.build import check, load_splits
+    from .runs.messages import describe
+    from .runs.runner import run
 
-    seed: int = 0
-    """Of initial weights, order, dropout and augmentation."""
-    out: Path | None = None
-    """The run folder (runs/MODEL-seedN)."""
-    strict: bool = False
-    """Stop if a single photo cannot be read, rather than leave it out."""
-
-
-@dataclass(frozen=True)
-class ReproduceOptions(Options):
-    """Options of a series of runs."""
-
-    models: tuple[str, ...] = tuple(RECIPES)
-    """Which models."""
-    seeds: int = 1
-    """How many seeds, from 0."""
-    out: Path = Path("runs/reproduce")
-    """The series' folder; runs that are in it already are not repeated."""
-    strict: bool = False
-    """Stop if a single photo cannot be read, rather than leave it out."""
-
-
-def train_model(model: str, options: TrainOptions) -> tuple[Run, Splits]:
-    """Train one model by the post's recipe and the options' changes to it."""
-    if model not in RECIPES:
-        raise InputError(f"unknown model '{model}'; choose one of: {', '.join(RECIPES)}")
-    if options.weights is not None and model != "model4":
-        raise InputError(f"--weights is for model4; {model} has no pretrained part")
-    experiment = replace(options.adapt(RECIPES[model]), seed=options.seed)
-    out = options.out or Path("runs") / f"{model}-seed{options.seed}"
+    _start_jax()
+    check(experiment)
     splits = load_splits(experiment, strict=options.strict)
     for line in describe(splits):
         say(line)
-    finished = run(experiment, out, splits=splits)
-    _say_where(finished)
-    return finished, splits
+    return run(experiment, options.out and expanded(options.out), splits=splits)
 
 
-def _say_where(finished: Run) -> None:
-    say(f"history.csv, history.png, metrics.json and the checkpoints are in {finished.folder}")
+def _resume(options: Train, folder: Path) -> "Run":
+    if options.model or options.out or not options.changes.keys() <= {"epochs", "data", "data_dir"}:
+        raise InputError(
+            "--resume goes on with a run as it was begun; beside it give only --epochs, --data, "
+            "--data-dir, --finish or --predictions"
+        )
+    from .runs.runner import resume
+
+    _start_jax()
+    return resume(expanded(folder), finish=options.finish, **options.changes)
 
 
-def reproduce_post(options: ReproduceOptions) -> list[Run]:
-    """Train the post's models over seeds and set the results beside the published ones."""
+def reproduce(options: Reproduce) -> list["Run"]:
+    """Train the post's models over seeds, into one folder with a summary."""
+    from .runs.reproduce import reproduce as reproduce_series
+
     if not 1 <= options.seeds <= 1000:
-        raise InputError(f"--seeds must be 1 or more, and 1000 at most, not {options.seeds}")
+        raise InputError(f"--seeds must be from 1 to 1000, not {options.seeds}")
+    _start_jax()
     runs = reproduce_series(
         options.models,
         range(options.seeds),
-        options.out,
+        expanded(options.out),
         adapt=options.adapt,
         strict=options.strict,
     )
-    say(f"summary.md, curves.png and a folder a run are in {options.out}")
+    say(f"summary.md, curves.png and a folder per run are in {expanded(options.out)}")
     return runs
 
 
-def _train(
-    options: Annotated[TrainOptions, tyro.conf.arg(name="")],
-    model: Positional[Annotated[str | None, tyro.conf.arg(metavar="MODEL")]] = None,
-    resume: Path | None = None,
-) -> None:
-    """Train one model, model1, model2, model3 or model4, or go on with an interrupted run.
+def _demo(options: Demo) -> None:
+    from .models.keras_weights import cached_official_weights
 
-    Args:
-        options: what to change of the recipe.
-        model: model1 (plain CNN), model2 (augmented), model3 (rescaled), model4 (transfer).
-        resume: the folder of an interrupted run, which goes on as it was begun; give nothing else.
-    """
-    if resume is not None:
-        if model is not None or options != TrainOptions():
-            raise InputError("--resume goes on with a run as it was begun; give nothing beside it")
-        _say_where(resume_run(resume))
-    elif model is None:
-        raise InputError(f"which model? choose one of: {', '.join(RECIPES)}")
-    else:
-        train_model(model, options)
-
-
-def _reproduce(options: Annotated[ReproduceOptions, tyro.conf.arg(name="")]) -> None:
-    """Train all four models and compare with the published numbers."""
-    reproduce_post(options)
-
-
-def _demo(
-    weights: str | None = None,
-    epochs: int = 6,
-    image_size: int = 160,
-    sizes: tuple[int, int, int] = (600, 168, 32),
-    out: Path = Path("runs/demo"),
-) -> None:
-    """See it work in minutes, offline: the models on drawings of cats and dogs.
-
-    Args:
-        weights: a Keras MobileNetV2 file; with it (or once downloaded) model 4 takes part.
-        epochs: how many epochs a model.
-        image_size: height and width of the drawings.
-        sizes: drawings to train, validate and test on.
-        out: folder of the runs.
-    """
-    cached = cached_official_weights()
-    weights = weights or (str(cached) if cached else None)
-    models = ["model1", "model2", "model3"] + (["model4"] if weights else [])
     say("These are drawings made by a program, not photos, and a few epochs on 600 of them hardly")
-    say("leave chance: see that everything runs, not how well.")
+    say("beat chance: the demo shows that everything runs, not how well.")
+    weights = options.weights or cached_official_weights()
     if not weights:
         say("Model 4 needs pretrained weights and is left out; give a file with --weights.")
-    options = Options(
-        data="sketches", weights=weights, epochs=epochs, image_size=image_size, sizes=sizes
+    changes = {name: getattr(options, name) for name in ("epochs", "image_size", "sizes")}
+    changes |= {"data": "sketches", "weights": str(weights)}
+    models = tuple(n for n, recipe in RECIPES.items() if weights or recipe.weights == "none")
+    reproduce(Reproduce(models=models, out=options.out, changes=changes))
+    say("These were drawings; the real thing, on 3,000 photos, which it downloads with the weights")
+    say("of model 4:  catdog-jax reproduce")
+
+
+def _data(options: Data) -> None:
+    from .data.load import load_data
+    from .reports.sections import draw_data
+    from .runs.messages import describe
+
+    splits = load_data(
+        options.source,
+        options.image_size,
+        options.data_dir,
+        options.split_seed,
+        sizes=options.sizes,
+        strict=options.strict,
     )
-    reproduce_series(models, [0], out, adapt=options.adapt)
-    say(f"Histories, figures and a summary are in {out}. These were drawings; the real thing, on")
-    say("3,000 photos, which it downloads with the weights of model 4:  catdog-jax reproduce")
-
-
-def _data(
-    source: Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]],
-    data_dir: str | None = None,
-    image_size: int = 160,
-    sizes: tuple[int, int, int] | None = None,
-    split_seed: int = 0,
-    out: Path = Path("runs/data"),
-    strict: bool = False,
-) -> None:
-    """Prepare a data set, count its classes and draw some of it.
-
-    Args:
-        source: as --data of train.
-        data_dir: folder of TFDS's prepared data, or for the downloaded zip.
-        image_size: height and width the photos are resized to.
-        sizes: images to train, validate and test on.
-        split_seed: which photos are set apart.
-        out: folder of the figures.
-        strict: stop if a single photo cannot be read, rather than leave it out.
-    """
-    splits = load_data(source, image_size, data_dir, split_seed, sizes=sizes, strict=strict)
     for line in describe(splits):
         say(line)
-    say(f"  prepared: {splits.folder}")
+    if splits.folder:
+        say(f"  prepared: {splits.folder}")
+    out = expanded(options.out)
     make_folder(out)
     draw_data(splits, out)
     say(f"labels.png and photos.png are in {out}")
 
 
-def _evaluate(
-    run_folder: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]],
-    data: str | None = None,
-    data_dir: str | None = None,
-    split: str = "test",
-    checkpoint: str = "best",
-) -> None:
-    """Evaluate a run's model.
+def _evaluate(options: Evaluate) -> None:
+    from .runs.messages import accuracy_line
+    from .runs.results import load_run
 
-    Args:
-        run_folder: a folder that train made.
-        data: another source than the run's own.
-        data_dir: folder of TFDS's prepared data.
-        split: train, validation or test.
-        checkpoint: best (of the best validation accuracy) or last.
-    """
-    result = evaluate_run(run_folder, data=data, data_dir=data_dir, split=split, which=checkpoint)
-    _warn_of_death(run_folder)
-    say(f"{split} accuracy: {accuracy_line(result)}")
+    _start_jax()
+    run = load_run(expanded(options.run), checkpoint=options.checkpoint)
+    _warn_of_death(run)
+    predictions = run.predict(options.data, data_dir=options.data_dir, split=options.split)
+    if options.predictions:
+        predictions.write_csv(expanded(options.predictions))
+    say(f"{options.split} accuracy: {accuracy_line(run.judge(predictions))}")
 
 
-def _predict(
-    run_folder: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]],
-    images: Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGE_OR_FOLDER...")]],
-    json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
-) -> int:
-    """Classify photos with a run's model.
+def _predict(options: Predict) -> int:
+    import numpy as np
 
-    Args:
-        run_folder: a folder that train made.
-        images: photos, or folders of photos.
-        json_: print one JSON object a photo and line.
-    """
-    if not images:
+    from .data.decode import decode_file
+    from .data.listing import list_photos
+    from .runs.results import load_run, predict
+
+    if not options.photos:
         raise InputError("no photos to classify; give some after the run's folder")
-    model, experiment, class_names = load_model(run_folder)
-    _warn_of_death(run_folder)
-    rows: dict[Path, dict[str, Any]] = {}
+    _start_jax()
+    run = load_run(expanded(options.run))
+    _warn_of_death(run)
     paths: list[Path] = []
-    for given in images:
+    wrong: dict[Path, str] = {}
+    for given in options.photos:
         try:
             paths += list_photos(given)
         except InputError as error:
-            rows[given] = {"error": str(error)}
             paths.append(given)
-    for start in range(0, len(paths), experiment.batch_size):
-        batch = paths[start : start + experiment.batch_size]
-        decoded: dict[Path, Any] = {}
+            wrong[given] = str(error)
+    at_once = run.experiment.batch_size
+    for start in range(0, len(paths), at_once):
+        batch = paths[start : start + at_once]
+        pixels = {}
         for path in batch:
             try:
-                if path not in rows:
-                    decoded[path] = decode_file(path, experiment.image_size)
+                if path not in wrong:
+                    pixels[path] = decode_file(path, run.image_size)
             except InputError as error:
-                rows[path] = {"error": str(error)}
-        if decoded:
-            pixels = np.stack(list(decoded.values()))
-            chances = predict(
-                model,
-                pixels,
-                class_names,
-                batch_size=experiment.batch_size,
-                dtype=experiment.dtype,
-            )
-            for path, chance in zip(decoded, chances.tolist(), strict=True):
-                by_class = dict(zip(class_names, chance, strict=True))
-                best = class_names[int(np.argmax(chance))]
-                rows[path] = {"class": best, "probabilities": by_class}
+                wrong[path] = str(error)
+        found = predict(run, np.stack(list(pixels.values()))).probabilities if pixels else ()
+        shares = dict(zip(pixels, found, strict=True))
         for path in batch:
-            say(json.dumps({"file": str(path), **rows[path]}) if json_ else _row(path, rows[path]))
-    return 1 if any("error" in row for row in rows.values()) else 0
+            if path in wrong:
+                row, line = {"error": wrong[path]}, f"error: {wrong[path]}"
+            else:
+                by_class = dict(zip(run.class_names, shares[path].tolist(), strict=True))
+                best = max(by_class, key=by_class.__getitem__)
+                row = {"class": best, "probabilities": by_class}
+                line = f"{best}  {100 * by_class[best]:.1f} %"
+            say(json.dumps({"file": str(path), **row}) if options.json else f"{path}  {line}")
+    return 1 if wrong else 0
 
 
-def _warn_of_death(run_folder: Path) -> None:
-    if has_died(run_folder):
+def _warn_of_death(run: "Run") -> None:
+    if run.is_dead:
         print("note: this model died in training: it says the same of any photo", file=sys.stderr)
 
 
-def _row(path: Path, row: dict[str, Any]) -> str:
-    if "error" in row:
-        return f"{path}  error: {row['error']}"
-    chance = row["probabilities"][row["class"]]
-    return f"{path}  {row['class']}  {100 * chance:.1f} %"
+def _start_jax() -> None:
+    """Set up JAX, and refuse a platform in JAX_PLATFORMS that is not there."""
+    import jax
+
+    from .training.mesh import set_up_jax
+
+    set_up_jax()
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError) as error:  # an empty one where a plugin is missing
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise InputError(
+            f"JAX has no such device here: JAX_PLATFORMS={asked} ({first_line(error)}); install "
+            "JAX for it, or leave JAX_PLATFORMS out"
+        ) from error
 
 
-_COMMANDS: dict[str, Callable[..., int | None]] = {
-    "demo": _demo,
-    "data": _data,
-    "train": _train,
-    "reproduce": _reproduce,
-    "evaluate": _evaluate,
-    "predict": _predict,
+Command = Callable[[Any], object]
+
+_COMMANDS: dict[str, tuple[type, Command]] = {
+    "demo": (Demo, _demo),
+    "data": (Data, _data),
+    "train": (Train, train),
+    "reproduce": (Reproduce, reproduce),
+    "evaluate": (Evaluate, _evaluate),
+    "predict": (Predict, _predict),
 }
 
 
-def main(args: list[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit code: 0, 1 a failed run, 2 wrong input, 130 Ctrl-C."""
-    return guarded(
-        lambda: tyro.extras.subcommand_cli_from_dict(
-            _COMMANDS,
-            prog="catdog-jax",
-            description="Cats and dogs in JAX and Flax: from a plain CNN to transfer learning.",
-            args=args,
-            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
-        )
-    )
+    return guarded(lambda: parsed(list(sys.argv[1:] if args is None else args))())
 
 
-def script(command: Callable[[Any], object], options: type[Options]) -> None:
-    """Run an experiment script: its `options` from the command line, its errors in one line."""
-
-    def parse_and_run() -> None:
-        command(tyro.cli(options, description=command.__doc__))
-
-    sys.exit(guarded(parse_and_run))
-
-
-def guarded(command: Callable[[], int | None]) -> int:
-    """Run `command`; an error that the user can mend ends in one line, without a traceback."""
-    try:
-        return command() or 0
-    except InputError as error:
-        return _failed(str(error), 2)
-    except RunError as error:
-        return _failed(str(error), 1)
-    except OSError as error:
-        try:
-            sys.stdout.flush()
-        except OSError:  # nobody reads our output, or its disk is full: let Python not try again
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # as of `| head`
-            return 1
-        where = f"{error.filename}: " if error.filename else ""
-        return _failed(f"{where}{first_line(error)}", 1)
-    except (MemoryError, RuntimeError) as error:
-        # An accelerator's memory ends in an error of XLA, a RuntimeError by class.
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        what_to_try = "try a smaller --batch-size or --image-size, or --on-device False"
-        return _failed(f"not enough memory ({first_line(error)[:200]}); {what_to_try}", 1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+def parsed(args: list[str]) -> Callable[[], object]:
+    """The command that `args` ask for, ready to run."""
+    name, *rest = args or [""]
+    if name in ("-h", "--help"):
+        return _help
+    if name == "--version":
+        return lambda: say(version("catdog_jax"))
+    if name not in _COMMANDS:
+        wrong = f"no command {name}{nearest(name, _COMMANDS)}" if name else "which command?"
+        raise InputError(f"{wrong} There are {', '.join(_COMMANDS)}; see catdog-jax --help")
+    kind, command = _COMMANDS[name]
+    return partial(command, parse(kind, rest, f"catdog-jax {name}"))
 
 
-def _failed(said: str, code: int) -> int:
-    print(f"error: {printable(said)}", file=sys.stderr)
-    return code
+def _help() -> None:
+    say("usage: catdog-jax COMMAND [OPTIONS]; COMMAND --help lists its options, with an example")
+    for command, (kind, _) in _COMMANDS.items():
+        say(f"  {command:<9}  {str(kind.__doc__).splitlines()[0]}")
+    say("  --version")
+
+
+def script(kind: type, command: Command, *args: str) -> None:
+    """Run an experiment script: `args` and the command line's arguments make its options."""
+    prog = f"python {sys.argv[0]}"
+    sys.exit(guarded(lambda: command(parse(kind, [*args, *sys.argv[1:]], prog))))

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -69,14 +69,16 @@ def forget_pages(array: np.ndarray) -> None:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[IO[str]]:
-    """A UTF-8 text file to write, which takes the place of `path` when it is complete.
+def written_whole(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
+    """A file to write, UTF-8 text or binary, which replaces `path` once it is complete.
 
-    What was there stays if the body raises, and if the process is killed.
+    If the body raises or the process is killed, what was there stays. Of two processes that write
+    at once the last one wins.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    encoding, newline = ("utf-8", "") if mode == "w" else (None, None)
     try:
-        with unfinished.open("w", encoding="utf-8", newline="") as file:
+        with unfinished.open(mode, encoding=encoding, newline=newline) as file:
             yield file
         unfinished.replace(path)
     except BaseException:

@@ -56,8 +56,7 @@ from contenders.summary import (
 )
 from contenders.worker import Spec, write_json
 
-from catdog_jax.cli import guarded
-from catdog_jax.errors import InputError, RunError
+from catdog_jax.errors import InputError, RunError, guarded
 from catdog_jax.runs.run_folder import read_json
 
 HERE = Path(__file__).parent

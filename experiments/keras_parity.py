@@ -30,15 +30,18 @@ from contenders.keras_models import compile_as_post, post_layers
 from contenders.worker import write_json
 from scipy.stats import fisher_exact
 
-from catdog_jax.cli import ReproduceOptions, reproduce_post, script
+from catdog_jax.arguments import Reproduce
+from catdog_jax.cli import reproduce, script
 from catdog_jax.data.load import Split, Splits
 from catdog_jax.errors import InputError
 from catdog_jax.models.keras_weights import cached_official_weights
-from catdog_jax.reports import report
-from catdog_jax.reports.report import History, is_dead
+from catdog_jax.reports import plots, tables
+from catdog_jax.reports.plots import History
 from catdog_jax.runs.build import load_splits
+from catdog_jax.runs.history import is_dead
 from catdog_jax.runs.recipes import RECIPES, Experiment
-from catdog_jax.runs.run_folder import is_finished, load_run, plain, read_json
+from catdog_jax.runs.results import load_run
+from catdog_jax.runs.run_folder import absolute, inputs_of, is_finished, plain, read_json
 
 OURS = "catdog_jax"
 CURVES = {"accuracy": "training accuracy", "val_accuracy": "validation accuracy"}
@@ -48,7 +51,7 @@ LAST = 5
 
 
 @dataclass(frozen=True)
-class ParityOptions(ReproduceOptions):
+class ParityOptions(Reproduce):
     """Options of the comparison."""
 
     seeds: int = 5
@@ -76,7 +79,7 @@ def main(options: ParityOptions) -> None:
         read_keras(options, model, splits)
         if not (seeds or recorded[model]):
             raise InputError(f"no run of Keras to compare {model} with; give --keras-seeds")
-    reproduce_post(options)
+    reproduce(options)
     comparisons = []
     for model in options.models:
         train_keras_seeds(options, model, seeds, splits)
@@ -86,7 +89,7 @@ def main(options: ParityOptions) -> None:
             "Keras, recorded": recorded[model],
         }
         comparisons += [compare(model, ours, name, runs) for name, runs in sides.items() if runs]
-    table = tables(comparisons)
+    table = result_tables(comparisons)
     (options.out / "keras_parity.md").write_text(table, "utf-8")
     (options.out / "keras_parity.json").write_text(json.dumps(comparisons, indent=2) + "\n")
     plot(options.out / "keras_parity.png", comparisons)
@@ -100,8 +103,8 @@ def check(options: ParityOptions) -> None:
     Raises:
         InputError: an option that changes our side alone, a model named twice, a missing folder.
     """
-    for name in ("flip", "rotation", "blog_logits", "threshold"):
-        if getattr(options, name) is not None:
+    for name in ("augment", "model_options", "optimizer", "threshold"):
+        if name in options.changes:
             raise InputError(f"--{name.replace('_', '-')} would change our side only; leave it out")
     if len(set(options.models)) < len(options.models):
         raise InputError(f"--models names one twice: {' '.join(options.models)}")
@@ -174,11 +177,11 @@ def read_ours(options: ParityOptions, model: str, splits: Splits) -> list[Histor
     Raises:
         InputError: one is of another experiment or of other photos.
     """
-    finished = [
-        folder
-        for folder, seed in with_seeds(options.out.glob(f"{model}-seed*"))
-        if is_finished(folder, replace(options.adapt(RECIPES[model]), seed=seed), splits)
-    ]
+    finished = []
+    for folder, seed in with_seeds(options.out.glob(f"{model}-seed*")):
+        experiment = absolute(replace(options.adapt(RECIPES[model]), seed=seed))
+        if is_finished(folder, experiment, inputs_of(experiment, splits)):
+            finished.append(folder)
     return [load_run(folder).history for folder in finished]
 
 
@@ -296,7 +299,7 @@ def agrees(found: dict[str, float]) -> bool:
     return abs(found["mean"]) <= 2 * found["standard_error"]
 
 
-def tables(comparisons: Sequence[dict[str, Any]]) -> str:
+def result_tables(comparisons: Sequence[dict[str, Any]]) -> str:
     """Two Markdown tables: the criterion, and the histories behind it."""
     criterion = [
         f"| model | against | died, {OURS} | died, Keras | best validation accuracy, {OURS} "
@@ -313,17 +316,17 @@ def tables(comparisons: Sequence[dict[str, Any]]) -> str:
         sides = [OURS, result["against"]]
         name = [result["model"], result["against"]]
         died = [f"{result['died'][side]} of {result['runs'][side]}" for side in sides]
-        best = [report.spread(result["best"][side]) for side in sides]
+        best = [tables.spread(result["best"][side]) for side in sides]
         found = result["best"]["difference"]
         verdict = "–" if found is None else "yes" if agrees(found) else "no"
-        criterion.append(report.table_line([*name, *died, *best, points(found), verdict]))
-        last = [report.spread(result["last"][curve][side]) for curve in CURVES for side in sides]
+        criterion.append(tables.table_line([*name, *died, *best, points(found), verdict]))
+        last = [tables.spread(result["last"][curve][side]) for curve in CURVES for side in sides]
         found = points(result["last"]["val_accuracy"]["difference"])
         epochs = [
             epochs_that_agree(*(result["curves"][curve][side] for side in sides))
             for curve in CURVES
         ]
-        behind.append(report.table_line([*name, *last, found, *epochs]))
+        behind.append(tables.table_line([*name, *last, found, *epochs]))
     deaths = [
         f"{result['model']} against {result['against']} p = {result['died_p']:.2f}"
         for result in comparisons
@@ -355,7 +358,7 @@ def plot(path: Path, comparisons: Sequence[dict[str, Any]]) -> None:
     """Draw the mean curves of each model with bands of one standard deviation."""
     models = list(dict.fromkeys(result["model"] for result in comparisons))
     size = (3.6 * len(models), 6.0)
-    figure, panels = report.subplots(len(CURVES), len(models), size, sharex=True)
+    figure, panels = plots.subplots(len(CURVES), len(models), size, sharex=True)
     colours = {OURS: "tab:orange", "Keras": "tab:blue", "Keras, recorded": "0.35"}
     for column, model in enumerate(models):
         of_model = [result for result in comparisons if result["model"] == model]
@@ -380,8 +383,8 @@ def plot(path: Path, comparisons: Sequence[dict[str, Any]]) -> None:
         panels[column].set_title(model)
         panels[column - len(models)].set_xlabel("epoch")
         panels[column - len(models)].legend(loc="lower right", fontsize=8)
-    report.save(figure, path)
+    plots.save(figure, path)
 
 
 if __name__ == "__main__":
-    script(main, ParityOptions)
+    script(ParityOptions, main)

@@ -9,15 +9,17 @@ is reported as such: then try another `--seed`. Results with seeds, spread and h
 `experiments/results/README.md`.
 """
 
-from catdog_jax.cli import TrainOptions, script, train_model
+from catdog_jax.arguments import Train
+from catdog_jax.cli import script, train
 from catdog_jax.reports.sections import draw_data
+from catdog_jax.runs.build import load_splits
 
 
-def main(options: TrainOptions) -> None:
+def main(options: Train) -> None:
     """The data, and model 1: a plain CNN on raw pixels."""
-    run, splits = train_model("model1", options)
-    draw_data(splits, run.folder)
+    run = train(options)
+    draw_data(load_splits(run.experiment), run.folder)
 
 
 if __name__ == "__main__":
-    script(main, TrainOptions)
+    script(Train, main, "model1")

@@ -7,17 +7,17 @@ validation accuracy; expect about 66 to 72 %. Results with seeds, spread and har
 `experiments/results/README.md`.
 """
 
-from catdog_jax.cli import TrainOptions, script, train_model
+from catdog_jax.arguments import Train
+from catdog_jax.cli import script, train
 from catdog_jax.reports.sections import draw_augmentations
-from catdog_jax.runs.recipes import RECIPES
+from catdog_jax.runs.build import load_splits
 
 
-def main(options: TrainOptions) -> None:
+def main(options: Train) -> None:
     """Model 2: a CNN on randomly flipped and rotated photos."""
-    run, splits = train_model("model2", options)
-    rotation = options.adapt(RECIPES["model2"]).rotation
-    draw_augmentations(splits, run.folder, rotation=rotation)
+    run = train(options)
+    draw_augmentations(load_splits(run.experiment), run.folder)
 
 
 if __name__ == "__main__":
-    script(main, TrainOptions)
+    script(Train, main, "model2")

@@ -6,13 +6,8 @@ Draws the accuracy history. Published: 78.1 % best validation accuracy; expect a
 Results with seeds, spread and hardware are in `experiments/results/README.md`.
 """
 
-from catdog_jax.cli import TrainOptions, script, train_model
-
-
-def main(options: TrainOptions) -> None:
-    """Model 3: a CNN on rescaled, flipped and rotated photos."""
-    train_model("model3", options)
-
+from catdog_jax.arguments import Train
+from catdog_jax.cli import script, train
 
 if __name__ == "__main__":
-    script(main, TrainOptions)
+    script(Train, train, "model3")

@@ -8,13 +8,8 @@ above and loss below, and prints the test accuracy. Published: 96.5 % best valid
 are in `experiments/results/README.md`.
 """
 
-from catdog_jax.cli import TrainOptions, script, train_model
-
-
-def main(options: TrainOptions) -> None:
-    """Model 4: a linear layer on a frozen, pretrained MobileNetV2."""
-    train_model("model4", options)
-
+from catdog_jax.arguments import Train
+from catdog_jax.cli import script, train
 
 if __name__ == "__main__":
-    script(main, TrainOptions)
+    script(Train, train, "model4")

@@ -7,13 +7,8 @@ ones. Published: 63.7, 70.5, 78.1 and 96.5 % best validation accuracy, 97.4 % te
 came out, with seeds, spread and hardware, is in `experiments/results/README.md`.
 """
 
-from catdog_jax.cli import ReproduceOptions, reproduce_post, script
-
-
-def main(options: ReproduceOptions) -> None:
-    """Train all four models and compare with the published numbers."""
-    reproduce_post(options)
-
+from catdog_jax.arguments import Reproduce
+from catdog_jax.cli import reproduce, script
 
 if __name__ == "__main__":
-    script(main, ReproduceOptions)
+    script(Reproduce, reproduce)

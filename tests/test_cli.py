@@ -1,9 +1,14 @@
 import contextlib
 import io
 import json
+import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import fields, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -13,9 +18,12 @@ import pytest
 from photo_files import write_readable, write_unreadable
 from PIL import Image
 
-from catdog_jax.cli import guarded, main
+from catdog_jax.arguments import Reproduce, parse
+from catdog_jax.cli import main, parsed
 from catdog_jax.data import sketches
-from catdog_jax.errors import say
+from catdog_jax.errors import guarded, say
+from catdog_jax.runs.experiment import Experiment
+from catdog_jax.runs.recipes import RECIPES
 
 SMALL = ["--data", "sketches", "--image-size", "32", "--batch-size", "16"]
 SIZES = ["--sizes", "48", "20", "12"]
@@ -47,6 +55,38 @@ def test_evaluate_prints_what_training_found(
     printed = capsys.readouterr().out
     assert f"{100 * test['accuracy']:.1f} %" in printed
     assert "of 12 images" in printed
+
+
+def test_a_finished_run_is_lengthened_and_its_predictions_are_written(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, table = tmp_path / "copy", tmp_path / "predictions.csv"
+    shutil.copytree(run_folder, folder)
+    longer = ["train", "--resume", str(folder), "--epochs", "2", "--predictions", str(table)]
+    assert main(longer) == 0
+    assert len((folder / "history.csv").read_text().splitlines()) == 1 + 2
+    header, *rows = table.read_text().splitlines()
+    assert header == "photo,class,predicted,loss,cats,dogs"
+    assert len(rows) == 12
+    assert main(["train", "--resume", str(folder), "--finish"]) == 0
+    assert "is finished; reading it" in capsys.readouterr().out
+
+
+def test_all_photos_of_another_source_are_evaluated(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, image in zip(("cat", "dog") * 5, sketches.draw(10, 40)[0], strict=True):
+        (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+        count = len(list((tmp_path / "data" / name).iterdir()))
+        Image.fromarray(image).save(tmp_path / "data" / name / f"{count}.png")
+    table = tmp_path / "predictions.csv"
+    arguments = ["evaluate", str(run_folder), "--data", str(tmp_path / "data")]
+    assert main([*arguments, "--split", "all", "--predictions", str(table)]) == 0
+    printed = capsys.readouterr().out
+    assert "classes matched: cat = cats, dog = dogs" in printed
+    assert "all accuracy: " in printed
+    assert "of 10 images" in printed
+    assert len(table.read_text().splitlines()) == 1 + 10
 
 
 def test_predict_takes_files_and_folders(
@@ -142,7 +182,7 @@ def test_the_demo_says_that_these_are_drawings(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["train", "model9"], "unknown model 'model9'; choose one of: model1"),
+        (["train", "model9", *SMALL], "unknown model 'model9'; choose one of: model1"),
         (["train", "model1", "--data", "nowhere"], "'nowhere' is neither a known data set"),
         (["train", "model4", *SMALL, *SIZES, "--weights", "no.h5"], "no weights file at no.h5"),
         (
@@ -157,13 +197,15 @@ def test_the_demo_says_that_these_are_drawings(
             ["train", "model1", *SMALL, "--learning-rate", "nan"],
             "learning_rate must be a number above",
         ),
-        (["train", "model1", *SMALL, "--rotation", "inf"], "rotation must be a number from 0 to 1"),
+        (["train", "model1", *SMALL, "--augment", "rotate=1"], "rotate"),
+        (["train", "model1", *SMALL, "--augment", "rotation=x"], "rotation"),
+        (["train", "absent.py:Net", *SMALL], "absent.py cannot be read"),
         (["train", "model1", *SMALL, "--seed", "-1"], "seed must be a whole number from 0 to"),
-        (["train"], "which model? choose one of: model1"),
+        (["train"], "which model? model1, model2, model3, model4, or your own as FILE.py:NAME"),
         (["train", "model1", "--resume", "run"], "--resume goes on with a run as it was begun"),
-        (["train", "--resume", "run", "--epochs", "3"], "give nothing beside it"),
+        (["train", "--resume", "run", "--epochs", "3"], "run is not a run: it has no config.json"),
         (["train", "--resume", "nowhere"], "nowhere is not a run: it has no config.json"),
-        (["reproduce", "--seeds", "0"], "--seeds must be 1 or more"),
+        (["reproduce", "--seeds", "0"], "--seeds must be from 1 to 1000, not 0"),
         (["reproduce", "--models", "model9"], "unknown model 'model9'"),
         (["evaluate", "nowhere"], "nowhere is not a run: it has no config.json"),
         (["predict", "nowhere", "x.jpg"], "nowhere is not a run: it has no config.json"),
@@ -191,15 +233,6 @@ def test_wrong_input_ends_in_one_line_and_code_2(
     assert says in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
-
-
-def test_unknown_splits_and_checkpoints_are_named(
-    run_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["evaluate", str(run_folder), "--split", "exam"]) == 2
-    assert "unknown split 'exam'; choose train, validation or test" in capsys.readouterr().err
-    assert main(["evaluate", str(run_folder), "--checkpoint", "first"]) == 2
-    assert "unknown checkpoint 'first'; choose best or last" in capsys.readouterr().err
 
 
 def test_a_failed_run_ends_in_one_line_and_code_1(
@@ -298,3 +331,149 @@ def test_a_terminal_that_does_not_know_a_letter_is_given_its_number() -> None:
     with contextlib.redirect_stdout(terminal):
         say("Kätzchen: 猫")
     assert written.getvalue().decode("latin-1") == "Kätzchen: \\u732b\n"
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, "--help"])
+    assert not end.value.code
+    return " ".join(re.sub("[│╭╮╰╯─]", "", capsys.readouterr().out).split())
+
+
+def test_every_command_is_listed_and_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    for name in ("demo", "data", "train", "reproduce", "evaluate", "predict"):
+        assert f"  {name} " in listed
+        example = re.search(
+            rf"Example: (catdog-jax {name}\b.*?)(?: The | A |$)", help_of(capsys, name)
+        )
+        assert example
+        words = shlex.split(re.split(" options | positional ", example[1])[0])
+        assert callable(parsed(words[1:]))
+
+
+def test_help_shows_each_setting_with_its_recipes_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = help_of(capsys, "train", "model4")
+    for field in fields(Experiment):
+        if field.name != "model":
+            assert f"--{field.name.replace('_', '-')} " in shown
+    assert re.search(r"--learning-rate FLOAT [^()]*\(default: 0.0001\)", shown)
+    assert re.search(r"--threshold FLOAT [^()]*\(default: 0.5\)", shown)
+    assert "--schedule {constant,cosine}" in shown
+    assert re.search(r"--learning-rate FLOAT [^()]*\(default: 0.001\)", help_of(capsys, "train"))
+    assert "--seed " not in help_of(capsys, "reproduce")
+
+
+def test_settings_are_changed_only_where_a_recipe_uses_them() -> None:
+    arguments = [
+        "--epochs",
+        "3",
+        "--weights",
+        "my.h5",
+        "--threshold=0",
+        "--stop-when-dead",
+        "False",
+    ]
+    options = parse(Reproduce, arguments, "catdog-jax reproduce")
+    assert options.changes.keys() == {"epochs", "weights", "threshold", "stop_when_dead"}
+    model3, model4 = (options.adapt(RECIPES[name]) for name in ("model3", "model4"))
+    assert model3 == replace(RECIPES["model3"], epochs=3, threshold=0, stop_when_dead=False)
+    assert (model4.weights, model4.epochs, model4.threshold) == ("my.h5", 3, 0)
+    assert model4.learning_rate == RECIPES["model4"].learning_rate
+
+
+def test_a_setting_may_be_given_the_recipes_default_of_another_model() -> None:
+    options = parse(Reproduce, ["--learning-rate", "1e-3"], "catdog-jax reproduce")
+    assert options.adapt(RECIPES["model4"]).learning_rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("trian model3", "no command trian; did you mean train?"),
+        ("", "which command?"),
+        ("train model3 --lr 1e-3", "--lr; did you mean --learning-rate?"),
+        ("train model3 --batchsize 3", "--batchsize; did you mean --batch-size?"),
+        ("train model3 --xyzzy", "no option --xyzzy; see catdog-jax train --help"),
+        ("train model3 model4", "unexpected argument model4; see"),
+        ("train model3 --epochs many", "Error parsing --epochs: "),
+        (
+            "train model3 --schedule cos",
+            "'--schedule'. Expected one of ('constant', 'cosine'); see",
+        ),
+        ("train model3 --epochs", "Missing value for argument '--epochs'"),
+        ("predict", "Missing from catdog-jax predict: RUN"),
+        ("evaluate run --split exam", "Expected one of ('train', 'validation', 'test', 'all')"),
+        ("evaluate run --checkpoint first", "Expected one of ('best', 'last')"),
+        ("train model3 --finish", "--finish ends a run early: give --resume RUN beside it"),
+        ("train --resume run --seed 3", "beside it give only --epochs, --data,"),
+        ("train --resume run --out there", "beside it give only --epochs, --data,"),
+    ],
+)
+def test_wrong_arguments_end_in_one_line_that_helps(
+    arguments: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments.split()) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("error: ")
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{version('catdog_jax')}\n"
+
+
+def shell(command: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line by a shell, which closes and redirects streams."""
+    words = ["sh", "-c", f'exec "$@" {command}', "sh", *command_line(*arguments)]
+    return subprocess.run(words, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_closed_streams_do_no_harm(closed: str, tmp_path: Path) -> None:
+    done = shell(closed, *DATA, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    for path in tmp_path.iterdir():
+        with Image.open(path) as picture:
+            picture.load()  # nothing was printed into it
+    assert len(list(tmp_path.iterdir())) == 2
+    failed = shell(closed, "data", "nowhere")
+    assert failed.returncode == 2
+    assert failed.stderr.count("\n") == (0 if "2>&-" in closed else 1)
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly(tmp_path: Path) -> None:
+    done = shell("| true", *DATA, "--out", str(tmp_path))
+    assert done.stderr == ""
+
+
+def test_names_beyond_ascii_work_in_the_posix_locale(tmp_path: Path) -> None:
+    done = shell("", *DATA, "--out", f"{tmp_path}/ü", LC_ALL="POSIX", PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "ü" / "labels.png").exists()
+    assert done.stdout.endswith("labels.png and photos.png are in " + f"{tmp_path}/ü\n")
+
+
+def test_a_tilde_is_the_home_folder_in_out_too(tmp_path: Path) -> None:
+    done = shell("", *DATA, "--out=~/r", HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "r" / "labels.png").exists()
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "nothing"])
+def test_a_platform_that_is_not_there_is_told_first(platform: str, tmp_path: Path) -> None:
+    if platform != "nothing" and jax.default_backend() != "cpu":
+        pytest.skip("there may be such a device here")
+    done = shell(
+        "", "train", "model3", *SMALL, "--out", str(tmp_path / "run"), JAX_PLATFORMS=platform
+    )
+    assert done.returncode == 2
+    assert f"error: JAX has no such device here: JAX_PLATFORMS={platform} (" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())

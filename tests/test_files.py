@@ -42,6 +42,27 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_two_processes_that_write_one_file_each_write_it_whole(tmp_path: Path) -> None:
+    path = tmp_path / "summary.md"
+    code = (
+        "import sys; from pathlib import Path; from catdog_jax.files import written_whole\n"
+        "with written_whole(Path(sys.argv[1]), 'wb') as file:\n"
+        "    file.write(b'theirs'); print('writing', flush=True); sys.stdin.readline()"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "writing\n"
+        with written_whole(path) as file:
+            file.write("ours")
+        assert path.read_text() == "ours"
+        other.communicate("\n")
+    assert path.read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_folder_is_held_against_other_processes_until_its_holder_is_gone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code = (

@@ -1,6 +1,7 @@
-"""The house's rule of what may import what, read off the source."""
+"""What may import what, read off the source, and what the public names are."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -8,51 +9,78 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "catdog_jax"
-
-# A folder imports only itself, those before it, and the errors and files that all of them share.
+# A folder imports only itself, those before it here, and errors, files and cache, which all share.
 LAYERS = ["data", "models", "training", "reports", "runs"]
+ROOT = {"errors", "files", "cache"}
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/*.py")), ids=str)
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/*.py")), ids=lambda path: str(path)[-40:])
 def test_a_layer_imports_only_those_before_it(path: Path) -> None:
-    later = {*LAYERS[LAYERS.index(path.parent.name) + 1 :], "cli"}
+    allowed = {*LAYERS[: LAYERS.index(path.parent.name) + 1], *ROOT}
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level == 2:
-            assert str(node.module).split(".")[0] not in later, ast.unparse(node)
+            assert str(node.module).split(".")[0] in allowed, ast.unparse(node)
+        assert not (isinstance(node, ast.ImportFrom) and "catdog_jax" in str(node.module))
 
 
-@pytest.mark.parametrize("module", ["", ".training.loop", ".runs.runner"])
-def test_tensorflow_is_not_imported_before_it_is_needed(module: str) -> None:
-    code = f"import sys, catdog_jax{module}; assert 'tensorflow' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def fresh(code: str) -> None:
+    """Run code in a process of its own."""
+    subprocess.run([sys.executable, "-c", f"import sys\n{code}"], check=True)
+
+
+@pytest.mark.parametrize("module", ["catdog_jax.training.loop", "catdog_jax.runs.runner"])
+def test_training_imports_neither_tensorflow_nor_matplotlib(module: str) -> None:
+    fresh(f"import {module}; assert not {{'tensorflow', 'matplotlib'}} & set(sys.modules)")
 
 
 def test_reading_weights_needs_no_jax() -> None:
     """It is done by a process that is started for each file."""
-    code = (
-        "import sys, catdog_jax.models.keras_files; assert not {'jax', 'flax'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    fresh("import catdog_jax.models.keras_files; assert not {'jax', 'flax'} & set(sys.modules)")
 
 
-def test_importing_the_package_is_light() -> None:
-    code = "import sys, catdog_jax; assert not {'jax', 'flax', 'matplotlib'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+@pytest.mark.parametrize("module", ["catdog_jax", "catdog_jax.cli"])
+def test_the_package_and_its_command_line_are_light(module: str) -> None:
+    heavy = {"jax", "flax", "optax", "orbax", "matplotlib", "tensorflow", "PIL", "h5py", "scipy"}
+    fresh(f"import {module}; assert not {heavy} & set(sys.modules)")
 
 
 def test_training_from_prepared_arrays_needs_no_tensorflow() -> None:
-    code = (
-        "import sys; sys.modules['tensorflow'] = None\n"
+    fresh(
+        "sys.modules['tensorflow'] = None\n"
         "import catdog_jax as cd\n"
         "splits = cd.load_data('sketches', 32, sizes=(4, 2, 2))\n"
         "assert len(cd.load_data(splits.folder, 32).train) == 4"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_every_public_name_can_be_had() -> None:
+KINDS = {
+    "RECIPES": "Mapping",
+    **dict.fromkeys(["Experiment", "InputError", "RunError", "Split", "Splits"], "class"),
+}
+
+
+def test_every_public_name_is_what_it_says_in_a_fresh_process() -> None:
+    """Also when other names were used before: a module would take the name of a function."""
+    fresh(
+        "import inspect, pkgutil, importlib, collections.abc\n"
+        "import catdog_jax as cd\n"
+        f"kinds = {KINDS}\n"
+        "tests = {'class': inspect.isclass, 'function': inspect.isfunction,\n"
+        "         'Mapping': lambda value: isinstance(value, collections.abc.Mapping)}\n"
+        "for name in [*cd.__all__, *cd.__all__]:\n"
+        "    assert tests[kinds.get(name, 'function')](getattr(cd, name)), name\n"
+        "modules = {info.name.rpartition('.')[2] for info in\n"
+        "           pkgutil.walk_packages(cd.__path__, 'catdog_jax.')}\n"
+        "assert not modules & set(cd.__all__), modules & set(cd.__all__)"
+    )
+
+
+def test_the_public_names_are_listed_and_no_others() -> None:
     import catdog_jax
 
-    assert all(getattr(catdog_jax, name) is not None for name in catdog_jax.__all__)
+    assert dir(catdog_jax) == sorted(catdog_jax.__all__)
+    assert set(catdog_jax.__all__) == set(catdog_jax._MODULES)
+    for name in catdog_jax.__all__:
+        assert inspect.getdoc(getattr(catdog_jax, name)), name
     with pytest.raises(AttributeError, match="no_such_name"):
         catdog_jax.no_such_name  # noqa: B018

@@ -12,8 +12,8 @@ import pytest
 from keras_parity import COLUMNS, OURS, ParityOptions, agrees, compare, difference
 
 from catdog_jax.errors import InputError
-from catdog_jax.reports.report import DEAD_LOSS
 from catdog_jax.runs.build import load_splits
+from catdog_jax.runs.history import DEAD_LOSS
 from catdog_jax.runs.recipes import RECIPES
 
 pytestmark = keras_reference.ignore_keras_warnings
@@ -48,7 +48,7 @@ def test_dead_runs_are_counted_and_left_out() -> None:
     assert result["best"]["Keras"] == [0.64]
     # None of five against four: of C(10,4) = 210 ways, 5 are this far one way, 5 the other.
     assert result["died_p"] == pytest.approx(10 / 210)
-    table = keras_parity.tables([result])
+    table = keras_parity.result_tables([result])
     assert "| model1 | Keras | 0 of 5 | 4 of 5 | 63.0 ± 4.5 % (60.0 … 70.0) | 64.0 % |" in table
     assert "too few living runs" in table
     assert "model1 against Keras p = 0.05" in table
@@ -71,8 +71,8 @@ def test_histories_are_compared_epoch_by_epoch() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"flip": False}, "--flip would change our side only"),
-        ({"blog_logits": False}, "--blog-logits would change our side only"),
+        ({"changes": {"augment": ()}}, "--augment would change our side only"),
+        ({"changes": {"model_options": ()}}, "--model-options would change our side only"),
         ({"models": ("model3", "model3")}, "names one twice"),
         ({"models": ("model5",)}, "unknown model 'model5'"),
         ({"models": ()}, "no models to compare"),
@@ -83,7 +83,7 @@ def test_histories_are_compared_epoch_by_epoch() -> None:
 )
 def test_what_would_compare_different_things_is_refused(change: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        keras_parity.main(replace(ParityOptions(data="sketches"), **change))
+        keras_parity.main(replace(ParityOptions(changes={"data": "sketches"}), **change))
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,14 @@ def test_recorded_files_that_are_no_such_runs_are_named(
     assert keras_parity.read_recorded(ParityOptions(recorded=tmp_path), "model2") == []
 
 
-SMALL = ParityOptions(
-    data="sketches", weights="none", image_size=32, sizes=(40, 20, 10), epochs=2, seeds=2
-)
+CHANGES = {
+    "data": "sketches",
+    "weights": "none",
+    "image_size": 32,
+    "sizes": (40, 20, 10),
+    "epochs": 2,
+}
+SMALL = ParityOptions(changes=CHANGES, seeds=2)
 
 
 def test_trains_both_and_then_only_what_is_missing(
@@ -143,7 +148,7 @@ def test_trains_both_and_then_only_what_is_missing(
     assert all_of_it == again
 
     with pytest.raises(InputError, match=r"model3-seed0\.json is another run"):
-        keras_parity.main(replace(options, epochs=3))
+        keras_parity.main(replace(options, changes={**CHANGES, "epochs": 3}))
 
 
 def test_model_4_of_keras_trains_its_head() -> None:

@@ -49,7 +49,7 @@ class Meta:
     pools: Sequence[str]
     digests: Sequence[str]
     """Of the encoded photo, 16 hexadecimal digits; empty where it could not be decoded."""
-    skipped: Sequence[tuple[str, str, bool]]
+    skipped: Sequence[Any]
     """Name, reason, and whether the file could not even be read."""
     copies: Sequence[Sequence[int]]
     """Photos of the same pixels."""
@@ -89,7 +89,6 @@ def write(
     for pool, label, digest in zip(pools, photos.labels, filled.digests, strict=True):
         if digest:
             content.update(f"{pool} {label} {digest.hex()}\n".encode())
-    flaws = sorted(filled.failed.items())
     meta = Meta(
         format=FORMAT,
         source=source,
@@ -101,7 +100,7 @@ def write(
         labels=photos.labels.tolist(),
         pools=pools,
         digests=digests,
-        skipped=[(photos.names[i], flaw.reason, flaw.unread) for i, flaw in flaws],
+        skipped=[(photos.names[i], *flaw) for i, flaw in sorted(filled.failed.items())],
         copies=_copies(images, filled),
         passed_over=dict(photos.passed_over),
     )

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pooch
 
@@ -49,7 +50,7 @@ def _download(url: str, path: Path, check: Callable[[Path], object]) -> None:
     pooch.get_logger().setLevel(logging.WARNING)
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.unlink(missing_ok=True)  # of a process that was killed
-    load = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=_TIMEOUT)
+    load: Any = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=_TIMEOUT)
     try:
         pooch.retrieve(url, None, unfinished.name, path.parent, downloader=load)
         if flaw := _flaw(unfinished, check):

@@ -265,7 +265,8 @@ def splits_from_arrays(
     digest = hashlib.sha256()
     for pair in arrays.values():
         for array in pair:
-            digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
     splits = (
         Split(*arrays[name], names, tuple(f"{name}/{i}" for i in range(len(arrays[name][1]))))
         for name in SPLIT_NAMES

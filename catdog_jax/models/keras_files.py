@@ -1,21 +1,28 @@
-"""Tensors out of Keras weight files. Run in a process of its own, by `models.keras_weights`.
+"""Read the tensors of a MobileNetV2 out of any file that Keras 2 or 3 saves.
 
-At a damaged file the HDF5 library may crash, or go round in circles and fill the memory. So all
-that touches it is here, in a process that can be ended; it imports no JAX, to be there at once.
+Runs in a process of its own (see `models.keras_weights`), without JAX: on a damaged file the HDF5
+library can crash, hang or fill the memory. Files are only read as arrays, never executed.
 
-Four layouts, told apart by what is inside: the legacy `.h5` of the official downloads (weights
-or whole model), Keras 3's `.weights.h5`, its `.keras` archive, and any of these for a larger model
-that holds a MobileNetV2 as one of its layers. Files are only read as arrays, never executed.
+Keras has two layouts; in each the model is at the top, or nested as a layer of a larger one:
+
+- `.h5` (Keras 2, and `save` of Keras 3): `<layer>/<layer>/kernel:0`, named by path.
+- `.weights.h5`, alone or in a `.keras` archive: `layers/conv2d_7/vars/0`. The group tells only the
+  layer's class. Its name is in an attribute (newest versions) or in the archive's `config.json`, or
+  follows from its place among the layers of that class.
 """
 
 import contextlib
 import io
+import json
 import os
+import re
 import sys
 import zipfile
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import TypeAlias
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
@@ -23,146 +30,179 @@ from jaxtyping import Float32
 
 from ..errors import InputError, first_line
 
-# Keras 3 numbers a layer's variables where older files name them.
-_NORM_VARIABLES = ("gamma", "beta", "moving_mean", "moving_variance")
-_FIRST_LAYER = "Conv1"
-# Of the weights in a `.keras` archive, which are unpacked in memory; MobileNetV2 takes up to 24 MB.
-_LARGEST_UNPACKED = 2**28
-_MOST_MEMORY = 2**30
+_MARKER = "expanded_conv_depthwise/kernel"  # what has this tensor is a MobileNetV2
+_MEMORY_LIMIT = 2**30
 
 _Tensors: TypeAlias = dict[str, Float32[np.ndarray, "..."]]
 _Shapes: TypeAlias = dict[str, tuple[int, ...]]
 _Datasets: TypeAlias = dict[str, h5py.Dataset]
+_Names: TypeAlias = dict[tuple[str, str], list[str]]  # (container, class) → layers in order
 
 
 def answer(path: str, shapes: dict[str, list[int]]) -> None:
-    """Write the tensors to standard output; or what is wrong with the file, and exit with 2."""
+    """Write tensors and `left_out` to stdout as `.npz`; or what is wrong, and exit with 2."""
     with contextlib.suppress(ImportError, ValueError, OSError):  # not every system can
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
     try:
-        tensors = read_mobilenet(Path(path), {name: tuple(shape) for name, shape in shapes.items()})
+        expected = {name: tuple(shape) for name, shape in shapes.items()}
+        tensors, left_out = read_mobilenet(Path(path), expected)
     except InputError as error:
         sys.stdout.buffer.write(os.fsencode(str(error)))
         sys.exit(2)
-    np.savez(sys.stdout.buffer, **tensors)  # pyright: ignore[reportArgumentType]
+    arrays: dict[str, Any] = {**tensors, "left_out": np.array(left_out, str)}
+    np.savez(sys.stdout.buffer, **arrays)
 
 
-def read_mobilenet(path: Path, shapes: _Shapes) -> _Tensors:
-    """Return the tensors of the one MobileNetV2 in a file, or InputError if they do not fit."""
+def read_mobilenet(path: Path, shapes: _Shapes) -> tuple[_Tensors, list[str]]:
+    """Return the tensors named in `shapes` (in Keras's order), and the layers beside them.
+
+    Raises:
+        InputError: the file is unreadable, or a tensor is missing, left over or wrong.
+    """
     try:
-        with h5py.File(_unpacked(path), "r") as file:
-            datasets = _the_mobilenet(path, file)
-            # First names, shapes and types: what does not fit may be too large to be read.
-            _refuse(path, _misfits(datasets, shapes), "; were alpha and include_top the same?")
+        content, names = _opened(path)
+        with h5py.File(content, "r") as file:
+            datasets, left_out = _the_mobilenet(path, file, names, shapes)
+            # Compare shapes before reading: a damaged one may be too large to read.
+            _refuse(path, _misfits(datasets, shapes), "; do alpha and include_top match?")
             tensors = {name: _as_array(name, dataset) for name, dataset in datasets.items()}
     except InputError:
         raise
-    except Exception as error:  # h5py does not say what it may raise
+    except Exception as error:  # h5py does not document what it raises
         reason = first_line(error)
         raise InputError(f"{path} is not a readable Keras weights file: {reason}") from error
-    _refuse(path, _impossible(tensors))
-    return tensors
+    _refuse(path, _bad_values(tensors))
+    return tensors, left_out
 
 
-def _unpacked(path: Path) -> Path | io.BytesIO:
-    """A file that h5py can open: the one given, or the weights out of an archive."""
+def layers_by_class(tensors: Iterable[str]) -> dict[str, list[str]]:
+    """Map Keras's classes, as they name groups, to the layers of `tensors` in Keras's order."""
+    layers: dict[str, list[str]] = defaultdict(list)
+    for layer, variable in (tensor.split("/") for tensor in tensors):
+        if variable == "gamma":
+            layers["batch_normalization"].append(layer)
+        elif variable == "kernel" and layer == "predictions":
+            layers["dense"].append(layer)
+        elif variable == "kernel":
+            layers["depthwise_conv2d" if "depthwise" in layer else "conv2d"].append(layer)
+    return layers
+
+
+def numbered(class_name: str, index: int) -> str:
+    """Return Keras's group for a layer: the first of its class has no number."""
+    return f"{class_name}_{index}" if index else class_name
+
+
+def _opened(path: Path) -> tuple[Path | io.BytesIO, _Names]:
+    """Return what h5py can open, and the layers' names if the file is an archive that has them."""
     if not zipfile.is_zipfile(path):
-        return path
+        return path, {}
     with zipfile.ZipFile(path) as archive:
-        entry = archive.getinfo("model.weights.h5")
-        if entry.file_size > _LARGEST_UNPACKED:
-            raise InputError(
-                f"{entry.filename} in {path} unpacks to {entry.file_size:,} bytes, more than "
-                f"{_LARGEST_UNPACKED:,}: save the weights alone, as .weights.h5"
-            )
-        # Only these two are unpacked piece by piece; Keras itself stores, and others may deflate.
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise InputError(f"{entry.filename} in {path} is neither stored nor deflated")
-        with archive.open(entry) as unpacked:
-            # With a number, no more than that many bytes: what was announced may be a lie.
-            return io.BytesIO(unpacked.read(entry.file_size + 1))
+        content = io.BytesIO(archive.read("model.weights.h5"))
+        config = "config.json" in archive.namelist() and json.loads(archive.read("config.json"))
+    return content, _names_in(config["config"], "/layers") if config else {}
 
 
-def _the_mobilenet(path: Path, file: h5py.File) -> _Datasets:
-    """The datasets of the one MobileNetV2: its first layer's and those of the layers beside it."""
-    found: dict[str, _Datasets] = {}
-    named = list(_named_datasets(file))
-    models = {scope for scope, layer, _, _ in named if layer == _FIRST_LAYER}
-    for scope, layer, variable, dataset in named:
-        if scope in models:
-            datasets = found.setdefault(scope, {})
-            name = f"{layer}/{variable}"
-            # A second of that name is left over: the path that it has in the file tells it apart.
-            datasets[name if name not in datasets else str(dataset.name)] = dataset
+def _names_in(config: dict[str, Any], container: str) -> _Names:
+    """Return the layers' names, those of nested models included, from a model's configuration."""
+    names: _Names = defaultdict(list)
+    for layer in config.get("layers", ()):
+        class_name = re.sub("(?<=.)(?=[A-Z][a-z])", "_", layer["class_name"]).lower()
+        group = numbered(class_name, len(names[container, class_name]))
+        names[container, class_name].append(layer["config"]["name"])
+        names |= _names_in(layer["config"], f"{container}/{group}/layers")
+    return names
+
+
+def _the_mobilenet(
+    path: Path, file: h5py.File, names: _Names, shapes: _Shapes
+) -> tuple[_Datasets, list[str]]:
+    """Return the tensors of the one MobileNetV2 in a file, and the other layers beside it."""
+    models: dict[str, _Datasets] = defaultdict(dict)
+    for model, name, dataset in _located(file, names, shapes):
+        models[model][name if name not in models[model] else f"{name} (again)"] = dataset
+    found = [datasets for datasets in models.values() if _MARKER in datasets]
     if len(found) != 1:
         raise InputError(
-            f"{path} holds {len(found) or 'no'} MobileNetV2 (layers named as in "
-            "keras.applications); give a file with exactly one"
+            f"{path} holds {len(found) or 'no'} MobileNetV2 (as keras.applications builds it); "
+            "give a file with exactly one"
         )
-    return next(iter(found.values()))
+    ours = {_layer_of(name) for name in shapes}
+    datasets = {name: dataset for name, dataset in found[0].items() if _layer_of(name) in ours}
+    return datasets, sorted({_layer_of(name) for name in found[0]} - ours)
 
 
-def _named_datasets(file: h5py.File) -> Iterator[tuple[str, str, str, h5py.Dataset]]:
-    """Every dataset with the group that holds its layer, its layer's and its variable's name.
-
-    Soft and external links are not followed.
-    """
-    datasets: list[h5py.Dataset] = []
-    file.visititems(
-        lambda _, node: datasets.append(node) if isinstance(node, h5py.Dataset) else None
-    )
-    for dataset in datasets:
-        path = PurePosixPath(str(dataset.name))
-        parent = dataset.parent
-        if path.parent.name == "vars" and "name" in parent.attrs:
-            # Keras 3: <scope>/conv2d_7/vars/0, where the attribute `name` tells the layer.
-            layer = str(parent.attrs["name"])
-            scope = path.parent.parent.parent
-            yield str(scope), layer, _variable_name(layer, path.name), dataset
-        else:
-            # Before: <scope>/<layer>/<layer>/kernel:0, or <scope>/<layer>/kernel:0 in a submodel.
-            layer, variable = path.parent.name, path.name.removesuffix(":0")
-            scope = path.parent.parent
-            if scope.name == layer:
-                scope = scope.parent
-            yield str(scope), layer, variable.replace("depthwise_kernel", "kernel"), dataset
+def _layer_of(tensor: str) -> str:
+    return tensor.partition("/")[0]
 
 
-def _variable_name(layer: str, index: str) -> str:
-    is_norm = layer.endswith(("_BN", "_bn")) or layer.startswith("bn_")
-    names = _NORM_VARIABLES if is_norm else ("kernel", "bias")
-    return names[int(index)] if index.isdigit() and int(index) < len(names) else index
+def _located(
+    file: h5py.File, names: _Names, shapes: _Shapes
+) -> Iterator[tuple[str, str, h5py.Dataset]]:
+    """Yield each dataset, with the path of its model and its name as in `shapes`."""
+    nodes: list[h5py.Dataset | h5py.Group] = []
+    file.visititems(lambda _, node: nodes.append(node))
+    # Keras 2.12 on Windows joins groups by backslashes. Optimizer state repeats layers' names.
+    datasets = {
+        str(node.name).replace("\\", "/"): node
+        for node in nodes
+        if isinstance(node, h5py.Dataset) and not str(node.name).startswith("/optimizer")
+    }
+    layers = _layers_of_groups(datasets, names, shapes)
+    by_index: dict[str, str] = {}
+    for layer, tensors in groupby(shapes, _layer_of):
+        by_index |= {f"{layer}/{index}": tensor for index, tensor in enumerate(tensors)}
+    for path, dataset in datasets.items():
+        group, _, variable = path.rpartition("/")
+        model, _, layer = group.rpartition("/")
+        if layer == "vars":
+            name = f"{layers[model]}/{variable}"
+            yield model.rpartition("/")[0], by_index.get(name, name), dataset
+        elif layer:
+            # TensorFlow 1 numbers the variables of a model that is built a second time.
+            first = re.sub(r"_\d+$", "", layer)
+            layer = first if f"{first}/0" in by_index else layer
+            variable = variable.removesuffix(":0").replace("depthwise_kernel", "kernel")
+            model = f"{model}/".partition(f"/{layer}/")[0].rstrip("/")
+            yield model, f"{layer}/{variable}", dataset
+
+
+def _layers_of_groups(datasets: _Datasets, names: _Names, shapes: _Shapes) -> dict[str, str]:
+    """Map each group of a `.weights.h5` that has variables to its layer's name."""
+    paths = [path for path in datasets if path.split("/")[-2] == "vars"]
+    groups = {path.rpartition("/vars/")[0]: datasets[path].parent for path in paths}
+    by_class = layers_by_class(shapes)
+    unused: dict[tuple[str, str], Iterator[str]] = {}
+    layers: dict[str, str] = {}
+    # In Keras's order: conv2d, conv2d_1, …, conv2d_10. Numbers may be skipped.
+    for group in sorted(groups, key=lambda group: (len(group), group)):
+        container, _, last = group.rpartition("/")
+        key = container, re.sub(r"_\d+$", "", last)
+        in_order = unused.setdefault(key, iter(names.get(key) or by_class.get(key[1], [])))
+        layers[group] = str(groups[group].attrs.get("name", next(in_order, last)))
+    return layers
 
 
 def _misfits(datasets: _Datasets, shapes: _Shapes) -> list[str]:
-    """What is wrong with the tensors, as far as can be said without reading them."""
+    """List what is wrong with the tensors, as far as that shows without reading them."""
     problems = [f"{name} is missing" for name in shapes.keys() - datasets.keys()]
     problems += [f"{name} is not part of this model" for name in datasets.keys() - shapes.keys()]
     for name in shapes.keys() & datasets.keys():
         dataset = datasets[name]
-        shape = _turned(name, dataset.shape or ())
+        shape = turned(name, dataset.shape or ())
         if shape != shapes[name]:
             problems.append(f"{name} has shape {shape}, expected {shapes[name]}")
         elif dataset.dtype.kind != "f":
             problems.append(f"{name} holds {dataset.dtype}, not floating-point numbers")
-        elif not _is_plain(dataset):
-            problems.append(
-                f"{name} is not stored as Keras does, whole and in this file (but in chunks, "
-                "packed, in another file, or never written)"
-            )
+        elif not dataset.id.get_storage_size():  # HDF5 reads zeros there
+            problems.append(f"{name} was never written")
     return problems
 
 
-def _is_plain(dataset: h5py.Dataset) -> bool:
-    """Whether reading it takes its own bytes in this file and no more: none unpacked, none far."""
-    is_elsewhere = dataset.external or dataset.is_virtual or dataset.chunks
-    return not is_elsewhere and dataset.id.get_storage_size() == dataset.nbytes
-
-
-def _turned(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    # Keras keeps depthwise kernels as [height, width, channels, 1].
+def turned(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return our shape for Keras's, and the reverse: its depthwise kernels are [3, 3, C, 1]."""
     if name.endswith("depthwise/kernel") and len(shape) == 4:
         return (*shape[:2], shape[3], shape[2])
     return shape
@@ -170,10 +210,10 @@ def _turned(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _as_array(name: str, dataset: h5py.Dataset) -> Float32[np.ndarray, "..."]:
     array = np.asarray(dataset, np.float32)  # float64 beyond float32 becomes infinite
-    return array.reshape(_turned(name, array.shape))
+    return array.reshape(turned(name, array.shape))
 
 
-def _impossible(tensors: _Tensors) -> list[str]:
+def _bad_values(tensors: _Tensors) -> list[str]:
     problems = []
     for name, array in tensors.items():
         if not np.isfinite(array).all():
@@ -186,5 +226,4 @@ def _impossible(tensors: _Tensors) -> list[str]:
 def _refuse(path: Path, problems: list[str], hint: str = "") -> None:
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        said = f"{path} does not fit: {min(problems)}{more}{hint}"
-        raise InputError(" ".join(said.split("\n")))  # names in a file may hold line breaks
+        raise InputError(f"{path} does not fit: {min(problems)}{more}{hint}")

@@ -1,17 +1,20 @@
-"""Keras weight files → MobileNetV2, strict both ways: no tensor missing, none left over.
+"""Keras weight files ↔ MobileNetV2, strict both ways: no tensor missing, none left over.
 
-A tensor is believed if its name, shape, type and numbers can be right. What nobody can tell from
-those passes: two tensors of one shape that have changed places (of blocks 4 and 5, or of one
-normalization), axes of one length permuted (a kernel turned about), other finite numbers.
+A tensor is accepted if its name, shape, type and values can be right. Known blind spots: two
+tensors of one shape exchanged (of blocks 4 and 5, or of one normalization), axes of equal length
+permuted (a kernel turned), other finite values.
 """
 
 import io
 import json
+import logging
 import os
+import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,12 +31,21 @@ OFFICIAL_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mob
 OFFICIAL_ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 OFFICIAL_SIZES = (96, 128, 160, 192, 224)
 
-_PATIENCE = 25  # seconds for a file, whatever is wrong with it
-# It imports from this process's folders, and no others.
+_LOGGER = logging.getLogger(__name__)
+_TIMEOUT = 25  # seconds to read a file
+# Imports from this process's paths and no others.
 _READER = (
     "import json, sys; sys.path, *given = json.load(sys.stdin)\n"
     "from catdog_jax.models.keras_files import answer; answer(*given)"
 )
+# How files begin that are given by mistake.
+_OTHER_KINDS = {
+    rb"$": "it is empty",
+    rb"PK": "it is an incomplete archive",
+    rb"\x80": "it is a pickle, as PyTorch writes",
+    rb"(?i)\s*<(!doctype )?html": "it is a web page",
+    rb"version https://git-lfs": "it only points to a file in Git LFS (`git lfs pull` fetches it)",
+}
 
 _Tensors: TypeAlias = dict[str, Float32[np.ndarray, "..."]]
 _Shapes: TypeAlias = dict[str, tuple[int, ...]]
@@ -41,79 +53,165 @@ _Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
 def load_keras_weights(
     model: nnx.Module, weights: str | Path = "imagenet", *, image_size: int = 160
-) -> None:
+) -> tuple[str, ...]:
     """Fill `model`, in place, with the weights of a Keras MobileNetV2.
 
     Args:
-        model: a `MobileNetV2`, or a model whose `backbone` is one.
-        weights: a file (`.h5`, `.weights.h5` or `.keras`), or `"imagenet"` for the official file
-            of this alpha, which is downloaded once and cached.
-        image_size: with `"imagenet"`, which of the official files, by the size it was trained at.
+        model: a `MobileNetV2`, or a model whose `backbone` is one; `nnx.eval_shape`'s will do.
+        weights: a file (`.h5`, `.weights.h5` or `.keras`) that Keras 2 or 3 saved, or
+            `"imagenet"` for the official file of this alpha, which is downloaded once and cached.
+        image_size: which of the official files, by the size of the images it was trained on.
+
+    Returns:
+        The layers found beside MobileNetV2's own, and left out: a classifier's, say.
 
     Raises:
         InputError: `model` has no MobileNetV2; the file cannot be had or read; it holds no
             MobileNetV2 or several; a tensor is missing, left over, of another shape or type, not
             finite, or a negative variance. `model` is then unchanged.
     """
-    backbone = model if isinstance(model, MobileNetV2) else getattr(model, "backbone", None)
-    if not isinstance(backbone, MobileNetV2):
-        raise InputError(f"{type(model).__name__} has no MobileNetV2 to load weights into")
-    path = _official_file(backbone, image_size) if weights == "imagenet" else expanded(weights)
-    tensors = _read(path, _shapes(backbone))
+    backbone = _backbone(model)
+    top = backbone.classifier is not None
+    path = weights_file(weights, alpha=backbone.alpha, image_size=image_size, include_top=top)
+    tensors, left_out = _read(path, _shapes(backbone))
     for name, variable in _variables(backbone).items():
-        variable[...] = jnp.asarray(tensors[name], variable.dtype)
+        variable.set_value(jnp.asarray(tensors[name], variable.dtype))
+    if left_out:
+        _LOGGER.warning("%s: loaded MobileNetV2, left out: %s", path, ", ".join(left_out))
+    return left_out
 
 
-def _read(path: Path, shapes: _Shapes) -> _Tensors:
-    """The tensors with the given names and shapes, read by a process of their own.
+def save_keras_weights(model: nnx.Module, path: str | Path) -> None:
+    """Write the weights that `keras.applications.MobileNetV2(…).load_weights(path)` reads.
+
+    Args:
+        model: a `MobileNetV2`, or a model whose `backbone` is one.
+        path: ends in `.weights.h5`; a file there is replaced.
+    """
+    import h5py
+
+    from .keras_files import layers_by_class, numbered, turned
+
+    path = expanded(path)
+    variables = _variables(_backbone(model))
+    if not path.name.endswith(".weights.h5"):
+        raise InputError(f"{path} must end in .weights.h5 for Keras to read it")
+    classes = layers_by_class(variables).items()
+    groups = {
+        layer: numbered(name, i) for name, layers in classes for i, layer in enumerate(layers)
+    }
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        with h5py.File(unfinished, "w") as file:
+            for name, variable in variables.items():
+                layer = name.split("/")[0]
+                group = file.require_group(f"layers/{groups[layer]}/vars")
+                group.attrs["name"] = layer
+                array = np.asarray(variable[...])
+                group[str(len(group))] = array.reshape(turned(name, array.shape))
+        unfinished.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {first_line(error)}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def weights_file(
+    weights: str | Path, *, alpha: float = 1.0, image_size: int = 160, include_top: bool = False
+) -> Path:
+    """Return the file of `weights`, a path or `"imagenet"` (downloaded once), if it is of Keras.
+
+    Quick, for before photos are decoded: what the file holds is for `load_keras_weights` to check.
 
     Raises:
-        InputError: the file holds others, or cannot be read.
+        InputError: there is no such file, or it is of another kind.
     """
+    if weights == "imagenet":
+        return _official_file(alpha, image_size, include_top=include_top)
+    path = expanded(weights)
+    try:
+        problem = _other_kind(path)
+    except InputError:
+        raise
+    except Exception as error:  # zipfile has many ways to say that an archive is damaged
+        problem = first_line(error)
+    if problem:
+        raise InputError(
+            f"{path} is not a readable Keras weights file: {problem}; give a MobileNetV2 that "
+            "Keras saved as one file, by model.save('model.keras')"
+        )
+    return path
+
+
+def _other_kind(path: Path) -> str | None:
+    """Say what is at `path` if it is no file that Keras saves."""
+    if path.is_dir():
+        saved_model = (path / "saved_model.pb").is_file()
+        return "it is a TensorFlow SavedModel" if saved_model else "it is a folder"
+    if not path.is_file():
+        if path.with_name(f"{path.name}.index").is_file():
+            return "it is a TensorFlow checkpoint"
+        raise InputError(f"no weights file at {path}")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.namelist()
+        if "model.weights.h5" in entries:
+            return None
+        torch = any(name.endswith("data.pkl") for name in entries)
+        return "it is a PyTorch file" if torch else "it is an archive without model.weights.h5"
+    with path.open("rb") as file:
+        start = file.read(100)
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
+        return None
+    kinds = (kind for pattern, kind in _OTHER_KINDS.items() if re.match(pattern, start))
+    return next(kinds, "it is neither HDF5 nor a .keras archive")
+
+
+def _read(path: Path, shapes: _Shapes) -> tuple[_Tensors, tuple[str, ...]]:
+    """Read the tensors of these names and shapes in a process of their own."""
     unreadable = f"{path} is not a readable Keras weights file"
     try:
-        if not path.is_file():
-            raise InputError(f"no weights file at {path}")
         reader = subprocess.run(
             [sys.executable, "-I", "-c", _READER],
             input=json.dumps([sys.path, str(path), shapes]).encode(),
             capture_output=True,
             check=False,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # each would take memory
-            timeout=_PATIENCE,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # each thread takes memory
+            timeout=_TIMEOUT,
         )
     except subprocess.TimeoutExpired as error:
-        raise InputError(f"{unreadable}: no end was found in it in {_PATIENCE} s") from error
-    except OSError as error:
-        raise InputError(f"{unreadable}: {first_line(error)}") from error
+        raise InputError(f"{unreadable}: reading timed out after {_TIMEOUT} s") from error
     if reader.returncode == 2:
         raise InputError(os.fsdecode(reader.stdout))
     if reader.returncode:
-        said = reader.stderr.decode(errors="replace").strip().split("\n")[-1]
-        raise InputError(f"{unreadable}: it crashed its reader ({said or reader.returncode})")
-    with np.load(io.BytesIO(reader.stdout), allow_pickle=False) as tensors:
-        return dict(tensors)
+        last = reader.stderr.decode(errors="replace").strip().split("\n")[-1]
+        raise InputError(f"{unreadable}: the reader crashed ({last or reader.returncode})")
+    with np.load(io.BytesIO(reader.stdout), allow_pickle=False) as arrays:
+        tensors = dict(arrays)
+    return tensors, tuple(tensors.pop("left_out").tolist())
+
+
+def _backbone(model: nnx.Module) -> MobileNetV2:
+    backbone = model if isinstance(model, MobileNetV2) else getattr(model, "backbone", None)
+    if not isinstance(backbone, MobileNetV2):
+        raise InputError(f"{type(model).__name__} has no MobileNetV2 to load or save weights of")
+    return backbone
 
 
 def _shapes(backbone: MobileNetV2) -> _Shapes:
     return {name: variable.shape for name, variable in _variables(backbone).items()}
 
 
-def _variables(backbone: MobileNetV2) -> dict[str, nnx.Variable]:
-    """Each Keras tensor name with the variable it fills."""
-    variables: dict[str, nnx.Variable] = {}
+def _variables(backbone: MobileNetV2) -> dict[str, Any]:
+    """Map each tensor's name, in Keras's order, to the variable it fills."""
+    variables: dict[str, Any] = {}
 
     def add(conv: str, norm: str, layer: ConvNorm) -> None:
         variables[f"{conv}/kernel"] = layer.conv.kernel
-        stored = {
-            "gamma": layer.norm.scale,
-            "beta": layer.norm.bias,
-            "moving_mean": layer.norm.mean,
-            "moving_variance": layer.norm.var,
-        }
-        for name, variable in stored.items():
-            assert variable is not None
-            variables[f"{norm}/{name}"] = variable
+        variables[f"{norm}/gamma"] = layer.norm.scale
+        variables[f"{norm}/beta"] = layer.norm.bias
+        variables[f"{norm}/moving_mean"] = layer.norm.mean
+        variables[f"{norm}/moving_variance"] = layer.norm.var
 
     add("Conv1", "bn_Conv1", backbone.stem)
     for index, block in enumerate(backbone.blocks):
@@ -125,28 +223,36 @@ def _variables(backbone: MobileNetV2) -> dict[str, nnx.Variable]:
     add("Conv_1", "Conv_1_bn", backbone.last)
     if backbone.classifier is not None:
         variables["predictions/kernel"] = backbone.classifier.kernel
-        assert backbone.classifier.bias is not None
         variables["predictions/bias"] = backbone.classifier.bias
     return variables
 
 
 def cached_official_weights(alpha: float = 1.0, image_size: int = 160) -> Path | None:
-    """The official no-top file, if it has been downloaded."""
-    path = cache_folder() / "weights" / _official_name(alpha, image_size, include_top=False)
+    """Return the official no-top file, if it has been downloaded."""
+    path = _official_path(alpha, image_size, include_top=False)
     return path if path.is_file() else None
 
 
-def _official_name(alpha: float, image_size: int, *, include_top: bool) -> str:
+def _official_path(alpha: float, image_size: int, *, include_top: bool) -> Path:
     top = "" if include_top else "_no_top"
-    return f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{float(alpha)}_{image_size}{top}.h5"
+    name = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{float(alpha)}_{image_size}{top}.h5"
+    return cache_folder() / "weights" / name
 
 
-def _official_file(backbone: MobileNetV2, image_size: int) -> Path:
-    if backbone.alpha not in OFFICIAL_ALPHAS or image_size not in OFFICIAL_SIZES:
+def _official_file(alpha: float, image_size: int, *, include_top: bool) -> Path:
+    if alpha not in OFFICIAL_ALPHAS or image_size not in OFFICIAL_SIZES:
         raise InputError(
-            f"no official weights for alpha {backbone.alpha} at {image_size} pixels; "
-            f"alphas are {OFFICIAL_ALPHAS}, sizes {OFFICIAL_SIZES}"
+            f"there are no ImageNet weights for alpha {alpha} at {image_size} pixels; there are "
+            f"for alpha {OFFICIAL_ALPHAS} at {OFFICIAL_SIZES}; others: --weights FILE"
         )
-    name = _official_name(backbone.alpha, image_size, include_top=backbone.classifier is not None)
-    path = cache_folder() / "weights" / name
-    return fetch(OFFICIAL_URL + name, path, lambda path: _read(path, _shapes(backbone)))
+
+    def make() -> MobileNetV2:
+        return MobileNetV2(alpha, include_top=include_top, rngs=nnx.Rngs(0))
+
+    path = _official_path(alpha, image_size, include_top=include_top)
+    try:
+        return fetch(
+            OFFICIAL_URL + path.name, path, lambda path: _read(path, _shapes(nnx.eval_shape(make)))
+        )
+    except InputError as error:
+        raise InputError(f"{error} (--weights FILE)") from error

@@ -1,39 +1,45 @@
-"""The post's sections that train nothing: what the data are, and what augmentation does to them."""
+"""The figures of the post's sections on data and on augmentation."""
 
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
+from jaxtyping import UInt8
 
-from ..data.load import Split, Splits, class_counts
-from ..training.augment import Augmentation, random_flip, random_rotation
-from . import report
+from ..data.splits import Split, Splits, class_counts
+from . import plots
+
+if TYPE_CHECKING:
+    from jax import Array
 
 
 def draw_data(splits: Splits, out: Path) -> None:
     """Section 1: `labels.png`, the training set's classes, and `photos.png`, three of each."""
-    report.plot_label_frequencies(out / "labels.png", class_counts(splits.train), "training set")
+    plots.plot_label_frequencies(out / "labels.png", class_counts(splits.train), "training set")
     chosen, titles = [], []
     for label, name in enumerate(splits.class_names):
         for index in np.flatnonzero(splits.train.labels == label)[:3]:
-            chosen.append(splits.train.images[index])
+            chosen.append(splits.train.images[int(index)])
             titles.append(name)
-    report.plot_grid(out / "photos.png", np.stack(chosen), titles)
+    plots.plot_grid(out / "photos.png", np.stack(chosen), titles)
 
 
 def draw_augmentations(splits: Splits, out: Path, *, seed: int = 0, rotation: float = 0.2) -> None:
-    """Section 3: `flips.png` and `rotations.png`, nine draws of one photo each."""
-    draws: dict[str, Augmentation] = {
-        "flips": random_flip,
-        "rotations": partial(random_rotation, factor=rotation),
-    }
-    for name, augmentation in draws.items():
-        images = _nine_draws(splits.train, augmentation, seed)
-        report.plot_grid(out / f"{name}.png", images, [""] * len(images))
+    """Section 3: `flips.png` and `rotations.png`, one photo augmented nine times each."""
+    from ..training.augment import random_flip, random_rotation  # JAX, which not every figure needs
+
+    for name, change in (("flips", random_flip), ("rotations", random_rotation(rotation))):
+        images = _nine_draws(splits.train, change, seed)
+        plots.plot_grid(out / f"{name}.png", images, [""] * len(images))
 
 
-def _nine_draws(split: Split, augmentation: Augmentation, seed: int) -> np.ndarray:
-    photo = np.broadcast_to(split.images[0].astype(np.float32), (9, *split.images.shape[1:]))
+def _nine_draws(
+    split: Split, change: "Callable[[Array, Array], Array]", seed: int
+) -> UInt8[np.ndarray, "9 height width 3"]:
+    import jax
+
     keys = jax.random.split(jax.random.key(seed), 9)
-    return np.asarray(jax.jit(augmentation)(keys, photo)).round().astype(np.uint8)
+    photo = np.asarray(split.images[0], np.float32)
+    drawn = jax.jit(jax.vmap(change, in_axes=(0, None)))(keys, photo)
+    return np.asarray(drawn).round().clip(0, 255).astype(np.uint8)

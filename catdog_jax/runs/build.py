@@ -1,17 +1,26 @@
-"""What an experiment names, made: its data, its model, its augmentations."""
+"""What an experiment names, made: its data, its model, and what `fit` takes."""
 
 import platform
-from functools import cache, partial
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
+import optax
 from flax import nnx
 
-from ..data.load import Splits, load_data
+from ..data.load import load_data
+from ..data.splits import Split, Splits
 from ..errors import InputError
-from ..models.create import create_model, load_keras_weights
-from ..training.augment import Augmentation, random_flip, random_rotation
-from .recipes import Experiment
+from ..models.create import MODELS
+from ..models.keras_weights import load_keras_weights
+from ..training import augment
+from ..training.losses import Loss, cross_entropy, label_classes, smoothed
+from ..training.optimizers import DIRECTIONS, make_optimizer
+from . import named
+from .experiment import Experiment
 
 
 def load_splits(experiment: Experiment, *, strict: bool = False) -> Splits:
@@ -26,45 +35,186 @@ def load_splits(experiment: Experiment, *, strict: bool = False) -> Splits:
     )
 
 
-def build_model(experiment: Experiment, num_classes: int) -> nnx.Module:
+def build_model(
+    experiment: Experiment, num_classes: int, image_size: int | None = None
+) -> nnx.Module:
     """The model that `experiment` names, with random weights.
 
     Raises:
-        InputError: no such model, or not one of the four that classify photos.
+        InputError: no such model, an option that it does not take, or it is no NNX module.
     """
-    options: dict[str, Any] = {"image_size": experiment.image_size, "num_classes": num_classes}
-    if experiment.model in ("model1", "model2", "model3"):
-        options["blog_logits"] = experiment.blog_logits
-    elif experiment.model == "mobilenet_v2":
-        raise InputError("mobilenet_v2 is a backbone, not an experiment; train model4 instead")
-    return create_model(experiment.model, rngs=nnx.Rngs(experiment.seed), **options)
+    offered = {
+        "rngs": nnx.Rngs(experiment.seed),
+        "image_size": image_size or experiment.image_size,
+        "num_classes": num_classes,
+    }
+    factory = named.find(experiment.model, MODELS, "model")
+    chosen = named.options(experiment.model_options)
+    model = named.call(factory, offered, chosen, name=experiment.model)
+    if not isinstance(model, nnx.Module):
+        raise InputError(f"{experiment.model} gives a {type(model).__name__}, not an NNX module")
+    return model
 
 
-def initial_model(experiment: Experiment, num_classes: int) -> nnx.Module:
+def initial_model(
+    experiment: Experiment, num_classes: int, image_size: int | None = None
+) -> nnx.Module:
     """The model that training starts from: random weights, and a backbone's pretrained ones.
 
     Raises:
-        InputError: a wrong model name or weights file.
+        InputError: a wrong model or weights file.
     """
-    model = build_model(experiment, num_classes)
+    model = build_model(experiment, num_classes, image_size)
     if experiment.weights != "none":
         load_keras_weights(model, experiment.weights, image_size=experiment.image_size)
     return model
 
 
-@cache  # the same function objects, so that a second run of a model is not compiled again
-def augmentations(*, flip: bool, rotation: float) -> tuple[Augmentation, ...]:
-    """What is done to training images, in order; `rotation` as a share of a full turn."""
-    chosen: list[Augmentation] = []
-    if flip:
-        chosen.append(random_flip)
-    if rotation:
-        chosen.append(partial(random_rotation, factor=rotation))
-    return tuple(chosen)
+def check(experiment: Experiment) -> None:
+    """Find out what can be wrong with an experiment before its photos are decoded.
+
+    Raises:
+        InputError: it names what is not there, weights that cannot be had among them.
+    """
+    named.find(experiment.model, MODELS, "model")
+    named.options(experiment.model_options)
+    if experiment.weights != "none":
+        from ..models.keras_weights import weights_file
+
+        backbone: Any = nnx.eval_shape(lambda: build_model(experiment, 2))
+        backbone = getattr(backbone, "backbone", backbone)
+        weights_file(
+            experiment.weights,
+            alpha=getattr(backbone, "alpha", 1.0),
+            image_size=experiment.image_size,
+            include_top=getattr(backbone, "classifier", None) is not None,
+        )
+    training_of(experiment, 2, 1)
 
 
-def device() -> str:
-    """What JAX computes on, as `2 × cpu` or `1 × NVIDIA H200`."""
-    devices = jax.devices()
-    name = platform.machine() + " cpu" if devices[0].platform == "cpu" else devices[0].device_kind
-    return f"{len(devices)} × {name}"
+def training_of(experiment: Experiment, num_classes: int, steps_per_epoch: int) -> dict[str, Any]:
+    """What an experiment says of training, as arguments of `fit`.
+
+    Raises:
+        InputError: it names an optimizer, a loss, … that there is not.
+    """
+    return {
+        "epochs": experiment.epochs,
+        "batch_size": experiment.batch_size,
+        "optimizer": _optimizer(experiment, steps_per_epoch),
+        "loss": loss_of(experiment, num_classes),
+        "augment": [_augmentation(name, num_classes) for name in experiment.augment],
+        "trainable": trainable_of(experiment),
+        "ema": experiment.ema,
+        "patience": experiment.patience,
+        "threshold": experiment.threshold,
+        "seed": experiment.seed,
+        "dtype": experiment.dtype,
+        "on_device": experiment.on_device,
+        "callbacks": [named.find(name, {}, "callback") for name in experiment.callbacks],
+    }
+
+
+def loss_of(experiment: Experiment, num_classes: int) -> Loss:
+    """The loss of training and evaluation alike."""
+    loss = named.find(experiment.loss, {"cross_entropy": cross_entropy}, "loss")
+    amount = experiment.label_smoothing
+    return smoothed(loss, amount, num_classes) if amount else loss
+
+
+def trainable_of(experiment: Experiment) -> Any:
+    """The `nnx` filter of what is trained."""
+    name = experiment.trainable
+    if name == "all":
+        return nnx.Param
+    if named.is_code(name):
+        return named.load(name)
+    return nnx.All(nnx.Param, nnx.PathContains(name))
+
+
+def class_weights(experiment: Experiment, train: Split) -> tuple[float, ...] | None:
+    """The factors of the classes' losses; balanced ones are 1 on the average over the photos.
+
+    Raises:
+        InputError: they cannot be balanced, for a class has no photos.
+    """
+    if experiment.class_weights != "balanced":
+        return experiment.class_weights
+    classes = np.asarray(label_classes(train.labels))  # pyright: ignore[reportArgumentType]
+    counts = np.bincount(classes, minlength=len(train.class_names))
+    if not counts.all():
+        missing = train.class_names[int(counts.argmin())]
+        raise InputError(f"class_weights cannot be balanced: no training photo of {missing}")
+    return tuple((len(classes) / (len(counts) * counts)).tolist())
+
+
+def _optimizer(
+    experiment: Experiment, steps_per_epoch: int
+) -> Callable[[int], optax.GradientTransformation]:
+    if named.is_code(experiment.optimizer):
+        return _own_optimizer(experiment, steps_per_epoch)
+    if experiment.optimizer not in DIRECTIONS:
+        raise named.unknown(experiment.optimizer, DIRECTIONS, "optimizer")
+    return lambda steps: make_optimizer(
+        experiment.optimizer,
+        learning_rate=experiment.learning_rate,
+        steps=steps,
+        schedule=experiment.schedule,
+        warmup_steps=round(experiment.warmup * steps_per_epoch),
+        weight_decay=experiment.weight_decay,
+        clip=experiment.clip,
+    )
+
+
+def _own_optimizer(
+    experiment: Experiment, steps_per_epoch: int
+) -> Callable[[int], optax.GradientTransformation]:
+    name, own = experiment.optimizer, named.load(experiment.optimizer)
+    ours = ("schedule", "warmup", "weight_decay", "clip")
+    unused = [n for n in ours if getattr(experiment, n) != getattr(Experiment, n)]
+    if unused:
+        raise InputError(f"{unused[0]} is for optimizers of ours; put it into {name} itself")
+
+    def optimizer(steps: int) -> optax.GradientTransformation:
+        offered = {
+            "learning_rate": experiment.learning_rate,
+            "steps": steps,
+            "steps_per_epoch": steps_per_epoch,
+        }
+        made = own
+        if not isinstance(made, optax.GradientTransformation):
+            made = named.call(own, offered, name=name)
+        if not isinstance(made, optax.GradientTransformation):
+            raise InputError(f"{name} gives a {type(made).__name__}, not an optax transformation")
+        return made
+
+    return optimizer
+
+
+def _augmentation(text: str, num_classes: int) -> augment.Augmentation:
+    if named.is_code(text):
+        return named.load(text)
+    name, given, number = text.partition("=")
+    plain = {"flip": augment.random_flip, "mirror": augment.random_mirror}
+    made: dict[str, tuple[Callable[[float], augment.Augmentation], float, float]] = {
+        "rotation": (augment.random_rotation, 0, 1),
+        "crop": (augment.random_crop, 0.01, 1),
+        "colour": (augment.random_colour, 0, 1),
+        "mixup": (partial(augment.mixup, num_classes=num_classes), 0.01, 100),
+    }
+    if name in plain and not given:
+        return plain[name]
+    if name not in made:
+        raise named.unknown(text, [*plain, *(f"{n}=NUMBER" for n in made)], "augmentation")
+    make, least, most = made[name]
+    with suppress(ValueError):
+        if least <= float(number) <= most:
+            return make(float(number))
+    raise InputError(f"augment: {name} must be a number from {least} to {most}, not {number!r}")
+
+
+def device(count: int) -> str:
+    """What JAX computes on, as `2 × x86_64 cpu` or `1 × NVIDIA H200`."""
+    first = jax.devices()[0]
+    name = f"{platform.machine()} cpu" if first.platform == "cpu" else first.device_kind
+    return f"{count} × {name}"

@@ -1,36 +1,34 @@
-"""A run's checkpoints, with Orbax: all that training needs to go on as if it had never stopped.
+"""A run's checkpoints, kept by Orbax: the last epoch's, and the best one's where that is another.
 
-`checkpoint/` holds a folder an epoch, named by its number: the last epoch's, and the best one's
-where that is another. A checkpoint is complete when it holds `sha256.json`, the hashes of its other
-files, which is written last; they are checked before it is read.
+`checkpoint/4/` is epoch 4's: its state, and a record that says of which run it is. Orbax renames
+the folder into place once it is written; then the hashes of its files are put beside them, in
+`sha256.json`, and are compared before it is read.
 """
 
 import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, cast
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
 
 from ..errors import InputError, first_line
 from ..files import sha256, written_whole
-from ..reports.report import COLUMNS
-from ..training.loop import TrainState
+from ..training.state import TrainState
+from .history import COLUMNS, Row, best_epoch
 
-FORMAT = 2
+FORMAT = 3
 """Raise it when a checkpoint would hold something else."""
 
 _DIGESTS = "sha256.json"
-
-Rows = list[dict[str, float]]
-Result = TypeVar("Result")
 
 
 class Record(TypedDict):
@@ -40,138 +38,168 @@ class Record(TypedDict):
     experiment: dict[str, Any]
     """As in `config.json`."""
     inputs: dict[str, str]
-    """Fingerprints of the photos and of the weights file."""
+    """Fingerprints of the photos, of the weights file and of the code that the experiment names."""
     class_names: list[str]
     """In the order of their labels."""
-    history: Rows
+    history: list[Row]
     """Up to its epoch."""
+    device: str
+    """What the last epoch was computed on, as `2 × NVIDIA H200`."""
     on_device: bool
 
 
-def best_epoch(history: Rows) -> int:
-    """The epoch, counted from 1, of the best validation accuracy; the first of several."""
-    accuracies = [row["val_accuracy"] for row in history]
-    return 1 + accuracies.index(max(accuracies))
-
-
 def epochs(folder: Path) -> list[int]:
-    """The epochs that have a checkpoint in `folder`, in order."""
-    complete = folder.glob(f"[0-9]*/{_DIGESTS}")
-    return sorted(int(path.parent.name) for path in complete if path.parent.name.isdecimal())
+    """The epochs that have a checkpoint in `folder`, in order.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    numbers = [int(name) for name in names if name.isdecimal()]
+    return sorted(n for n in numbers if (folder / str(n) / "_CHECKPOINT_METADATA").is_file())
 
 
 def save(folder: Path, state: TrainState, record: Record) -> None:
     """Write the checkpoint of the history's last epoch; then remove those no longer needed.
 
     Raises:
-        OSError: it cannot be written; those that were there are still whole.
+        OSError: it cannot be written; those that were there are intact.
     """
-    epoch, kept = len(record["history"]), epochs(folder)
-    arrays = _named(state)
+    epoch, arrays = len(record["history"]), _named(state)
     try:
         folder.mkdir(exist_ok=True)
-        # Orbax on a full disk says so in many lines from its threads: better not to begin.
+        # On a full disk Orbax prints many lines from its threads: better not to begin.
         if shutil.disk_usage(folder).free < 1.2 * sum(x.nbytes for x in arrays.values()) + 1e6:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(
-                (folder / str(epoch)).absolute(),
-                arrays,
-                custom_metadata=cast(dict[str, Any], record),
-                force=True,
-            )
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record)
+        )
+        with _manager(folder, keep=[epoch, best_epoch(record["history"])]) as manager:
+            manager.save(epoch, args=items, force=True)
         path = folder / str(epoch)
-        written = sorted(file for file in path.rglob("*") if file.is_file())
-        digests = {file.relative_to(path).as_posix(): sha256(file) for file in written}
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        digests = {file.relative_to(path).as_posix(): sha256(file) for file in files}
         with written_whole(path / _DIGESTS) as file:
             json.dump(digests, file, indent=2)
-    except Exception as error:  # Orbax and its storage document none of what they raise
-        _remove_all_but(kept, folder)
+    except Exception as error:  # Orbax documents none of its errors
+        for unfinished in folder.glob(f"{epoch}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
         raise OSError(f"the checkpoint of epoch {epoch}: {first_line(error)[:200]}") from error
-    _remove_all_but([epoch, best_epoch(record["history"])], folder)
 
 
 def read(path: Path) -> Record:
-    """What the checkpoint `path` says of itself.
+    """The record of the checkpoint `path`.
 
     Raises:
-        InputError: there is none, it is damaged, or another version's.
+        InputError: there is none, it is damaged or another version's, or it cannot be read.
     """
     if not path.is_dir():
         raise InputError(f"no checkpoint at {path}; restore it from a copy, or train anew")
-    return _orderly(path, partial(_read, path))
-
-
-def restore(path: Path, state: TrainState) -> TrainState:
-    """The state in the checkpoint `path`.
-
-    Args:
-        path: a checkpoint's folder.
-        state: another state of the same model and optimizer; stays as it is.
-
-    Raises:
-        InputError: a tensor is missing, left over, of another shape or dtype, or not finite; or
-            the checkpoint is damaged.
-    """
-    wanted = _named(state)
-    saved = _orderly(path, partial(_restore, path, wanted))
-    for name, array in saved.items():
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-            raise InputError(f"{path} is of no use: {name} holds NaN or infinity")
-    leaves, structure = jax.tree.flatten(state)
-    return jax.tree.unflatten(
-        structure,
-        [
-            jax.random.wrap_key_data(saved[name]) if _is_key(leaf) else saved[name]
-            for name, leaf in zip(wanted, leaves, strict=True)
-        ],
-    )
-
-
-def _read(path: Path) -> Record:
-    with ocp.StandardCheckpointer() as checkpointer:
-        record: Any = checkpointer.metadata(path.absolute()).custom_metadata
+    items = ocp.args.Composite(record=ocp.args.JsonRestore())
+    with _reading(path), _manager(path.parent) as manager:
+        # Format 2 had no such item.
+        there = (path / "record").is_dir()
+        record: Any = manager.restore(int(path.name), args=items).record if there else {"format": 2}
     if record["format"] != FORMAT:
         raise InputError(
             f"{path} was written in format {record['format']}, this version of catdog_jax reads "
             f"format {FORMAT}; train anew into another folder"
         )
-    if [row["epoch"] for row in record["history"]] != list(range(1, int(path.name) + 1)):
-        raise ValueError("its history is another epoch's")
-    for row in record["history"]:
-        sum(row[name] for name in COLUMNS)  # numbers, all of them
+    numbers = [row["epoch"] for row in record["history"] if row.keys() >= set(COLUMNS)]
+    if numbers != list(range(1, int(path.name) + 1)):
+        raise InputError(f"{path} is not the checkpoint of this epoch; was it renamed?")
     return Record(**{name: record[name] for name in Record.__annotations__})
 
 
-def _restore(path: Path, wanted: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    with ocp.StandardCheckpointer() as checkpointer:
-        found: Any = checkpointer.metadata(path.absolute()).item_metadata
-        _check(path, {name: (tuple(x.shape), x.dtype) for name, x in found.items()}, wanted)
-        return checkpointer.restore(path.absolute(), dict(wanted))
+def restore(path: Path, state: TrainState, *, weights_only: bool = False) -> TrainState:
+    """The state in the checkpoint `path`.
+
+    Args:
+        path: a checkpoint's folder.
+        state: another state of the same model and optimizer; stays as it is.
+        weights_only: leave the optimizer's state as it is in `state`.
+
+    Raises:
+        InputError: a tensor is missing, left over, of another shape or dtype, or not finite; or
+            the checkpoint is damaged, or cannot be read.
+    """
+    wanted = _named(state)
+    with _reading(path), _manager(path.parent) as manager:
+        epoch = int(path.name)
+        there: Any = manager.item_metadata(epoch).state
+        found = {name: (tuple(x.shape), x.dtype) for name, x in there.tree.items()}
+        compared = found
+        if weights_only:
+            compared = {n: x for n, x in found.items() if not n.startswith("opt_state.")}
+        _check(path, compared, wanted)
+        # NumPy arrays: where they are to be placed is not for the checkpoint to say.
+        template = {name: np.empty(*shape_and_dtype) for name, shape_and_dtype in found.items()}
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(template))
+        saved: Any = manager.restore(epoch, args=items).state
+    for name in wanted:
+        if np.issubdtype(saved[name].dtype, np.floating) and not np.isfinite(saved[name]).all():
+            raise InputError(f"{path} is of no use: {name} holds NaN or infinity")
+    leaves, structure = jax.tree.flatten(state)
+    return jax.tree.unflatten(
+        structure,
+        [
+            jax.random.wrap_key_data(saved[name]) if _is_key(leaf) else jnp.asarray(saved[name])
+            for name, leaf in zip(wanted, leaves, strict=True)
+        ],
+    )
 
 
-def _orderly(path: Path, work: Callable[[], Result]) -> Result:
-    """What `work` gives; what Orbax raises, which it does not document, as one `InputError`."""
+def _manager(folder: Path, keep: list[int] | None = None) -> ocp.CheckpointManager:
+    """Orbax's manager of the checkpoints in `folder`; one that saves keeps only these epochs."""
+    return ocp.CheckpointManager(
+        folder.absolute(),
+        options=ocp.CheckpointManagerOptions(
+            create=False,
+            cleanup_tmp_directories=keep is not None,  # what a killed process left unfinished
+            enable_async_checkpointing=False,
+            preservation_policy=policies.CustomSteps(keep or []),
+            save_root_metadata=False,
+        ),
+        item_handlers={
+            "state": ocp.StandardCheckpointHandler(),
+            "record": ocp.JsonCheckpointHandler(),
+        },
+    )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say in one line what keeps a checkpoint from being read, and whether it is damaged."""
     try:
-        _verify(path)
-        return work()
+        _verify(path)  # Orbax finds damage, too, but prints many lines from its threads
+        yield
     except InputError:
         raise
-    except Exception as error:
+    except Exception as error:  # the machine's, or Orbax's, which documents none of them
         raise InputError(
-            f"{path} is not a whole checkpoint ({first_line(error)[:200]}); restore it from a "
-            "copy, or train anew (if it is the last epoch's, deleting it is enough)"
+            f"{path} cannot be read ({first_line(error)[:200]}); it has not been found to be "
+            "damaged: mend what is wrong and try again"
         ) from error
 
 
 def _verify(path: Path) -> None:
-    # Orbax would find damage, too, but say so in a hundred lines from its threads.
-    for name, digest in json.loads((path / _DIGESTS).read_text("utf-8")).items():
-        if sha256(path / name) != digest:
-            raise ValueError(f"{name} is not what was written")
+    """Compare the files with their hashes, if a killed process had the time to write them."""
+    if not (path / _DIGESTS).exists():
+        return
+    damaged = _DIGESTS
+    try:
+        for name, digest in json.loads((path / _DIGESTS).read_text("utf-8")).items():
+            damaged = name
+            if sha256(path / name) != digest:
+                raise ValueError("it is not what was written")  # noqa: TRY301
+    except (FileNotFoundError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged ({damaged}: {first_line(error)}); restore it from a copy, or "
+            "train anew (if it is the last epoch's, deleting it is enough)"
+        ) from error
 
 
-def _check(path: Path, found: dict[str, Any], wanted: Mapping[str, jax.Array]) -> None:
+def _check(path: Path, found: Mapping[str, Any], wanted: Mapping[str, jax.Array]) -> None:
     expected = {name: (array.shape, array.dtype) for name, array in wanted.items()}
     for name in sorted(found.keys() | expected.keys()):
         if found.get(name) != expected.get(name):
@@ -185,7 +213,7 @@ def _check(path: Path, found: dict[str, Any], wanted: Mapping[str, jax.Array]) -
 
 
 def _named(state: TrainState) -> dict[str, jax.Array]:
-    """Every array by the path to it, keys as the numbers they are made of."""
+    """Every array by the path to it, random keys as the numbers they are made of."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): (
             jax.random.key_data(leaf) if _is_key(leaf) else leaf
@@ -196,12 +224,3 @@ def _named(state: TrainState) -> dict[str, jax.Array]:
 
 def _is_key(leaf: jax.Array) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _remove_all_but(kept: Collection[int], folder: Path) -> None:
-    """Also what a killed process left unfinished; but nothing that is not of this module."""
-    for path in folder.glob("[0-9]*"):
-        epoch, _, _unfinished = path.name.partition(".orbax-checkpoint-tmp")
-        if epoch.isdecimal() and path.name not in map(str, kept):
-            # What cannot be removed does no harm but to the room that it takes.
-            shutil.rmtree(path, ignore_errors=True)

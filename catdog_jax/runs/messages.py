@@ -1,4 +1,4 @@
-"""What people are told: of a data set, of an epoch, of a run's results."""
+"""Lines for the terminal: about a data set, an epoch, a run's results."""
 
 import sys
 import time
@@ -8,32 +8,26 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..data.load import Split, Splits, class_counts, majority_baseline
-from ..reports import report
+from ..data.splits import SPLIT_NAMES, Split, Splits, class_counts, majority_baseline
+from ..reports.tables import percent
 from ..training.metrics import Sums
-from .recipes import Experiment
+from .experiment import Experiment
 
 
 def describe(splits: Splits) -> list[str]:
-    """What a data set holds, in lines: class counts, majority baseline, unreadable photos, copies.
-
-    A class that a split lacks is said to be missing: the split cannot tell anything about it.
-    """
+    """What a data set holds: class counts, majority baseline, photos left out, copies."""
     lines = []
-    for name in ("train", "validation", "test"):
+    for name in SPLIT_NAMES:
         split: Split = getattr(splits, name)
-        counts = ", ".join(
-            f"{count or 'no'} {label}" for label, count in class_counts(split).items()
-        )
-        baseline = (
-            f"; always guessing the commonest: {report.percent(majority_baseline(split))}"
-            if len(split)
-            else ""
-        )
-        lines.append(f"{name:>10}: {len(split):>6,} images ({counts}{baseline})")
+        counts = ", ".join(f"{n or 'no'} {label}" for label, n in class_counts(split).items())
+        if len(split):
+            counts += f"; always guessing the commonest: {percent(majority_baseline(split))}"
+        lines.append(f"{name:>10}: {len(split):>6,} images ({counts})")
     if splits.skipped:
         lines.append(f"   skipped: {len(splits.skipped)} unreadable photos")
         lines += _first_few([f"{photo.name}: {photo.reason}" for photo in splits.skipped], splits)
+    for kind, count in getattr(splits, "passed_over", {}).items():
+        lines.append(f"passed over: {count} {kind}")
     if splits.shared:
         lines.append(f"    shared: {len(splits.shared)} photos are in an earlier split, too")
         twins = [
@@ -47,12 +41,13 @@ def describe(splits: Splits) -> list[str]:
 def _first_few(photos: Sequence[str], splits: Splits) -> list[str]:
     few = list(photos[:20])
     if len(photos) > len(few):
-        few.append(f"and {len(photos) - len(few)} more, in {splits.folder / 'meta.json'}")
+        where = f", in {splits.folder / 'meta.json'}" if splits.folder else ""
+        few.append(f"and {len(photos) - len(few)} more{where}")
     return [f"            {line}" for line in few]
 
 
 def epoch_line(row: Mapping[str, float], epochs: int, images: int) -> str:
-    """One epoch: `row` of the history, of so many epochs, over so many training images."""
+    """One line for an epoch: `row` of the history, over so many training images."""
     return (
         f"epoch {row['epoch']:>2}/{epochs}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}"
         f"  val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}"
@@ -64,9 +59,9 @@ def result_lines(metrics: dict[str, Any]) -> list[str]:
     """A run's results in a few lines."""
     best = metrics["best"]
     lines = [
-        f"best validation accuracy {report.percent(best['val_accuracy'], best['interval'])} "
+        f"best validation accuracy {percent(best['val_accuracy'], best['interval'])} "
         f"in epoch {best['epoch']} (always guessing the commonest class: "
-        f"{report.percent(metrics['baseline']['validation'])})"
+        f"{percent(metrics['baseline']['validation'])})"
     ]
     if metrics["test"]:
         lines.append(f"test accuracy of that epoch: {accuracy_line(metrics['test'])}")
@@ -77,13 +72,13 @@ def result_lines(metrics: dict[str, Any]) -> list[str]:
 
 
 def accuracy_line(result: dict[str, Any]) -> str:
-    """`96.5 % [94.2, 98.1] of 192 images, loss 0.1234`, with the right threshold's beside it."""
+    """`96.5 % [94.2, 98.1] of 192 images, loss 0.1234`, and the accuracy at probability 0.5."""
     text = (
-        f"{report.percent(result['accuracy'], result['interval'])} of {result['count']} images, "
+        f"{percent(result['accuracy'], result['interval'])} of {result['count']} images, "
         f"loss {result['loss']:.4f}"
     )
     if "accuracy_at_half" in result:
-        text += f" ({report.percent(result['accuracy_at_half'])} at probability 0.5)"
+        text += f" ({percent(result['accuracy_at_half'])} at probability 0.5)"
     return text
 
 
@@ -91,7 +86,7 @@ def accuracy_line(result: dict[str, Any]) -> str:
 def progress(
     experiment: Experiment, images: int, done: int
 ) -> Iterator[Callable[[int, Sums], None] | None]:
-    """A bar over the whole run, `done` epochs of it before, with loss, accuracy and time left."""
+    """A bar over the whole run, after `done` epochs, with loss, accuracy and time left."""
     if not sys.stderr.isatty():
         yield None
         return

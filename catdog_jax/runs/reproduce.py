@@ -4,17 +4,25 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError, printable, say
 from ..files import make_folder, written_whole
-from ..reports import report
+from ..reports import plots, tables
 from ..reports.sections import draw_augmentations, draw_data
-from ..training.mesh import set_up_jax
-from .build import initial_model, load_splits
+from . import build
+from .experiment import Experiment
 from .messages import describe
-from .recipes import RECIPES, Experiment
-from .run_folder import METRICS, Run, is_finished, load_run, read_config
-from .runner import Log, run
+from .recipes import RECIPES
+from .results import Log, Run, load_run
+from .run_folder import METRICS, absolute, inputs_of, is_finished, read_config
+from .runner import run
+
+_POSTS_COUNTS = {
+    "train": {"cats": 1000, "dogs": 1000},
+    "validation": {"cats": 404, "dogs": 404},
+    "test": {"cats": 96, "dogs": 96},
+}
 
 
 def reproduce(
@@ -28,14 +36,14 @@ def reproduce(
 ) -> list[Run]:
     """Run each model with each seed into a folder of its own, then draw and tabulate them all.
 
-    Runs that are finished already are read, so that an interrupted series goes on where it was.
+    Runs that are finished already are read, so an interrupted series goes on where it was.
 
     Args:
-        models: names of `catdog_jax.runs.recipes.RECIPES`.
+        models: names of `catdog_jax.RECIPES`.
         seeds: a run each.
         out: the folder of the series.
         adapt: changes each recipe: another source, fewer epochs. Data settings must agree.
-        strict: refuse the data if a single photo of them cannot be read.
+        strict: refuse the data if a single photo cannot be read.
         log: takes one line at a time.
 
     Returns:
@@ -45,34 +53,36 @@ def reproduce(
     Raises:
         InputError: a wrong model, source or weights file.
     """
+    choices = ", ".join(RECIPES)
     for model in models:
         if model not in RECIPES:
-            raise InputError(f"unknown model '{model}'; choose from: {', '.join(RECIPES)}")
+            raise InputError(f"unknown model '{model}'; choose from: {choices}")
     if not models:
-        raise InputError(f"no models to run; choose from: {', '.join(RECIPES)}")
-    set_up_jax()
-    recipes = [adapt(RECIPES[model]) for model in models]
-    splits = load_splits(recipes[0], strict=strict)
+        raise InputError(f"no models to run; choose from: {choices}")
+    recipes = [absolute(adapt(RECIPES[model])) for model in models]
+    for recipe in recipes:
+        build.check(recipe)
+    splits = build.load_splits(recipes[0], strict=strict)
     for line in describe(splits):
         log(line)
-    # Wrong weights or a folder in the way should show now, not after the models before are trained.
+    # Wrong weights or a folder in the way should show now, not after hours of training.
     for recipe in recipes:
-        initial_model(recipe, len(splits.class_names))
+        build.initial_model(recipe, len(splits.class_names))
         for seed in seeds:
-            is_finished(_folder(out, recipe, seed), replace(recipe, seed=seed), splits)
+            experiment = replace(recipe, seed=seed)
+            is_finished(_folder(out, experiment), experiment, inputs_of(experiment, splits))
     make_folder(out)
     finished_runs(out)
     draw_data(splits, out)
     draw_augmentations(splits, out)
     runs = []
-    # Seeds outermost: a series cut short still has every model.
-    for seed in seeds:
+    for seed in seeds:  # outermost: a series cut short still has every model
         for recipe in recipes:
             experiment = replace(recipe, seed=seed)
             try:
-                runs.append(run(experiment, _folder(out, recipe, seed), splits=splits, log=log))
+                runs.append(run(experiment, _folder(out, experiment), splits=splits, log=log))
             except KeyboardInterrupt:
-                log("or all that is left of the series: the command that began it, again")
+                log("or, for the whole series: the command that began it, again")
                 raise
             summarize(out)
     for line in ["", *(out / "summary.md").read_text("utf-8").splitlines()]:
@@ -80,8 +90,8 @@ def reproduce(
     return runs
 
 
-def _folder(out: Path, experiment: Experiment, seed: int) -> Path:
-    return out / f"{experiment.model}-seed{seed}"
+def _folder(out: Path, experiment: Experiment) -> Path:
+    return out / f"{experiment.model}-seed{experiment.seed}"
 
 
 def finished_runs(out: Path) -> list[Run]:
@@ -91,37 +101,51 @@ def finished_runs(out: Path) -> list[Run]:
         InputError: one of them is damaged.
     """
     runs = [load_run(path.parent) for path in out.glob(f"*/{METRICS}")]
-    return sorted(runs, key=lambda run: (run.metrics["model"], run.metrics["seed"]))
+    return sorted(runs, key=lambda run: (run.experiment.model, run.experiment.seed))
 
 
 def summarize(out: Path) -> None:
     """Write `summary.md`, `summary.json` and `curves.png` for all finished runs in `out`.
 
+    The published numbers are set beside those of runs on the post's own data alone: its classes
+    and its numbers of photos.
+
     Raises:
-        InputError: one of them is damaged.
+        InputError: one of the runs is damaged.
     """
     runs = finished_runs(out)
-    metrics = [run.metrics for run in runs]
-    configs = [read_config(run.folder)[0] for run in runs]
-    sources = sorted(
-        {f"{printable(Path(config.data).name)}, {config.epochs} epochs" for config in configs}
+    metrics: list[Any] = [run.metrics for run in runs]
+    counts = [read_config(run.folder)[1]["data"] for run in runs]
+    of_the_post = all(one.items() >= _POSTS_COUNTS.items() for one in counts)
+    published = tables.published() if of_the_post else None
+    settings = sorted(
+        {f"{printable(Path(r.experiment.data).name)}, {r.experiment.epochs} epochs" for r in runs}
     )
-    devices = sorted({run["device"] for run in metrics})
-    tables = (
-        f"{report.summary_table(metrics)}\n\n"
-        "Mean ± standard deviation (lowest … highest) over the seeds that lived.\n\n"
-        f"{report.runs_table(metrics)}\n\n"
-        "95 % Wilson intervals in brackets. The published numbers are of photos, 20 epochs.\n"
-        f"Here: {'; '.join(sources)}; {', '.join(devices)}.\n"
-    )
+    devices = sorted({one["device"] for one in metrics})
+    lines = [
+        tables.summary_table(metrics, published),
+        "Mean ± standard deviation (lowest … highest) over the seeds that lived.",
+        tables.runs_table(metrics),
+        f"95 % Wilson intervals in brackets. {'; '.join(settings)}; {', '.join(devices)}.",
+    ]
+    if published:
+        lines.append("The published numbers are of 20 epochs.")
     for name, text in (
-        ("summary.md", tables),
-        ("summary.json", json.dumps(metrics, indent=2) + "\n"),
+        ("summary.md", "\n\n".join(lines)),
+        ("summary.json", json.dumps(metrics, indent=2)),
     ):
         with written_whole(out / name) as file:
-            file.write(text)
-    histories = {
-        model: [run.history for run in runs if run.metrics["model"] == model]
-        for model in dict.fromkeys(run.metrics["model"] for run in runs)
-    }
-    report.plot_over_published(out / "curves.png", histories)
+            file.write(f"{text}\n")
+
+    def histories(*, dead: bool) -> dict[str, Any]:
+        chosen = [run for run in runs if run.is_dead == dead]
+        models = dict.fromkeys(run.experiment.model for run in chosen)
+        return {m: [run.history for run in chosen if run.experiment.model == m] for m in models}
+
+    posted = published["histories"] if published else {}
+    plots.plot_curves(
+        out / "curves.png",
+        histories(dead=False),
+        histories(dead=True),
+        {model: columns["val_accuracy"] for model, columns in posted.items()},
+    )

@@ -1,111 +1,196 @@
 """What a run folder says of its run, and whether that is the one that is asked for."""
 
 import json
-import shlex
-from dataclasses import asdict, dataclass
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from ..data.load import Splits, class_counts
+from ..data.load import SOURCES
+from ..data.splits import Splits, class_counts
 from ..errors import InputError, first_line
 from ..files import expanded, is_empty, is_file, sha256, written_whole
-from ..reports import report
-from . import checkpoint
+from . import checkpoint, named
 from .checkpoint import Record
-from .recipes import Experiment
+from .experiment import Experiment
+from .recipes import recipe
 
 CONFIG, HISTORY, METRICS = "config.json", "history.csv", "metrics.json"
-CHECKPOINT = "checkpoint"
+CHECKPOINT, CODE = "checkpoint", "code"
+
+Inputs = dict[str, str]
+"""Fingerprints of what decides a run beside its settings: photos, weights file, code."""
+
+_CODE_SETTINGS = ("model", "trainable", "optimizer", "loss", "augment", "callbacks")
+_LONGEST_NAME = 100
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its folder, its history and what `metrics.json` holds."""
+class Config(TypedDict):
+    """What `config.json` holds."""
 
-    folder: Path
-    history: list[dict[str, float]]
-    metrics: dict[str, Any]
+    experiment: dict[str, Any]
+    inputs: Inputs
+    data: dict[str, Any]
+    """Class names, shape of an image, counts; photos that were skipped or are in two splits."""
 
 
-def is_finished(out: Path, experiment: Experiment, splits: Splits) -> bool:
-    """Whether `out` holds this very run, on these very photos and weights, finished.
+def default_folder(experiment: Experiment) -> Path:
+    """`runs/model3-epochs5-seed1`: the model, what differs from its recipe, and the seed."""
+    usual, parts = recipe(experiment.model), [_short(experiment.model)]
+    for field in fields(Experiment):
+        value = getattr(experiment, field.name)
+        if field.name not in ("model", "seed") and value != getattr(usual, field.name):
+            between = "-" if isinstance(value, str | tuple) else ""
+            parts.append(f"{field.name.replace('_', '-')}{between}{_short(value)}")
+    name = re.sub(r"[^\w.=+-]+", "_", "-".join(parts), flags=re.ASCII)[:_LONGEST_NAME]
+    return Path("runs") / f"{name.strip('._-')}-seed{experiment.seed}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "+".join(map(_short, value))
+    if named.is_code(str(value)):
+        before, _, name = str(value).rpartition(":")
+        return f"{Path(before).stem}-{name}"
+    return Path(value).name if isinstance(value, str) else f"{value}"
+
+
+def absolute(experiment: Experiment) -> Experiment:
+    """`experiment` with its paths such that they hold in every working directory."""
+
+    def path(name: str) -> str:
+        return str(expanded(name).absolute())
+
+    def code(name: str) -> str:
+        file, _, attribute = name.rpartition(":")
+        return f"{path(file)}:{attribute}" if file.endswith(".py") else name
+
+    return replace(
+        _map_code(experiment, code),
+        data=experiment.data if experiment.data in SOURCES else path(experiment.data),
+        data_dir=experiment.data_dir and path(experiment.data_dir),
+        weights=path(experiment.weights) if _is_file(experiment.weights) else experiment.weights,
+    )
+
+
+def _is_file(weights: str) -> bool:
+    return weights not in ("imagenet", "none")
+
+
+def _map_code(experiment: Experiment, change: Callable[[str], str]) -> Experiment:
+    def changed(value: str) -> str:
+        return change(value) if named.is_code(value) else value
+
+    settings = {name: getattr(experiment, name) for name in _CODE_SETTINGS}
+    return replace(
+        experiment,
+        **{
+            name: changed(value) if isinstance(value, str) else tuple(map(changed, value))
+            for name, value in settings.items()
+        },
+    )
+
+
+def _code_files(experiment: Experiment) -> dict[str, Path]:
+    """The files that the experiment's code is in, by `my_net.py` or `package.module`."""
+    files: dict[str, Path] = {}
+
+    def note(name: str) -> str:
+        where, file = named.place(name), named.source(name)
+        key = where if isinstance(where, str) else where.name
+        if file is not None and files.setdefault(key, file) != file:
+            raise InputError(f"{files[key]} and {file} have the same name; rename one of them")
+        return name
+
+    _map_code(experiment, note)
+    return files
+
+
+def inputs_of(experiment: Experiment, splits: Splits) -> Inputs:
+    """Fingerprints of the files that decide what training gives.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    weights, files = experiment.weights, _code_files(experiment)
+    if _is_file(weights):  # a download is checked against its own record
+        files["weights file"] = expanded(weights)
+    inputs = {"photos": splits.fingerprint, "weights file": weights}
+    for name, path in files.items():
+        try:
+            inputs[name] = sha256(path)
+        except (OSError, ValueError) as error:  # ValueError: no possible path
+            raise InputError(f"{path} cannot be read ({first_line(error)})") from error
+    return inputs
+
+
+def keep_code(experiment: Experiment, out: Path) -> None:
+    """Put copies of the experiment's `FILE.py` into `out`, so that it can be moved elsewhere."""
+    for name, path in _code_files(experiment).items():
+        if name.endswith(".py"):
+            (out / CODE).mkdir(exist_ok=True)
+            if path != out / CODE / name:
+                shutil.copyfile(path, out / CODE / name)
+
+
+def with_code_of(folder: Path, experiment: Experiment, inputs: Inputs | None = None) -> Experiment:
+    """`experiment` with the copies in `folder` for the files that are no longer there.
+
+    With `inputs` also for files that have changed since: for a model that is only used.
+    """
+
+    def located(name: str) -> str:
+        path = named.place(name)
+        if isinstance(path, str):
+            return name
+        copy = folder.absolute() / CODE / path.name
+        there = is_file(path) and (inputs is None or sha256(path) == inputs.get(path.name))
+        return name if there or not copy.is_file() else f"{copy}:{name.rpartition(':')[2]}"
+
+    return _map_code(experiment, located)
+
+
+def is_finished(out: Path, experiment: Experiment, inputs: Inputs) -> bool:
+    """Whether `out` holds this very run, with these very inputs, finished.
 
     Raises:
         InputError: it holds something else.
     """
     if is_empty(out):
         return False
-    difference = f"it has no {CONFIG}"
+    found = f"it has no {CONFIG}"
     if is_file(out / CONFIG):
-        there, data = read_config(out)
-        difference = _difference(there, data["inputs"], experiment, inputs_of(experiment, splits))
-    if difference:
+        there, config = read_config(out)
+        found = difference(there, config["inputs"], experiment, inputs)
+        if not found and there.epochs != experiment.epochs:
+            found = (
+                f"its epochs are {there.epochs}, this run's {experiment.epochs} (to lengthen it: "
+                f"--resume with --epochs)"
+            )
+    if found:
         raise InputError(
-            f"{out} already exists and is not this run: {difference}; choose another folder"
+            f"{out} already exists and is not this run: {found}; choose another folder"
         )
     return is_file(out / METRICS)
 
 
-def load_run(folder: Path) -> Run:
-    """Read a finished run's folder.
-
-    Raises:
-        InputError: it is none.
-    """
-    for name in (CONFIG, HISTORY, METRICS):
-        if not is_file(folder / name):
-            raise InputError(f"{folder} is not a finished run: it has no {name}")
-    try:
-        history = report.read_history(folder / HISTORY)
-    except Exception as error:  # csv's own, and whatever a damaged line makes of itself
-        raise InputError(f"{folder / HISTORY} is damaged: {error}") from error
-    saved = checkpoint.epochs(folder / CHECKPOINT)
-    if not saved or checkpoint.read(folder / CHECKPOINT / str(saved[-1]))["history"] != history:
-        raise InputError(
-            f"{folder / HISTORY} is not what its checkpoint says; delete {METRICS} and go on with "
-            f"the run, which writes both anew: catdog-jax train --resume {shlex.quote(str(folder))}"
-        )
-    metrics = read_json(folder / METRICS)
-    try:
-        report.check_metrics(metrics)
-        best = checkpoint.best_epoch(history)
-        said = metrics["best"]["epoch"], metrics["best"]["val_accuracy"], metrics["dead"]
-        if said != (best, history[best - 1]["val_accuracy"], report.is_dead(history[-1])):
-            raise ValueError("its best epoch is not the history's")  # noqa: TRY301
-    except Exception as error:
-        raise InputError(f"{folder / METRICS} is damaged: {error!r}") from error
-    return Run(folder, history, metrics)
-
-
-def config(experiment: Experiment, splits: Splits, inputs: dict[str, str]) -> dict[str, Any]:
-    """What `config.json` is to hold: all that `read_config` takes, and of which photos they are."""
-    return {
-        "experiment": plain(experiment),
-        "inputs": inputs,
-        "data": {
-            "class_names": splits.class_names,
+def config_of(experiment: Experiment, splits: Splits, inputs: Inputs) -> Config:
+    """What `config.json` is to hold."""
+    return Config(
+        experiment=plain(experiment),
+        inputs=inputs,
+        data={
+            "class_names": list(splits.class_names),
+            "image_shape": list(splits.train.images.shape[1:]),
             "train": class_counts(splits.train),
             "validation": class_counts(splits.validation),
             "test": class_counts(splits.test),
             "skipped": [asdict(photo) for photo in splits.skipped],
             "shared": [asdict(photo) for photo in splits.shared],
         },
-    }
-
-
-def inputs_of(experiment: Experiment, splits: Splits) -> dict[str, str]:
-    """Fingerprints of the files that decide what training gives.
-
-    Raises:
-        InputError: the weights file cannot be read.
-    """
-    weights = experiment.weights
-    if weights not in ("imagenet", "none"):  # of a download, its own record sees a change
-        try:
-            weights = sha256(expanded(weights))
-        except (OSError, ValueError) as error:  # ValueError: no possible path
-            raise InputError(f"no weights file at {weights}: {first_line(error)}") from error
-    return {"photos": splits.fingerprint, "weights file": weights}
+    )
 
 
 def plain(experiment: Experiment) -> dict[str, Any]:
@@ -113,8 +198,8 @@ def plain(experiment: Experiment) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(experiment)))
 
 
-def read_config(folder: Path) -> tuple[Experiment, dict[str, Any]]:
-    """What a run's `config.json` says of the experiment, and of its data.
+def read_config(folder: Path) -> tuple[Experiment, Config]:
+    """The experiment of a run, and all that its `config.json` says.
 
     Raises:
         InputError: there is none, or it does not say it.
@@ -123,48 +208,56 @@ def read_config(folder: Path) -> tuple[Experiment, dict[str, Any]]:
         raise InputError(f"{folder} is not a run: it has no {CONFIG}")
     config = read_json(folder / CONFIG)
     try:
-        experiment, names = config["experiment"], config["data"]["class_names"]
-        if type(names) is not list or {type(name) for name in names} != {str}:
-            raise TypeError("its class_names are no list of names")  # noqa: TRY301
-        inputs = {name: str(config["inputs"][name]) for name in ("photos", "weights file")}
-        return _experiment(experiment), {"class_names": names, "inputs": inputs}
+        names, shape = config["data"]["class_names"], config["data"]["image_shape"]
+        if not all(isinstance(name, str) for name in names) or not all(n > 0 for n in shape):
+            raise TypeError("its class_names or image_shape are wrong")  # noqa: TRY301
+        if not {"photos", "weights file"} <= config["inputs"].keys():
+            raise TypeError("its inputs are missing")  # noqa: TRY301
+        return Experiment.from_plain(config["experiment"]), config
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / CONFIG} is not a run's configuration: {error}") from error
+        said = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{folder / CONFIG} is not a run's configuration: {said}") from error
 
 
-def _experiment(plain: dict[str, Any]) -> Experiment:
-    """A setting that came after `plain` was written had what is its default now."""
-    sizes = plain.get("sizes")
-    return Experiment(**{**plain, "sizes": sizes if sizes is None else tuple(sizes)})
-
-
-def _difference(
-    there: Experiment, inputs_there: dict[str, str], here: Experiment, inputs_here: dict[str, str]
+def difference(
+    there: Experiment, inputs_there: Mapping[str, str], here: Experiment, inputs_here: Inputs
 ) -> str:
-    """The first thing that tells two runs apart, with both sides, or nothing."""
-    left, right = {**plain(there), **inputs_there}, {**plain(here), **inputs_here}
+    """The first thing that tells two runs apart, with both sides, or nothing.
+
+    Where the photos, the weights and the code are does not count, their content does; nor does the
+    number of epochs, for a run can be lengthened.
+    """
+    left, right = _identity(there), _identity(here)
     for name, value in left.items():
         if value != right[name]:
-            if name in inputs_here:
-                return f"its {name} had the fingerprint {value}, now it is {right[name]}"
             return f"its {name} is {value}, this run's {right[name]}"
+    for name in [*inputs_there, *inputs_here]:
+        one, other = inputs_there.get(name), inputs_here.get(name)
+        if one != other:
+            return f"its {name} had the fingerprint {one}, now it is {other}"
     return ""
 
 
-def read_record(path: Path, experiment: Experiment, inputs: dict[str, str]) -> Record:
-    """What a checkpoint says of itself, if it is of this experiment on these photos.
+def _identity(experiment: Experiment) -> dict[str, Any]:
+    def nameless(name: str) -> str:
+        file, _, attribute = name.rpartition(":")
+        return f"{Path(file).name}:{attribute}"
+
+    values = plain(_map_code(experiment, nameless))
+    return {n: v for n, v in values.items() if n not in ("data", "data_dir", "weights", "epochs")}
+
+
+def read_record(path: Path, experiment: Experiment, inputs: Inputs) -> Record:
+    """What a checkpoint says of itself, if it is of this run.
 
     Raises:
-        InputError: it is of others, or cannot be read.
+        InputError: it is of another, or cannot be read.
     """
     record = checkpoint.read(path)
-    try:
-        there = _experiment(record["experiment"])
-        difference = _difference(there, record["inputs"], experiment, inputs)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} does not say of which run it is: {error!r}") from error
-    if difference:
-        raise InputError(f"{path} is not a checkpoint of this run: {difference}")
+    there = Experiment.from_plain(record["experiment"])
+    found = difference(there, record["inputs"], experiment, inputs)
+    if found:
+        raise InputError(f"{path} is not a checkpoint of this run: {found}")
     return record
 
 
@@ -177,10 +270,10 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from error
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
     with written_whole(path) as file:
         file.write(json.dumps(content, indent=2) + "\n")

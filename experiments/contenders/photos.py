@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from catdog_jax.data import sketches
-from catdog_jax.data.load import list_photos, load_data
+from catdog_jax.data.listing import list_photos
+from catdog_jax.data.load import load_data
 from catdog_jax.errors import InputError
 
 PARTS = ("train", "validation")

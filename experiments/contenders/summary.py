@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from catdog_jax.reports.report import DEAD_LOSS, table_line
+from catdog_jax.reports.tables import table_line
+from catdog_jax.runs.history import DEAD_LOSS
 
 Turn = Mapping[str, Any]
 """A contender's try at a work: `work`, `contender`, `round`, `error`, and what it measured."""

@@ -1,0 +1,198 @@
+"""The options of each command, and arguments → options, by tyro.
+
+The settings of a run are those of `Experiment`. This module is light, so that `--help` is fast.
+"""
+
+import contextlib
+import difflib
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import dropwhile, takewhile
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+from tyro.conf import Fixed, Positional, arg
+
+from .errors import InputError
+from .runs.experiment import Experiment
+from .runs.recipes import RECIPES, recipe
+
+Options = TypeVar("Options")
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+RunFolder = Positional[Annotated[Path, arg(metavar="RUN")]]
+
+
+@dataclass(frozen=True)
+class Settings(Experiment):
+    """An experiment's settings as options. The experiment that is made of them checks them."""
+
+    stop_when_dead: tyro.conf.FlagConversionOff[bool] = True
+    strict: Flag = False  # Stop if a photo cannot be read or is passed over.
+    changes: Fixed[Mapping[str, Any]] = field(default_factory=dict)
+    """The settings that were given, by name."""
+
+    def __post_init__(self) -> None:
+        """Check nothing."""
+
+    def adapt(self, recipe: Experiment) -> Experiment:
+        """The recipe with those changes that it has a use for."""
+        unused = {"weights": "none", "trainable": "all", "model_options": ()}
+        skip = {name for name, value in unused.items() if getattr(recipe, name) == value}
+        return replace(recipe, **{k: v for k, v in self.changes.items() if k not in skip})
+
+
+@dataclass(frozen=True)
+class Train(Settings):
+    """Train a model, or go on with an interrupted run.
+
+    Example: catdog-jax train model3 --data my_photos/ --epochs 5
+
+    The defaults shown are those of the MODEL given before --help.
+    """
+
+    model: Positional[Annotated[str, arg(metavar="MODEL", help_behavior_hint="")]] = ""
+    out: Path | None = None  # The run folder; None: in runs/, named after what the run is.
+    resume: Path | None = None
+    """Run folder to go on with; a finished run is lengthened by --epochs. If the photos have moved,
+    give --data."""
+    finish: Flag = False  # With --resume: train no further, evaluate and report what there is.
+    predictions: Path | None = None  # CSV file for the predictions on the test photos.
+
+
+@dataclass(frozen=True)
+class Reproduce(Settings):
+    """Train the post's models by its recipes and compare with the published numbers.
+
+    Example: catdog-jax reproduce --seeds 3
+
+    A setting changes all recipes; --weights, --trainable and --model-options only those that set
+    them. The defaults shown are model3's.
+    """
+
+    model: Fixed[str] = ""
+    seed: Fixed[int] = 0
+    models: tuple[str, ...] = tuple(RECIPES)  # Which models.
+    seeds: int = 1  # How many seeds, from 0.
+    out: Path = Path("runs/reproduce")  # Folder of the series; finished runs are not repeated.
+
+
+@dataclass(frozen=True)
+class Demo:
+    """See it work in minutes, offline: the models on drawings of cats and dogs.
+
+    Example: catdog-jax demo
+    """
+
+    weights: str | None = (
+        None  # A Keras MobileNetV2; with it (or once downloaded) model 4 is shown.
+    )
+    epochs: int = 6  # Epochs per model.
+    image_size: int = 160  # Height and width of the drawings.
+    sizes: tuple[int, int, int] = (600, 168, 32)  # Drawings to train, validate and test on.
+    out: Path = Path("runs/demo")  # Folder of the runs.
+
+
+@dataclass(frozen=True)
+class Data:
+    """Prepare a data set, count its classes and draw some of its photos.
+
+    Example: catdog-jax data my_photos/ --out runs/my_photos
+    """
+
+    source: Positional[Annotated[str, arg(metavar="SOURCE")]]  # As --data of train.
+    data_dir: str | None = None  # Folder of TFDS's prepared data, or for the downloaded zip.
+    image_size: int = 160  # Height and width the photos are resized to.
+    sizes: tuple[int, int, int] | None = None  # Photos to train, validate and test on.
+    split_seed: int = 0  # Which photos are set apart.
+    out: Path = Path("runs/data")  # Folder of the figures.
+    strict: Flag = False  # Stop if a photo cannot be read or is passed over.
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure the accuracy of a run's model.
+
+    Example: catdog-jax evaluate runs/model3-seed0 --data new_photos/ --split all
+    """
+
+    run: RunFolder  # A folder that train made.
+    data: str | None = None  # Another source than the run's own.
+    data_dir: str | None = None  # Folder of TFDS's prepared data.
+    split: Literal["train", "validation", "test", "all"] = "test"  # Which part of the photos.
+    checkpoint: Literal["best", "last"] = "best"  # Of the best validation accuracy, or the last.
+    predictions: Path | None = None  # CSV file for the prediction on each photo.
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Classify photos with a run's model.
+
+    Example: catdog-jax predict runs/model3-seed0 my_photos/ --json
+    """
+
+    run: RunFolder  # A folder that train made.
+    photos: Positional[tuple[Path, ...]] = ()  # Photos, or folders of photos.
+    json: Flag = False  # Print a line of JSON per photo.
+
+
+def parse(kind: type[Options], args: Sequence[str], prog: str) -> Options:
+    """The options that `args` give.
+
+    Raises:
+        InputError: an option is unknown, or a value is not of its type.
+        SystemExit: after `--help`.
+    """
+    default: Any = tyro.MISSING_NONPROP
+    if issubclass(kind, Settings):
+        model = next((word for word in args if not word.startswith("-")), "")
+        shown = recipe(model) if issubclass(kind, Train) else RECIPES["model3"]
+        default = kind(**{**vars(shown), "model": ""})
+    if {"-h", "--help"} & set(args):
+        args = ["--help"]  # or tyro leaves a positional argument that is given out of the help
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            options, unknown = tyro.cli(
+                kind,
+                prog=prog,
+                args=args,
+                default=default,
+                return_unknown_args=True,
+                config=(tyro.conf.SuppressFixed,),
+            )
+    except SystemExit as end:
+        if end.code:
+            raise InputError(f"{_first_part(said.getvalue())}; see {prog} --help") from None
+        raise
+    if unknown and unknown[0].startswith("-"):
+        names = [f"--{field.name.replace('_', '-')}" for field in fields(kind)]  # pyright: ignore
+        raise InputError(f"no option {unknown[0]}{nearest(unknown[0], names)}; see {prog} --help")
+    if unknown:
+        raise InputError(f"unexpected argument {unknown[0]}; see {prog} --help")
+    if not isinstance(options, Settings):
+        return options
+    given = {word[2:].partition("=")[0].replace("-", "_") for word in args if word[:2] == "--"}
+    settings = [field.name for field in fields(Experiment) if field.name in given]
+    return replace(options, changes={name: getattr(options, name) for name in settings})
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`; did you mean --learning-rate?`, for `--learn_rate` as for its initials `--lr`, or ``."""
+    by_initials = {"--" + "".join(part[:1] for part in one.split("-")): one for one in names}
+    alike = [by_initials.get(name), *difflib.get_close_matches(name, names, 1)]
+    return next((f"; did you mean {one}?" for one in alike if one), "")
+
+
+def _first_part(box: str) -> str:
+    """What one of tyro's boxes says above its first inner rule, in one line."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [line.strip("│ ") for line in plain.splitlines()[1:]]
+    within = dropwhile(_is_rule, lines)
+    return " ".join(takewhile(lambda line: not _is_rule(line), within)).rstrip(".")
+
+
+def _is_rule(line: str) -> bool:
+    return not line.strip("─-╰╯")

@@ -1,0 +1,129 @@
+"""What a model says of photos, and how right that is."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, Int
+
+from ..data.splits import Split
+from ..errors import InputError
+from ..files import written_whole
+from ..training.feed import as_split
+from ..training.losses import cross_entropy, label_classes
+from ..training.metrics import (
+    check_fit,
+    metrics_of,
+    predict_logits,
+    predicted,
+    probabilities,
+    wilson_interval,
+)
+from . import build
+from .experiment import Experiment
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a model says of photos, and where labels are known, how right that is."""
+
+    names: tuple[str, ...]
+    class_names: tuple[str, ...]
+    logits: Float[np.ndarray, "n outputs"]
+    labels: np.ndarray | None = None
+    """Class numbers, or probabilities of the classes."""
+    losses: Float[np.ndarray, " n"] | None = None
+    threshold: float = 0.0
+    """Of a single logit: above which it means class 1."""
+
+    @property
+    def probabilities(self) -> Float[np.ndarray, "n classes"]:
+        """Of each class."""
+        return probabilities(self.logits, len(self.class_names))
+
+    @property
+    def classes(self) -> Int[np.ndarray, " n"]:
+        """The class predicted for each photo, as accuracy counts it."""
+        return np.asarray(predicted(self.logits, self.threshold))  # pyright: ignore
+
+    @property
+    def true_classes(self) -> Int[np.ndarray, " n"]:
+        """The class of each label.
+
+        Raises:
+            InputError: the photos have no labels.
+        """
+        if self.labels is None:
+            raise InputError("these photos have no labels to compare the predictions with")
+        return np.asarray(label_classes(self.labels))  # pyright: ignore[reportArgumentType]
+
+    def confusion(self) -> Int[np.ndarray, "classes classes"]:
+        """How many photos of each class (rows) were taken for each class (columns).
+
+        A photo for which one of the post's outputs that are no class was largest is in no column.
+        """
+        count = len(self.class_names)
+        matrix = np.zeros((count, max(count, self.logits.shape[1])), int)
+        np.add.at(matrix, (self.true_classes, self.classes), 1)
+        return matrix[:, :count]
+
+    def mistakes(self) -> Int[np.ndarray, " mistakes"]:
+        """The photos that were classified wrongly, the most confident mistake first."""
+        wrong = np.flatnonzero(self.classes != self.true_classes)
+        return wrong[np.argsort(-self.probabilities.max(axis=1)[wrong], kind="stable")]
+
+    def write_csv(self, path: Path) -> None:
+        """Write one line a photo: name, class, predicted class, loss, probabilities."""
+        names = [*self.class_names, *[""] * self.logits.shape[1]]
+        known = self.labels is not None
+        labels = [names[label] for label in self.true_classes] if known else [""] * len(self.names)
+        losses = labels if self.losses is None else self.losses.tolist()
+        with written_whole(path) as file:
+            writer = csv.writer(file)
+            writer.writerow(["photo", "class", "predicted", "loss", *self.class_names])
+            rows = zip(
+                self.names, labels, self.classes, losses, self.probabilities.tolist(), strict=True
+            )
+            for photo, label, guess, loss, shares in rows:
+                writer.writerow([photo, label, names[guess], loss, *shares])
+
+
+def predictions_of(
+    model: nnx.Module,
+    data: Split | np.ndarray,
+    experiment: Experiment | None = None,
+    class_names: Sequence[str] = (),
+) -> Predictions:
+    """Predictions with the loss, batch size, dtype and threshold of an experiment."""
+    options = experiment or Experiment("")
+    split = data
+    if not isinstance(split, Split):
+        split = as_split((data, np.zeros(len(data), np.int32)))
+    loss = build.loss_of(options, len(class_names)) if experiment else cross_entropy
+    check_fit(model, split, loss)
+    logits = predict_logits(model, split, batch_size=options.batch_size, dtype=options.dtype)
+    names = class_names or tuple(map(str, range(max(2, logits.shape[1]))))
+    known = split is data
+    return Predictions(
+        names=split.names,
+        class_names=tuple(names),
+        logits=logits,
+        labels=split.labels if known else None,
+        losses=np.asarray(loss(logits, split.labels)) if known else None,  # pyright: ignore
+        threshold=options.threshold,
+    )
+
+
+def judged(predictions: Predictions, experiment: Experiment) -> dict[str, Any]:
+    """Loss, accuracy, counts and interval; with a threshold of its own the usual one's, too."""
+    loss = build.loss_of(experiment, len(predictions.class_names))
+    logits, labels = predictions.logits, predictions.labels
+    metrics = metrics_of(logits, labels, experiment.threshold, loss)
+    result = asdict(metrics) | {"interval": wilson_interval(metrics.correct, metrics.count)}
+    if logits.shape[-1] == 1 and experiment.threshold != 0.0:
+        result["accuracy_at_half"] = metrics_of(logits, labels, 0.0).accuracy
+    return result

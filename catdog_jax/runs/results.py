@@ -1,0 +1,265 @@
+"""What came of a run: its history, its metrics, its model, and what that says of photos."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import optax
+from flax import nnx
+
+from ..data.splits import SPLIT_NAMES, Split, Splits
+from ..errors import InputError, say
+from ..files import expanded, is_file
+from ..reports import tables
+from ..training.feed import Arrays, as_split
+from ..training.state import create_state, put_weights
+from . import build, checkpoint
+from .experiment import Experiment
+from .history import Row, best_epoch, is_dead
+from .predictions import Predictions, judged, predictions_of
+from .run_folder import (
+    CHECKPOINT,
+    CONFIG,
+    METRICS,
+    Inputs,
+    read_config,
+    read_json,
+    read_record,
+    with_code_of,
+)
+
+Log: TypeAlias = Callable[[str], None]
+Which: TypeAlias = Literal["best", "last"]
+Photos: TypeAlias = str | Path | Sequence[str | Path] | np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run on disk, finished or not; `load_run` reads it."""
+
+    folder: Path
+    experiment: Experiment
+    class_names: tuple[str, ...]
+    image_size: int
+    inputs: Inputs
+    history: list[Row]
+    metrics: dict[str, Any] | None
+    """What `metrics.json` holds; None while the run is unfinished."""
+    checkpoint: Which = "best"
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the model died in training, so that it says the same of any photo."""
+        return bool(self.history) and is_dead(self.history[-1])
+
+    @cached_property
+    def model(self) -> nnx.Module:
+        """The model of the best epoch, or of the last one if that was asked for.
+
+        Raises:
+            InputError: no epoch is saved, or the checkpoint is damaged or not this model's.
+        """
+        while True:
+            saved = checkpoint.epochs(self.folder / CHECKPOINT)
+            try:
+                return self._load(saved)
+            except InputError:
+                # A run in training may have removed this checkpoint, for having a better one.
+                if checkpoint.epochs(self.folder / CHECKPOINT) == saved:
+                    raise
+
+    def _load(self, saved: Sequence[int]) -> nnx.Module:
+        if not saved:
+            raise InputError(f"{self.folder} has no checkpoint yet; train at least one epoch")
+        path, experiment = self.folder / CHECKPOINT / str(saved[-1]), self.experiment
+        if self.checkpoint == "best":
+            record = read_record(path, experiment, self.inputs)
+            path = path.with_name(str(best_epoch(record["history"])))
+        model = build.build_model(experiment, len(self.class_names), self.image_size)
+        put_checkpoint(model, path, experiment, self.inputs)
+        return model
+
+    def predict(
+        self,
+        data: str | Path | Split | Arrays | np.ndarray | None = None,
+        *,
+        split: str = "test",
+        data_dir: str | None = None,
+        log: Log = say,
+    ) -> Predictions:
+        """What the model says of photos.
+
+        Args:
+            data: a source as of `load_data`, a split, images, or images and labels; by default
+                the run's own data.
+            split: which part of a source: train, validation, test, or all.
+            data_dir: as of `load_data`.
+            log: is told where classes were matched by likeness, or the data have changed.
+
+        Raises:
+            InputError: there are no such photos, or they or their classes are not the model's.
+        """
+        if isinstance(data, Split | tuple | np.ndarray):
+            return self._predict([as_split(data) if isinstance(data, tuple) else data])
+        if split not in (*SPLIT_NAMES, "all"):
+            raise InputError(f"unknown split '{split}'; choose train, validation, test or all")
+        changes: dict[str, Any] = {} if data_dir is None else {"data_dir": data_dir}
+        if data is not None:
+            changes |= {"data": str(data), "data_dir": data_dir, "sizes": None}
+        source = replace(self.experiment, **changes, image_size=self.image_size)
+        splits = build.load_splits(source)
+        if data is None and splits.fingerprint != self.inputs["photos"]:
+            log(f"note: {source.data} has changed since this run was trained")
+        parts = SPLIT_NAMES if split == "all" else (split,)
+        chosen = [part for part in (getattr(splits, name) for name in parts) if len(part)]
+        if not chosen:
+            raise InputError(f"{source.data} has no {split} photos")
+        return self._predict(self._with_our_classes(chosen, splits, log))
+
+    def _with_our_classes(self, parts: list[Split], splits: Splits, log: Log) -> list[Split]:
+        theirs = splits.class_names
+        if theirs == self.class_names:
+            return parts
+        ours = {_alike(name): label for label, name in enumerate(self.class_names)}
+        found = [ours.get(_alike(name)) for name in theirs]
+        if None in found or len({*found}) < len(found) or len(ours) < len(self.class_names):
+            raise InputError(
+                f"{self.folder} was trained on the classes {', '.join(self.class_names)}, "
+                f"but {splits.source} has {', '.join(theirs)}"
+            )
+        pairs = zip(theirs, found, strict=True)
+        log(f"classes matched: {', '.join(f'{a} = {self.class_names[b]}' for a, b in pairs)}")  # pyright: ignore
+        labels = np.array(found, np.int32)
+        return [
+            replace(part, labels=labels[part.labels], class_names=self.class_names)
+            for part in parts
+        ]
+
+    def _predict(self, parts: Sequence[Split | np.ndarray]) -> Predictions:
+        found = [
+            predictions_of(self.model, part, self.experiment, self.class_names) for part in parts
+        ]
+        first = found[0]
+        if len(found) == 1:
+            return first
+        return replace(
+            first,
+            names=sum((part.names for part in found), ()),
+            **{
+                name: np.concatenate([getattr(part, name) for part in found])
+                for name in ("logits", "labels", "losses")
+            },
+        )
+
+    def judge(self, predictions: Predictions) -> dict[str, Any]:
+        """Loss, accuracy and its interval, as `metrics.json` has them of a split."""
+        return judged(predictions, self.experiment)
+
+
+def load_run(folder: str | Path, *, checkpoint: Which = "best") -> Run:
+    """Read a run's folder; its model is loaded at first use.
+
+    Args:
+        folder: that `run` made, or a copy of it.
+        checkpoint: of which epoch the model is to be: the one of the best validation accuracy, or
+            the last.
+
+    Raises:
+        InputError: it is no run, or it is damaged.
+    """
+    folder = expanded(folder)
+    if checkpoint not in ("best", "last"):
+        raise InputError(f"unknown checkpoint '{checkpoint}'; choose best or last")
+    experiment, config = read_config(folder)
+    names, inputs = config["data"]["class_names"], config["inputs"]
+    history, saved = [], _saved(folder)
+    if saved:
+        record = read_record(folder / CHECKPOINT / str(saved[-1]), experiment, inputs)
+        history = record["history"]
+        if record["class_names"] != names:
+            raise InputError(
+                f"{folder / CONFIG} has the classes {', '.join(names)}, its checkpoint "
+                f"{', '.join(record['class_names'])}"
+            )
+    return Run(
+        folder=folder,
+        experiment=with_code_of(folder, experiment, inputs),
+        class_names=tuple(names),
+        image_size=config["data"]["image_shape"][0],
+        inputs=inputs,
+        history=history,
+        metrics=_read_metrics(folder, history) if is_file(folder / METRICS) else None,
+        checkpoint=checkpoint,
+    )
+
+
+def _saved(folder: Path) -> list[int]:
+    return checkpoint.epochs(folder / CHECKPOINT)
+
+
+def _read_metrics(folder: Path, history: list[Row]) -> dict[str, Any]:
+    metrics = read_json(folder / METRICS)
+    try:
+        tables.summary_table([metrics])
+        tables.runs_table([metrics])
+        best = best_epoch(history)
+        if metrics["best"]["val_accuracy"] != history[best - 1]["val_accuracy"]:
+            raise ValueError("its best accuracy is not the history's")  # noqa: TRY301
+    except Exception as error:  # whatever is missing or of another kind
+        raise InputError(
+            f"{folder / METRICS} is damaged ({error!r}); delete it and resume the run, which "
+            "writes it anew"
+        ) from error
+    return metrics
+
+
+def put_checkpoint(model: nnx.Module, path: Path, experiment: Experiment, inputs: Inputs) -> None:
+    """Fill `model`, in place, with the weights of a checkpoint of this very run."""
+    read_record(path, experiment, inputs)
+    _, state = create_state(
+        model,
+        optax.identity(),
+        trainable=build.trainable_of(experiment),
+        ema=experiment.ema is not None,
+    )
+    put_weights(model, checkpoint.restore(path, state, weights_only=True))
+
+
+def predict(
+    model: Run | nnx.Module | str | Path, photos: Photos, *, image_size: int = 160
+) -> Predictions:
+    """What a model says of photos without labels.
+
+    Args:
+        model: a run, its folder, or any NNX module that takes pixels 0…255 and gives logits.
+        photos: one path or several, of photos or of folders of them; or images
+            `[n, height, width, 3]`.
+        image_size: that photos are resized to for a module; a run knows its own.
+
+    Raises:
+        InputError: there is no such run or photo, or a photo cannot be read.
+    """
+    if isinstance(model, str | Path):
+        model = load_run(model)
+    experiment, names = (None, ())
+    if isinstance(model, Run):
+        experiment, names, image_size = model.experiment, model.class_names, model.image_size
+    module = model.model if isinstance(model, Run) else model
+    if isinstance(photos, np.ndarray) or hasattr(photos, "shape"):
+        return predictions_of(module, np.asarray(photos), experiment, names)
+    from ..data.decode import decode_file
+    from ..data.listing import list_photos
+
+    given = [photos] if isinstance(photos, str | Path) else photos
+    paths = [path for one in given for path in list_photos(expanded(one))]
+    images = np.stack([decode_file(path, image_size) for path in paths])
+    found = predictions_of(module, images, experiment, names)
+    return replace(found, names=tuple(map(str, paths)))
+
+
+def _alike(name: str) -> str:
+    """`cat` for cat, Cats, CAT: what is compared of classes' names."""
+    return name.strip().casefold().removesuffix("s")

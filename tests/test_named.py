@@ -1,0 +1,285 @@
+"""Code by name, and experiments made of it."""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from catdog_jax.data.load import load_data
+from catdog_jax.errors import InputError
+from catdog_jax.runs import build, named
+from catdog_jax.runs.experiment import Experiment
+from catdog_jax.runs.recipes import RECIPES
+from catdog_jax.runs.results import load_run
+from catdog_jax.runs.run_folder import default_folder
+from catdog_jax.runs.runner import resume, run
+
+NET = """
+import jax.numpy as jnp, optax
+from flax import nnx
+from neighbour import WIDTH
+
+class Net(nnx.Module):
+    def __init__(self, num_classes, *, rngs, scale=1.0):
+        self.body = nnx.Linear(3, WIDTH, rngs=rngs)
+        self.norm = nnx.BatchNorm(WIDTH, rngs=rngs)
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)
+        self.head = nnx.Linear(WIDTH, num_classes, rngs=rngs)
+        self.scale = scale
+
+    def __call__(self, images):
+        x = nnx.relu(self.norm(self.body(images.mean(axis=(1, 2)) / 255)))
+        return self.scale * self.head(self.dropout(x))
+
+def schedule(learning_rate, steps, steps_per_epoch):
+    assert steps == 2 * steps_per_epoch
+    return optax.adamw(optax.cosine_decay_schedule(learning_rate, steps))
+
+adam = optax.adam(1e-3)
+
+def squared(logits, labels):
+    return ((logits - jnp.eye(logits.shape[1])[labels]) ** 2).sum(axis=1)
+
+def darker(key, image):
+    return image / 2
+
+def head(path, value):
+    return "head" in path
+
+seen = []
+def note(record, state):
+    seen.append(record.epoch)
+"""
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> str:
+    (tmp_path / "neighbour.py").write_text("WIDTH = 4\n")
+    (tmp_path / "my_net.py").write_text(NET)
+    return str(tmp_path / "my_net.py")
+
+
+@pytest.fixture
+def own(net: str) -> Experiment:
+    return Experiment(
+        f"{net}:Net",
+        ("scale=2.0",),
+        trainable=f"{net}:head",
+        data="sketches",
+        image_size=32,
+        sizes=(48, 20, 12),
+        epochs=2,
+        batch_size=16,
+        optimizer=f"{net}:schedule",
+        loss=f"{net}:squared",
+        augment=("mirror", f"{net}:darker"),
+        callbacks=(f"{net}:note",),
+    )
+
+
+def silent(line: str) -> None:
+    del line
+
+
+def test_a_name_is_of_a_file_or_of_a_module(net: str) -> None:
+    assert named.load(f"{net}:Net").__name__ == "Net"
+    assert named.load(f"{net}:Net") is named.load(f"{net}:Net")
+    assert named.load("optax:adamw") is optax.adamw
+    assert "neighbour" not in sys.path[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "said"),
+    [
+        ("", "absent.py:Net", r"absent\.py cannot be read \(No such file or directory\)"),
+        ("a = 1\nb = ", "x.py:b", r"x\.py cannot be imported \(SyntaxError: .*, x\.py line 2\)"),
+        ("a = 1\nb = c", "x.py:b", r"x\.py cannot be imported \(NameError: .*, x\.py line 2\)"),
+        ("def f(): pass", "x.py:g", r"x\.py has no 'g'; it has: f"),
+    ],
+)
+def test_code_that_is_not_there_is_one_line(
+    code: str, name: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "x.py").write_text(code)
+    with pytest.raises(InputError, match=said) as caught:
+        named.load(f"{tmp_path}/{name}")
+    assert "\n" not in str(caught.value)
+
+
+def test_modules_that_are_not_there_are_one_line() -> None:
+    with pytest.raises(InputError, match="no_such_package cannot be imported"):
+        named.load("no_such_package:Net")
+    with pytest.raises(InputError, match=r"optax has no 'adamx'; it has: .*adamw"):
+        named.load("optax:adamx")
+
+
+def test_unknown_names_are_told_ours() -> None:
+    small = Experiment("model3")
+    for changes, said in (
+        ({"model": "model9"}, "unknown model 'model9'; choose one of: model1, .*FILE.py:NAME"),
+        ({"optimizer": "adamm"}, "unknown optimizer 'adamm'; choose one of: adam, adamw, sgd"),
+        ({"loss": "mse"}, "unknown loss 'mse'; choose one of: cross_entropy"),
+        ({"augment": ("flap",)}, "unknown augmentation 'flap'; choose one of: flip, mirror, rota"),
+        ({"augment": ("rotation=2",)}, "rotation must be a number from 0 to 1, not '2'"),
+        ({"augment": ("mixup",)}, "mixup must be a number from .* not ''"),
+        ({"augment": ("flip=1",)}, "unknown augmentation 'flip=1'"),
+        ({"callbacks": ("print",)}, "unknown callback 'print'"),
+    ):
+        with pytest.raises(InputError, match=said):
+            build.check(replace(small, **changes))
+
+
+def test_options_are_python_values() -> None:
+    assert named.options(("a=1", "b = 'x=y'", "c=(1, 2)", "d=None")) == {
+        "a": 1,
+        "b": "x=y",
+        "c": (1, 2),
+        "d": None,
+    }
+    for wrong in ("a", "a=", "a=false", "a=__import__('os')"):
+        with pytest.raises(InputError, match="is not NAME=VALUE with a Python value"):
+            named.options((wrong,))
+
+
+def test_a_function_is_called_with_what_its_signature_takes() -> None:
+    offered = {"rngs": 1, "image_size": 2}
+    for function, expected in (
+        (lambda rngs: {"rngs": rngs}, {"rngs": 1}),
+        (lambda **all_of_it: all_of_it, offered),
+        (lambda *, image_size=0, width=3: (image_size, width), (2, 3)),
+    ):
+        assert named.call(function, offered, name="f") == expected
+    with pytest.raises(InputError, match="f takes no argument 'depth'; it takes: width"):
+        named.call(lambda width: width, {}, {"depth": 3}, name="f")
+    with pytest.raises(InputError, match=r"f failed \(ZeroDivisionError: .*, test_named.py line"):
+        named.call(lambda: 1 // 0, {}, name="f")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [("def Net(): return 3", "gives a int, not an NNX"), ("Net = 3", "Net cannot be called")],
+)
+def test_what_is_no_model_is_refused(code: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "x.py").write_text(code)
+    with pytest.raises(InputError, match=said):
+        build.build_model(Experiment(f"{tmp_path}/x.py:Net"), 2)
+
+
+def test_own_code_is_trained_killed_resumed_and_predicts_elsewhere(
+    own: Experiment, net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = run(own, tmp_path / "one", log=silent)
+    assert [row["epoch"] for row in one.history] == [1, 2]
+    seen = named.load(f"{net}:note").__globals__["seen"]
+    assert seen == [1, 2]
+
+    def stop(line: str) -> None:
+        if line.startswith("epoch  1/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(own, tmp_path / "two", log=stop)
+    monkeypatch.chdir("/")
+    two = resume(tmp_path / "two", log=silent)
+    timeless = [[{**row, "seconds": 0} for row in each.history] for each in (one, two)]
+    assert timeless[0] == timeless[1]
+
+    expected = one.predict(log=silent).logits
+    moved = tmp_path / "elsewhere"
+    (tmp_path / "one").rename(moved)
+    (tmp_path / "my_net.py").write_text(NET.replace("self.scale *", "-self.scale *"))
+    np.testing.assert_array_equal(load_run(moved).predict(log=silent).logits, expected)
+    os.remove(tmp_path / "my_net.py")  # noqa: PTH107
+    np.testing.assert_array_equal(load_run(moved).predict(log=silent).logits, expected)
+
+
+def test_a_run_of_changed_code_is_not_resumed(own: Experiment, net: str, tmp_path: Path) -> None:
+    own = replace(own, epochs=1, optimizer=f"{net}:adam", augment=())
+    out = tmp_path / "run"
+    run(own, out, log=silent)
+    Path(net).write_text(NET + "\n# another")
+    said = r"its my_net\.py had the fingerprint [0-9a-f]{64}, now it is [0-9a-f]{64}"
+    with pytest.raises(InputError, match=f"not this run: {said}"):
+        run(own, out, log=silent)
+    with pytest.raises(InputError, match=f"cannot be gone on with: {said}"):
+        resume(out, epochs=2, log=silent)
+
+
+def test_own_optimizers_bring_their_own_schedule(own: Experiment) -> None:
+    with pytest.raises(InputError, match="schedule is for optimizers of ours"):
+        build.check(replace(own, schedule="cosine"))
+
+
+def test_what_is_trained_is_named(own: Experiment, tmp_path: Path) -> None:
+    trained = replace(own, trainable="head", model_options=())
+    model = build.build_model(trained, 2)
+    _, state, _ = nnx.split(model, build.trainable_of(trained), ...)
+    assert {path[0] for path, _ in nnx.to_flat_state(state)} == {"head"}
+    with pytest.raises(InputError, match=r"selects no parameter of Net .*its parts: body"):
+        run(replace(own, trainable="haed"), tmp_path / "run", log=silent)
+    assert not (tmp_path / "run").exists()
+
+
+def test_balanced_class_weights_make_classes_count_the_same() -> None:
+    train = load_data("sketches", 32, sizes=(48, 20, 12)).train
+    chosen = [*np.flatnonzero(train.labels == 0)[:4], *np.flatnonzero(train.labels == 1)[:12]]
+    few = replace(train, labels=train.labels[chosen])
+    experiment = Experiment("model3", class_weights="balanced")
+    assert build.class_weights(experiment, few) == (2.0, 2 / 3)
+    with pytest.raises(InputError, match="no training photo of dogs"):
+        build.class_weights(experiment, replace(train, labels=train.labels * 0))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "name"),
+    [
+        (RECIPES["model4"], "model4-seed0"),
+        (replace(RECIPES["model3"], epochs=5, seed=1), "model3-epochs5-seed1"),
+        (replace(RECIPES["model1"], data="/a/my photos/"), "model1-data-my_photos-seed0"),
+        (replace(RECIPES["model2"], augment=("flip",)), "model2-augment-flip-seed0"),
+        (Experiment("nets/my_net.py:Net", ("width=8",)), "my_net-Net-model-options-width=8-seed0"),
+        (Experiment("my.nets:Net", ema=0.9), "my.nets-Net-ema0.9-seed0"),
+    ],
+)
+def test_the_default_folder_tells_what_differs(experiment: Experiment, name: str) -> None:
+    assert default_folder(experiment) == Path("runs") / name
+
+
+def test_the_default_folder_has_a_short_name() -> None:
+    experiment = Experiment("model3", model_options=tuple(f"a{i}=/{i}" for i in range(99)))
+    name = default_folder(experiment).name
+    assert len(name) < 130
+    assert "/" not in name
+
+
+def test_every_built_in_choice_trains(tmp_path: Path) -> None:
+    """All of the names at once, on the smallest data; what each does is tested in training."""
+    experiment = replace(
+        RECIPES["model3"],
+        model_options=(),
+        data="sketches",
+        image_size=32,
+        sizes=(16, 8, 4),
+        epochs=1,
+        batch_size=8,
+        optimizer="adamw",
+        schedule="cosine",
+        warmup=0.5,
+        weight_decay=0.1,
+        clip=1.0,
+        label_smoothing=0.1,
+        class_weights="balanced",
+        augment=("mirror", "crop=0.5", "colour=0.2", "mixup=0.2"),
+        ema=0.9,
+        patience=1,
+    )
+    done = run(experiment, tmp_path / "run", log=silent)
+    assert done.metrics is not None
+    assert done.metrics["validation"]["loss"] == pytest.approx(done.history[0]["val_loss"], 1e-5)
+    assert jax.tree.leaves(nnx.state(done.model, nnx.Param))
