@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import mean, stdev, variance
 from typing import Any
 
+import numpy as np
 from contenders.keras_models import compile_as_post, post_layers
 from contenders.worker import write_json
 from scipy.stats import fisher_exact
@@ -133,7 +134,7 @@ def train_keras(experiment: Experiment, splits: Splits) -> dict[str, list[float]
                 self.model.stop_training = True  # pyright: ignore[reportOptionalMemberAccess]
 
     def dataset(split: Split, *, shuffle: bool = False) -> Any:
-        data = tf.data.Dataset.from_tensor_slices((split.images, split.labels))
+        data = tf.data.Dataset.from_tensor_slices((np.asarray(split.images), split.labels))
         if shuffle:
             data = data.shuffle(len(split))
         data = data.batch(experiment.batch_size)

@@ -183,7 +183,7 @@ def test_the_demo_says_that_these_are_drawings(
     ("arguments", "says"),
     [
         (["train", "model9", *SMALL], "unknown model 'model9'; choose one of: model1"),
-        (["train", "model1", "--data", "nowhere"], "'nowhere' is neither a known data set"),
+        (["train", "model1", "--data", "nowhere"], "nowhere' is neither a known data set"),
         (["train", "model4", *SMALL, *SIZES, "--weights", "no.h5"], "no weights file at no.h5"),
         (
             ["train", "model1", *SMALL, "--epochs", "0"],
@@ -216,7 +216,7 @@ def test_the_demo_says_that_these_are_drawings(
             ["data", "sketches", *SMALL[2:4], *SIZES, "--out", "/dev/null"],
             "cannot be made a folder",
         ),
-        (["data", "nowhere"], "'nowhere' is neither a known data set"),
+        (["data", "nowhere"], "nowhere' is neither a known data set"),
     ],
 )
 def test_wrong_input_ends_in_one_line_and_code_2(

@@ -23,15 +23,16 @@ from flax import nnx
 from catdog_jax.cli import main
 from catdog_jax.data.load import load_data
 from catdog_jax.errors import InputError, RunError
-from catdog_jax.reports import report
-from catdog_jax.reports.report import read_history
-from catdog_jax.runs import build, checkpoint
-from catdog_jax.runs import runner as experiment_module
-from catdog_jax.runs.build import build_model, initial_model
-from catdog_jax.runs.recipes import RECIPES, Experiment
-from catdog_jax.runs.run_folder import load_run, read_config
-from catdog_jax.runs.runner import evaluate_run, load_model, resume, run
-from catdog_jax.training.loop import TrainState, create_state, fit, keras_adam
+from catdog_jax.runs import build, checkpoint, results, runner
+from catdog_jax.runs.build import build_model
+from catdog_jax.runs.experiment import Experiment
+from catdog_jax.runs.history import best_epoch, read_history
+from catdog_jax.runs.recipes import RECIPES
+from catdog_jax.runs.results import load_run
+from catdog_jax.runs.run_folder import read_config
+from catdog_jax.runs.runner import resume, run
+from catdog_jax.training.optimizers import keras_adam
+from catdog_jax.training.state import TrainState, create_state
 
 SETTINGS: dict[str, Any] = {
     "data": "sketches",
@@ -63,9 +64,19 @@ def timeless(history: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{**row, "seconds": 0} for row in history]
 
 
+def silent(line: str) -> None:
+    del line
+
+
+def state_of(experiment: Experiment) -> TrainState:
+    options = build.training_of(experiment, 2, 3)
+    model = build_model(experiment, 2)
+    optimizer = options["optimizer"](3 * experiment.epochs)
+    return create_state(model, optimizer, trainable=options["trainable"])[1]
+
+
 def saved_arrays(out: Path, experiment: Experiment, epoch: int) -> dict[str, np.ndarray]:
-    _, state = create_state(build_model(experiment, 2), keras_adam(experiment.learning_rate))
-    restored = checkpoint.restore(out / "checkpoint" / str(epoch), state)
+    restored = checkpoint.restore(out / "checkpoint" / str(epoch), state_of(experiment))
     return {name: np.asarray(array) for name, array in checkpoint._named(restored).items()}
 
 
@@ -73,20 +84,22 @@ def saved_arrays(out: Path, experiment: Experiment, epoch: int) -> dict[str, np.
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was not interrupted."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    run(SMALL, out, log=lambda line: None)
+    run(SMALL, out, log=silent)
     return out
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(name: str, tmp_path: Path) -> None:
     experiment = replace(RECIPES[name], **{**SETTINGS, "weights": "none", "stop_when_dead": False})
-    one = run(experiment, tmp_path / "one", log=lambda line: None)
+    one = run(experiment, tmp_path / "one", log=silent)
     run_until(2, experiment, tmp_path / "two", Stop())
     lines: list[str] = []
     two = resume(tmp_path / "two", log=lines.append)
     assert "going on after epoch 2, the last that was saved" in lines
     assert timeless(two.history) == timeless(one.history)
     assert timeless(read_history(tmp_path / "two/history.csv")) == timeless(one.history)
+    assert one.metrics is not None
+    assert two.metrics is not None
     for result in ("best", "validation", "test", "test_last"):
         assert two.metrics[result] == one.metrics[result]
     epochs = checkpoint.epochs(tmp_path / "one/checkpoint")
@@ -97,35 +110,9 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(name: str, tmp_path:
         np.testing.assert_array_equal(second[key], array, err_msg=key)
 
 
-def test_fit_goes_on_after_a_record() -> None:
-    splits = load_data("sketches", 32, sizes=(48, 20, 12))
-
-    def records(model: nnx.Module, **options: Any) -> list[Any]:
-        epochs = fit(
-            model,
-            splits.train.shuffled(16, seed=0),
-            splits.validation.batches(16),
-            epochs=3,
-            **options,
-        )
-        return [replace(epoch, state=jax.tree.map(jnp.copy, epoch.state)) for epoch in epochs]
-
-    one = records(build_model(SMALL, 2))
-    model = build_model(replace(SMALL, seed=5), 2)  # whose weights play no part
-    two = records(model, after=(1, one[0].state))
-    assert two == [replace(record, seconds=two[i].seconds) for i, record in enumerate(one[1:])]
-    for a, b in zip(
-        jax.tree.leaves(nnx.state(model, nnx.Param)),
-        jax.tree.leaves(one[-1].state.params),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
-    assert records(model, after=(3, one[-1].state)) == []
-
-
 def test_the_last_and_the_best_epoch_are_kept(whole: Path) -> None:
     history = read_history(whole / "history.csv")
-    best = checkpoint.best_epoch(history)
+    best = best_epoch(history)
     accuracies = [row["val_accuracy"] for row in history]
     assert accuracies[best - 1] == max(accuracies)
     assert max(accuracies) not in accuracies[: best - 1]
@@ -158,14 +145,11 @@ def test_the_best_epoch_is_kept_and_used_unless_the_last_is_asked_for(
         kept = {path.name for path in (out / "checkpoint").iterdir()}
         assert kept == {str(min(epoch, 2)), str(epoch)}
 
-    def times(which: tuple[()] | tuple[str]) -> float:
-        weights = jax.tree.leaves(nnx.state(load_model(out, *which)[0], nnx.Param))
-        return float(sum(map(jnp.sum, weights)) / sum(map(jnp.sum, jax.tree.leaves(state.params))))
-
-    assert times(()) == times(("best",)) == pytest.approx(2)
-    assert times(("last",)) == pytest.approx(4)
-    losses = {which: evaluate_run(out, which=which)["loss"] for which in ("best", "last")}
-    assert evaluate_run(out)["loss"] == losses["best"] != losses["last"]
+    total = sum(map(jnp.sum, jax.tree.leaves(state.params)))
+    expected: list[tuple[results.Which, int]] = [("best", 2), ("last", 4)]
+    for which, times in expected:
+        weights = nnx.state(load_run(out, checkpoint=which).model, nnx.Param)
+        assert sum(map(jnp.sum, jax.tree.leaves(weights))) / total == pytest.approx(times)
 
 
 def test_other_files_among_checkpoints_are_left_alone(tmp_path: Path) -> None:
@@ -179,8 +163,8 @@ def test_other_files_among_checkpoints_are_left_alone(tmp_path: Path) -> None:
     for path in strangers[2:]:
         path.mkdir()
     run_until(2, SMALL, out, Stop())
-    load_model(out, "last")
-    assert len(resume(out, log=lambda line: None).history) == 4
+    _ = load_run(out, checkpoint="last").model
+    assert len(resume(out, log=silent).history) == 4
     for path in strangers:
         assert path.exists() or path.parent.name == "1"  # gone with the checkpoint it was in
 
@@ -194,10 +178,10 @@ def test_without_the_best_checkpoint_training_does_not_begin(whole: Path, tmp_pa
     for epoch in (1, 2):
         history = [{**row, "val_accuracy": 1 / row["epoch"]} for row in record["history"][:epoch]]
         checkpoint.save(out / "checkpoint", state, {**record, "history": history})
-    arrays = next((out / "checkpoint/1/ocdbt.process_0/d").iterdir())
+    arrays = next((out / "checkpoint/1/state/ocdbt.process_0/d").iterdir())
     arrays.write_bytes(arrays.read_bytes()[:-1])
     lines: list[str] = []
-    with pytest.raises(InputError, match=r"checkpoint/1 is not a whole checkpoint"):
+    with pytest.raises(InputError, match=r"checkpoint/1 is damaged"):
         resume(out, log=lines.append)
     shutil.rmtree(out / "checkpoint/1")
     with pytest.raises(InputError, match=r"no checkpoint at .*checkpoint/1; restore it"):
@@ -207,25 +191,16 @@ def test_without_the_best_checkpoint_training_does_not_begin(whole: Path, tmp_pa
 
 def test_a_run_in_training_can_be_loaded(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its checkpoint is replaced by the next epoch's at that very moment."""
-    asked: list[int] = []
+    loaded, asked = load_run(whole), []
 
     def epochs(folder: Path) -> list[int]:
         asked.append(1)
-        return [99] if len(asked) == 1 else [*there(folder)]
+        return [99] if len(asked) == 1 else there(folder)
 
     there = checkpoint.epochs
     monkeypatch.setattr(checkpoint, "epochs", epochs)
-    load_model(whole)
+    assert loaded.model
     assert len(asked) == 3
-
-
-def test_an_unfinished_run_can_be_evaluated(tmp_path: Path) -> None:
-    run_until(2, SMALL, tmp_path / "run", Stop())
-    history = checkpoint.read(tmp_path / "run/checkpoint/2")["history"]
-    best = checkpoint.best_epoch(history)
-    for which, epoch in (("best", best), ("last", 2)):
-        result = evaluate_run(tmp_path / "run", split="validation", which=which)
-        assert result["loss"] == pytest.approx(history[epoch - 1]["val_loss"], rel=1e-6)
 
 
 def test_a_run_stopped_after_its_last_epoch_is_only_judged(whole: Path, tmp_path: Path) -> None:
@@ -234,22 +209,21 @@ def test_a_run_stopped_after_its_last_epoch_is_only_judged(whole: Path, tmp_path
     lines: list[str] = []
     again = resume(tmp_path / "run", log=lines.append)
     assert not [line for line in lines if line.startswith("epoch")]
-    metrics = load_run(whole).metrics
-    assert json.loads(json.dumps(again.metrics)) == metrics
+    assert again.metrics == load_run(whole).metrics
 
 
 def test_a_dead_run_is_not_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stillborn(experiment: Experiment, num_classes: int) -> nnx.Module:
-        model: Any = build_model(experiment, num_classes)
+    def stillborn(experiment: Experiment, *sizes: int) -> nnx.Module:
+        model: Any = build_model(experiment, *sizes)
         model.dense2.bias[...] = jnp.full(64, -1e9)
         return model
 
     monkeypatch.setattr(build, "build_model", stillborn)
     lines: list[str] = []
     dead = run(SMALL, tmp_path / "run", log=lines.append)
-    assert dead.metrics["dead"]
+    assert dead.is_dead
     assert len(dead.history) == 1
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert "this model died in training" in capsys.readouterr().err
@@ -265,7 +239,7 @@ def test_before_there_is_a_run_no_command_to_go_on_is_given(
     def press(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment_module, "inputs_of", press)
+    monkeypatch.setattr(runner, "inputs_of", press)
     lines: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         run(SMALL, tmp_path / "run", log=lines.append)
@@ -280,6 +254,7 @@ TRAIN = ("train", "model3", "--data", "sketches", "--image-size", "32", "--batch
 TRAIN = (*TRAIN, "--sizes", "48", "20", "12", "--epochs", "60")
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_to_the_same_history(tmp_path: Path) -> None:
     """Twenty times SIGKILL: every other time in the middle of writing a checkpoint, else at any
     moment after the first epoch, or, once in five, while the process starts."""
@@ -319,7 +294,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_history(tmp_path: Path) -> 
         if saved:
             history = timeless(checkpoint.read(out / "checkpoint" / str(saved[-1]))["history"])
             assert history == expected[: saved[-1]]
-            load_model(out)
+            assert load_run(out).model
     done = subprocess.run(
         command("train", "--resume", str(out)), check=True, capture_output=True, text=True
     )
@@ -400,10 +375,10 @@ def test_a_full_disk_ends_in_one_line_and_costs_nothing_saved(small_disk: Path) 
     assert checkpoint.epochs(out / "checkpoint")[-1] == 2
     assert not unfinished(out / "checkpoint")
     ballast.unlink()
-    assert len(resume(out, log=lambda line: None).history) == 4
+    assert len(resume(out, log=silent).history) == 4
 
 
-@pytest.mark.parametrize("name", ["write_history", "plot_history", "write_json"])
+@pytest.mark.parametrize("name", ["write_history", "plot_history", "write_json", "keep_code"])
 def test_a_disk_that_fills_beside_the_checkpoints_ends_in_one_line(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,15 +389,14 @@ def test_a_disk_that_fills_beside_the_checkpoints_ends_in_one_line(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        module = report if hasattr(report, name) else experiment_module
-        patch.setattr(module, name, fill)
+        patch.setattr(runner, name, fill)
         with pytest.raises(RunError) as caught:
-            resume(out, log=lambda line: None)
+            resume(out, log=silent)
     assert str(caught.value) == (
         f"{out} could not be written to (No space left on device); the state after epoch 4 is kept "
         f"in {out}; make room, then, to go on: catdog-jax train --resume {out}"
     )
-    assert len(resume(out, log=lambda line: None).history) == 4
+    assert len(resume(out, log=silent).history) == 4
 
 
 def test_a_reader_of_the_lines_that_leaves_is_no_full_disk(tmp_path: Path) -> None:
@@ -445,7 +419,7 @@ def test_a_checkpoint_that_breaks_off_costs_nothing_saved(tmp_path: Path) -> Non
     assert error.startswith(f"error: {out} could not be written to (the checkpoint of epoch 3: ")
     assert checkpoint.epochs(out / "checkpoint")[-1] == 2
     assert not unfinished(out / "checkpoint")
-    assert len(resume(out, log=lambda line: None).history) == 4
+    assert len(resume(out, log=silent).history) == 4
 
 
 @pytest.mark.parametrize(
@@ -459,10 +433,10 @@ def test_a_run_that_diverges_keeps_the_last_good_state(
     experiment = replace(SMALL, batch_size=batch_size)
     run_until(2, experiment, tmp_path / "run", Stop())
     before = saved_arrays(tmp_path / "run", experiment, 2)
-    monkeypatch.setattr(experiment_module, "keras_adam", lambda rate: keras_adam(1e38))
+    monkeypatch.setattr(build, "make_optimizer", lambda *_, **__: keras_adam(1e38))
     kept = f"; the state after epoch 2 is kept in {re.escape(str(tmp_path / 'run'))}$"
     with pytest.raises(RunError, match=f"{said}; try a smaller learning rate .*{kept}"):
-        resume(tmp_path / "run", log=lambda line: None)
+        resume(tmp_path / "run", log=silent)
     after = saved_arrays(tmp_path / "run", experiment, 2)
     for name, array in before.items():
         np.testing.assert_array_equal(after[name], array)
@@ -476,7 +450,7 @@ def test_a_run_folder_in_use_is_refused(tmp_path: Path) -> None:
     def log(line: str) -> None:
         if line.startswith("epoch  1/"):
             with pytest.raises(InputError, match="is in use by another run"):
-                run(SMALL, out, log=lambda line: None)
+                run(SMALL, out, log=silent)
             refused.append(line)
 
     run(SMALL, out, log=log)
@@ -486,16 +460,11 @@ def test_a_run_folder_in_use_is_refused(tmp_path: Path) -> None:
 # Checkpoints of something else.
 
 
-def state_of(experiment: Experiment) -> TrainState:
-    return create_state(initial_model(experiment, 2), keras_adam())[1]
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"model": "model2"}, "its model is model3, this run's model2"),
         ({"seed": 7}, "its seed is 0, this run's 7"),
-        ({"epochs": 9}, "its epochs is 4, this run's 9"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(
@@ -507,7 +476,7 @@ def test_a_checkpoint_of_another_run_is_refused(
     config = json.loads((other / "config.json").read_text())
     config["experiment"].update(change)
     (other / "config.json").write_text(json.dumps(config))
-    for use in (resume, load_model):
+    for use in (resume, load_run):
         with pytest.raises(InputError, match=said):
             use(other)
 
@@ -520,7 +489,7 @@ def test_a_checkpoint_of_other_photos_is_refused(whole: Path, tmp_path: Path) ->
     (other / "config.json").write_text(json.dumps(config))
     said = "its photos had the fingerprint [0-9a-f]+, now it is others"
     with pytest.raises(InputError, match=said):
-        load_model(other)
+        load_run(other)
 
 
 def test_a_run_of_another_weights_file_of_that_name_is_refused(
@@ -529,8 +498,9 @@ def test_a_run_of_another_weights_file_of_that_name_is_refused(
     weights = tmp_path / "weights.h5"
     weights.write_bytes(b"one")
     monkeypatch.setattr(build, "load_keras_weights", lambda *_, **__: None)
+    monkeypatch.setattr(build, "weights_file", lambda *_, **__: None)
     experiment = replace(SMALL, weights=str(weights), epochs=1)
-    run(experiment, tmp_path / "run", log=lambda line: None)
+    run(experiment, tmp_path / "run", log=silent)
     lines: list[str] = []
     run(experiment, tmp_path / "run", log=lines.append)
     assert lines == [f"{tmp_path / 'run'} holds this run already; reading it"]
@@ -543,19 +513,18 @@ def test_a_run_of_another_weights_file_of_that_name_is_refused(
 def test_a_checkpoint_of_another_version_is_refused(
     whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "FORMAT", 3)
-    with pytest.raises(InputError, match=r"written in format 2, this version .* reads format 3"):
-        load_model(whole)
+    monkeypatch.setattr(checkpoint, "FORMAT", 4)
+    with pytest.raises(InputError, match=r"written in format 3, this version .* reads format 4"):
+        load_run(whole)
 
 
 def test_a_checkpoint_of_another_network_is_refused_by_tensor(whole: Path) -> None:
-    path = whole / "checkpoint/4"
-    for model, size in (("model4", 32), ("model3", 64)):
-        other = replace(SMALL, model=model, image_size=size)
+    model4 = {"model": "model4", "model_options": (), "trainable": "head"}
+    for changes in (model4, {"image_size": 64}, {"optimizer": "sgd"}):
         with pytest.raises(
             InputError, match=r"not a checkpoint of this model: \S+ is .* there, .* here"
         ):
-            checkpoint.restore(path, state_of(other))
+            checkpoint.restore(whole / "checkpoint/4", state_of(replace(SMALL, **changes)))
 
 
 def test_a_checkpoint_that_is_not_finite_is_refused_by_tensor(whole: Path, tmp_path: Path) -> None:
@@ -582,10 +551,10 @@ def test_a_damaged_checkpoint_is_refused(whole: Path, tmp_path: Path) -> None:
         content = (copy / name).read_bytes()
         (copy / name).write_bytes(content[: len(content) // 2])
     code = (
-        "import sys; from pathlib import Path; from catdog_jax.cli import guarded\n"
-        "from catdog_jax.runs.runner import load_model\n"
+        "import sys; from pathlib import Path; from catdog_jax.errors import guarded\n"
+        "from catdog_jax.runs.results import load_run\n"
         "for folder in sys.argv[1:]:\n"
-        "    print(guarded(lambda: load_model(Path(folder), 'last') and 0))"
+        "    print(guarded(lambda: load_run(Path(folder), checkpoint='last').model and 0))"
     )
     folders = [str(tmp_path / str(number)) for number in range(len(files))]
     done = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True)
@@ -597,10 +566,3 @@ def test_a_damaged_checkpoint_is_refused(whole: Path, tmp_path: Path) -> None:
         assert line.startswith("error: ")
         assert line.endswith("train anew (if it is the last epoch's, deleting it is enough)")
         assert name.name in line or name.name == "sha256.json"
-
-
-def test_no_checkpoint_yet(whole: Path, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    shutil.copy(whole / "config.json", tmp_path / "run")
-    with pytest.raises(InputError, match="has no checkpoint yet; train at least one epoch"):
-        load_model(tmp_path / "run")

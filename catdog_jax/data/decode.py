@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from ..errors import InputError, first_line
@@ -232,12 +232,12 @@ def _decode_one(encoded: bytes, image_size: int) -> UInt8[np.ndarray, "height wi
         if header.format in _BY_TENSORFLOW:
             return _upright(_decode(encoded, image_size).numpy(), header.orientation)
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded)) as photo:
-            pixels = np.asarray(photo.convert("RGB"))
+            pixels = np.asarray(ImageOps.exif_transpose(photo).convert("RGB"))
     except tf.errors.OpError as error:
         raise ValueError(op_reason(error)) from error
     except Exception as error:  # of Pillow, as in _header
         raise ValueError(first_line(error)) from error
-    return _upright(_resized(pixels, image_size).numpy(), header.orientation)
+    return _resized(pixels, image_size).numpy()
 
 
 def _decode(encoded: Any, image_size: int) -> Any:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -48,17 +49,19 @@ def fetch(url: str, path: Path, check: Callable[[Path], object]) -> Path:
 
 def _download(url: str, path: Path, check: Callable[[Path], object]) -> None:
     pooch.get_logger().setLevel(logging.WARNING)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.unlink(missing_ok=True)  # of a process that was killed
-    load: Any = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=_TIMEOUT)
+    as_it_is = {"Accept-Encoding": "identity"}  # so that the announced size is the file's
+    progress = sys.stderr.isatty()
+    load: Any = pooch.HTTPDownloader(progressbar=progress, timeout=_TIMEOUT, headers=as_it_is)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
     try:
-        pooch.retrieve(url, None, unfinished.name, path.parent, downloader=load)
-        if flaw := _flaw(unfinished, check):
+        part = Path(pooch.retrieve(url, None, path.name, unfinished, downloader=load))
+        if flaw := _flaw(part, check):
             raise OSError(f"what came {flaw}")
         Path(f"{path}.json").unlink(missing_ok=True)  # it told of a file that was deleted since
-        unfinished.replace(path)
+        part.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _compare_with_record(url: str, path: Path, check: Callable[[Path], object]) -> None:

@@ -30,6 +30,7 @@ _OTHER_PICTURES = {
     ".arw",
 }
 _OTHER_PROGRAMS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", ".ipynb_checkpoints", ".Trash")
+_OUR_FIGURES = {"curves.png", "labels.png", "photos.png", "flips.png", "rotations.png"}
 _LINKS = "links that lead nowhere or back"
 
 Tree: TypeAlias = Path | zipfile.Path
@@ -42,6 +43,7 @@ class Listing:
     def __init__(self) -> None:
         self.passed_over: Counter[str] = Counter()
         self._seen: set[str] = set()
+        self._known: dict[str, list[Tree]] = {}
 
     def folders(self, folder: Tree) -> dict[str, Tree]:
         """The folders in `folder`, by name."""
@@ -66,9 +68,13 @@ class Listing:
 
     def _children(self, folder: Tree) -> list[Tree]:
         """What a folder holds, by name, less what is hidden or not meant for us."""
-        # A zip may hold a name twice, of which reading gives the last.
-        children = {child.name: child for child in _all_children(folder)}
-        return [child for _, child in sorted(children.items()) if not self._passes_over(child)]
+        if str(folder) not in self._known:  # or it would be counted twice
+            # A zip may hold a name twice, of which reading gives the last.
+            children = {child.name: child for child in _all_children(folder)}
+            self._known[str(folder)] = [
+                child for _, child in sorted(children.items()) if not self._passes_over(child)
+            ]
+        return self._known[str(folder)]
 
     def _passes_over(self, child: Tree) -> bool:
         kind = None
@@ -126,19 +132,18 @@ def list_photos(path: str | Path) -> list[Path]:
 
 def _is_ours(folder: Path) -> bool:
     """Whether a run wrote `folder`, or it holds nothing but such folders, or decoded photos."""
-
-    def is_run(folder: Path) -> bool:
-        return (folder / "config.json").is_file() and (
-            (folder / "history.csv").is_file() or (folder / "checkpoint").is_dir()
-        )
-
     try:
-        if is_run(folder) or ((folder / "meta.json").is_file() and any(folder.glob("*images.npy"))):
-            return True
-        inside = [child for child in folder.iterdir() if child.is_dir()]
-        return bool(inside) and all(map(is_run, inside))
+        children = list(folder.iterdir())
     except OSError:  # listing it will say so
         return False
+    names = {child.name for child in children}
+    if "config.json" in names and names & {"history.csv", "checkpoint"}:
+        return True
+    if "meta.json" in names and any(name.endswith("images.npy") for name in names):
+        return True
+    inside = [child for child in children if child.is_dir() and not child.name.startswith(".")]
+    pictures = [n for n in names - _OUR_FIGURES if Path(n).suffix.lower() in SUFFIXES]
+    return bool(inside) and not pictures and all(map(_is_ours, inside))
 
 
 def _all_children(folder: Tree) -> Iterator[Tree]:

@@ -15,16 +15,28 @@ from ..data.load import load_data
 from ..data.splits import Split, Splits
 from ..errors import InputError
 from ..models.create import MODELS
-from ..models.keras_weights import load_keras_weights
+from ..models.keras_weights import load_keras_weights, weights_file
 from ..training import augment
 from ..training.losses import Loss, cross_entropy, label_classes, smoothed
 from ..training.optimizers import DIRECTIONS, make_optimizer
 from . import named
 from .experiment import Experiment
 
+ARRAYS = "arrays"
+"""The source of `splits_from_arrays`."""
+
 
 def load_splits(experiment: Experiment, *, strict: bool = False) -> Splits:
-    """The data that `experiment` names; `strict` refuses them if a photo cannot be read."""
+    """The data that `experiment` names; `strict` refuses them if a photo cannot be read.
+
+    Raises:
+        InputError: there are no such data, or they were arrays.
+    """
+    if experiment.data == ARRAYS:
+        raise InputError(
+            "this run's photos were arrays: give them as `data`, and to go on with it call run "
+            "again with its splits"
+        )
     return load_data(
         experiment.data,
         experiment.image_size,
@@ -79,8 +91,6 @@ def check(experiment: Experiment) -> None:
     named.find(experiment.model, MODELS, "model")
     named.options(experiment.model_options)
     if experiment.weights != "none":
-        from ..models.keras_weights import weights_file
-
         backbone: Any = nnx.eval_shape(lambda: build_model(experiment, 2))
         backbone = getattr(backbone, "backbone", backbone)
         weights_file(

@@ -13,6 +13,7 @@ from ..data.splits import Splits, class_counts
 from ..errors import InputError, first_line
 from ..files import expanded, is_empty, is_file, sha256, written_whole
 from . import checkpoint, named
+from .build import ARRAYS
 from .checkpoint import Record
 from .experiment import Experiment
 from .recipes import recipe
@@ -53,7 +54,7 @@ def _short(value: Any) -> str:
         return "+".join(map(_short, value))
     if named.is_code(str(value)):
         before, _, name = str(value).rpartition(":")
-        return f"{Path(before).stem}-{name}"
+        return f"{Path(before).name.removesuffix('.py')}-{name}"
     return Path(value).name if isinstance(value, str) else f"{value}"
 
 
@@ -67,9 +68,10 @@ def absolute(experiment: Experiment) -> Experiment:
         file, _, attribute = name.rpartition(":")
         return f"{path(file)}:{attribute}" if file.endswith(".py") else name
 
+    data = experiment.data
     return replace(
         _map_code(experiment, code),
-        data=experiment.data if experiment.data in SOURCES else path(experiment.data),
+        data=data if data in (*SOURCES, ARRAYS) else path(data),
         data_dir=experiment.data_dir and path(experiment.data_dir),
         weights=path(experiment.weights) if _is_file(experiment.weights) else experiment.weights,
     )

@@ -81,8 +81,8 @@ def run(
         build.check(experiment)
         if splits is None:
             splits = build.load_splits(experiment)
-        elif splits.folder is None:  # arrays, which have no source
-            experiment = replace(experiment, data=str(splits.source))
+        elif splits.source == build.ARRAYS:
+            experiment = replace(experiment, data=build.ARRAYS)
         inputs = inputs_of(experiment, splits)
         if is_finished(out, experiment, inputs):
             log(f"{out} holds this run already; reading it")
@@ -195,7 +195,7 @@ def _kept(out: Path) -> str:
 def _model(experiment: Experiment, splits: Splits, out: Path) -> nnx.Module:
     """The model to begin with; pretrained weights are not needed where a checkpoint has them."""
     height = splits.train.images.shape[1]
-    if splits.folder is not None and height != experiment.image_size:
+    if splits.source != build.ARRAYS and height != experiment.image_size:
         raise InputError(
             f"the photos are {height} pixels high, the experiment's image_size is "
             f"{experiment.image_size}"
