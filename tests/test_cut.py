@@ -107,9 +107,7 @@ def test_sizes_of_one_pool():
     assert sizes_of(parts) == [10, 6, 4]
     assert len(np.unique(np.concatenate(list(parts.values())))) == 20
     assert [labels[part].sum() for part in parts.values()] == [5, 3, 2]
-    with pytest.raises(
-        InputError, match=r"the test split was to hold 4 photos, .* only 1 left"
-    ):
+    with pytest.raises(InputError, match=r"the test split was to hold 4 photos, .* only 1 left"):
         cut_pool(labels, sizes=(19, 10, 4))
 
 

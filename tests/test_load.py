@@ -164,6 +164,7 @@ def test_opening_reads_no_pixels(monkeypatch):
     monkeypatch.setattr(ImageView, "__getitem__", pytest.fail)
     monkeypatch.setattr(decoded, "forget_pages", pytest.fail)
     loaded = load_data("sketches", SIZE, sizes=(12, 6, 2))
+    assert isinstance(loaded.train.images, ImageView)
     assert isinstance(loaded.train.images.array, np.memmap)
 
 
@@ -218,7 +219,9 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
 
 
 def test_a_copied_cache_is_a_source_for_any_cut(tmp_path, no_tensorflow, own_process):
-    shutil.copytree(load_data("sketches", SIZE, sizes=(6, 4, 2)).folder, tmp_path / "copied")
+    folder = load_data("sketches", SIZE, sizes=(6, 4, 2)).folder
+    assert folder is not None
+    shutil.copytree(folder, tmp_path / "copied")
     loaded = load_data(tmp_path / "copied", SIZE, seed=4, sizes=(4, 4, 4))
     assert sizes_of(loaded) == (4, 4, 4)
     assert "decoded at 32 pixels, not 64" in error_of(tmp_path / "copied", image_size=64)
