@@ -49,7 +49,7 @@ def test_training_from_prepared_arrays_needs_no_tensorflow() -> None:
         "sys.modules['tensorflow'] = None\n"
         "import catdog_jax as cd\n"
         "splits = cd.load_data('sketches', 32, sizes=(4, 2, 2))\n"
-        "assert len(cd.load_data(splits.folder, 32).train) == 4"
+        "assert len(cd.load_data(splits.folder, 32, sizes=(4, 2, 2)).train) == 4"
     )
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from photo_files import color, write_classes, write_jpeg, write_photo, zip_of
 
-from catdog_jax.data import decode, decoded, load, sources, tfds
+from catdog_jax.data import cached, decode, decoded, sources, tfds
 from catdog_jax.data.load import load_data
-from catdog_jax.data.splits import SPLIT_NAMES, class_counts
+from catdog_jax.data.splits import SPLIT_NAMES, ImageView, class_counts
 from catdog_jax.errors import InputError
 
 SIZE = 32
@@ -45,7 +45,7 @@ def _no_network(monkeypatch):
 @pytest.fixture
 def own_process(monkeypatch):
     """As for users: photos are decoded in a process of its own."""
-    monkeypatch.delenv(load.DECODE_HERE)
+    monkeypatch.delenv(cached.DECODE_HERE)
 
 
 @pytest.fixture
@@ -150,14 +150,56 @@ def test_a_changed_photo_is_noticed(tmp_path):
     assert load_data(folder, SIZE).fingerprint != first.fingerprint
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch, cache):
+def test_the_same_photos_under_another_name_are_not_decoded_again(tmp_path, cache):
+    path = zip_of(write_classes(tmp_path / "photos", cat=20, dog=20))
+    copy = shutil.copy(path, tmp_path / "copy.zip")
+    one, other = load_data(path, SIZE), load_data(copy, SIZE)
+    assert (one.source, other.source) == (str(path), str(copy))
+    assert one.folder == other.folder
+    assert len(decoded_in(cache)) == 1
+
+
+def test_opening_reads_no_pixels(monkeypatch):
+    load_data("sketches", SIZE, sizes=(12, 6, 2))
+    monkeypatch.setattr(ImageView, "__getitem__", pytest.fail)
+    monkeypatch.setattr(decoded, "forget_pages", pytest.fail)
+    loaded = load_data("sketches", SIZE, sizes=(12, 6, 2))
+    assert isinstance(loaded.train.images, ImageView)
+    assert isinstance(loaded.train.images.array, np.memmap)
+
+
+def test_a_split_or_class_that_came_out_empty_is_said(tmp_path, caplog):
+    folder = write_classes(tmp_path / "photos", cat=40, dog=2)
+    loaded = load_data(folder, SIZE)
+    assert [class_counts(split)["dogs"] for split in splits_of(loaded)] == [1, 1, 0]
+    assert caplog.messages == [
+        f"the test split of {folder} has no photos of dogs: add photos, or give sizes"
+    ]
+    write_classes(tmp_path / "parts/train", cat=4, dog=4)
+    write_classes(tmp_path / "parts/validation", cat=4, dog=4)
+    caplog.clear()
+    assert sizes_of(load_data(tmp_path / "parts", SIZE)) == (8, 8, 0)
+    assert caplog.messages == [
+        f"the test split of {tmp_path / 'parts'} is empty: add photos, or give sizes"
+    ]
+    caplog.clear()
+    load_data(tmp_path / "parts", SIZE, sizes=(8, 8, 0))
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch, cache, error):
     folder = write_classes(tmp_path / "photos", cat=5, dog=5)
 
     def fail(*args):
-        raise OSError(28, "No space left on device")
+        assert len(list((cache / "data").rglob("images.npy"))) == 1
+        raise error
 
     monkeypatch.setattr(decode, "decode_all", fail)
-    assert "cannot be written (No space left on device): set cache_dir" in error_of(folder)
+    with pytest.raises((KeyboardInterrupt, InputError)) as caught:
+        load_data(folder, SIZE)
+    if isinstance(error, OSError):
+        assert "cannot be written (No space left on device): set cache" in str(caught.value)
     assert decoded_in(cache) == []
 
 
@@ -177,10 +219,28 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
 
 
 def test_a_copied_cache_is_a_source_for_any_cut(tmp_path, no_tensorflow, own_process):
-    shutil.copytree(load_data("sketches", SIZE, sizes=(6, 4, 2)).folder, tmp_path / "copied")
+    folder = load_data("sketches", SIZE, sizes=(6, 4, 2)).folder
+    assert folder is not None
+    shutil.copytree(folder, tmp_path / "copied")
     loaded = load_data(tmp_path / "copied", SIZE, seed=4, sizes=(4, 4, 4))
     assert sizes_of(loaded) == (4, 4, 4)
     assert "decoded at 32 pixels, not 64" in error_of(tmp_path / "copied", image_size=64)
+
+
+def test_decoded_drawings_are_a_source_whatever_their_number(monkeypatch):
+    monkeypatch.setattr(sources, "_SKETCHES_SIZES", (12, 6, 2))
+    folder = load_data("sketches", SIZE, sizes=(40, 20, 10)).folder
+    assert folder is not None
+    assert sum(sizes_of(load_data(folder, SIZE))) == 70
+    folder = load_data("sketches", SIZE).folder
+    assert folder is not None
+    assert sizes_of(load_data(folder, SIZE)) == (12, 6, 2)
+
+
+def test_photos_beside_a_meta_json_are_photos(tmp_path):
+    folder = write_classes(tmp_path / "photos", cat=20, dog=20)
+    (folder / "meta.json").write_text("{}")
+    assert len(names_of(load_data(folder, SIZE))) == 40
 
 
 @pytest.mark.parametrize("damage", ["meta", "lists", "format", "truncated", "missing", "shape"])
@@ -198,7 +258,6 @@ def test_a_damaged_folder_is_one_clear_line(tmp_path, damage):
         os.truncate(images, images.stat().st_size - 1)
     elif damage == "missing":
         images.unlink()
-        (folder / "old_images.npy").touch()
     else:
         np.save(images, np.zeros((3, 4), np.uint8))
     assert said in error_of(folder)
@@ -234,6 +293,22 @@ def test_a_photo_that_can_be_read_again_is_taken_in(tmp_path, cache):
     assert not loaded.skipped
     assert sum(sizes_of(loaded)) == 21
     assert loaded.fingerprint != before
+
+
+def test_an_entry_of_a_zip_that_was_mended_is_taken_in(tmp_path):
+    path = zip_of(write_classes(tmp_path / "photos", cat=20, dog=20))
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo("cats/cat.3.png")
+    content = bytearray(whole)
+    content[entry.header_offset + 30 + len(entry.filename) + 20] ^= 255
+    path.write_bytes(content)
+    broken = load_data(path, SIZE)
+    path.write_bytes(whole)  # the sizes and checksums in its directory are the same
+    mended = load_data(path, SIZE)
+    assert [photo.name for photo in broken.skipped] == ["cats/cat.3.png"]
+    assert mended.skipped == ()
+    assert mended.fingerprint != broken.fingerprint
 
 
 def test_more_than_half_unreadable_stops(tmp_path):
@@ -291,6 +366,12 @@ def test_copies_in_two_splits_are_reported(tmp_path):
 )
 def test_bad_arguments(arguments, said):
     assert said in error_of("sketches", **arguments)
+
+
+def test_numpys_numbers_are_numbers():
+    sizes = np.array([4, 2, 2])
+    one = load_data("sketches", np.int64(SIZE), seed=np.int64(1), sizes=sizes)  # pyright: ignore
+    assert names_of(one) == names_of(load_data("sketches", SIZE, seed=1, sizes=(4, 2, 2)))
 
 
 @pytest.mark.parametrize("source", ["no_such_thing", "x" * 5000, "cats_vs_dog"])

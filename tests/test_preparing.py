@@ -1,4 +1,4 @@
-"""Processes that prepare the same data at once, or are killed while they do: real ones."""
+"""Processes that decode the same photos at once, or are killed while they do: real ones."""
 
 import contextlib
 import json
@@ -12,14 +12,17 @@ import time
 import pytest
 from photo_files import color, write_classes
 
+from catdog_jax.data import cached
 from catdog_jax.data.load import load_data
 
-# Says when it begins to write, and waits for a line before it puts in place what it wrote.
 LIMIT = 120
 """Seconds that a process may take, so that a failure does not hang."""
+# Draws so many pictures; says when it begins to write, and waits for a line before it puts in place
+# what it wrote.
 PAUSING = """
 import sys
-from catdog_jax.data import decoded, load
+from catdog_jax.data import decoded
+from catdog_jax.data.load import load_data
 
 def pausing(*arguments, write=decoded.write, **asked):
     print("preparing", flush=True)
@@ -28,7 +31,7 @@ def pausing(*arguments, write=decoded.write, **asked):
     sys.stdin.readline()
 
 decoded.write = pausing
-loaded = load.load_data("sketches", 32, sizes=(6, 4, 2 + int(sys.argv[1])))
+loaded = load_data("sketches", 32, sizes=(int(sys.argv[1]), 4, 2))
 print(loaded.folder, loaded.train.images[:].sum(), flush=True)
 """
 
@@ -64,7 +67,7 @@ def start():
 
 
 def unfinished_in(cache):
-    return list(cache.glob("*.unfinished"))
+    return list(cache.glob(".*.unfinished"))
 
 
 def finish(process):
@@ -75,9 +78,9 @@ def finish(process):
 
 
 def test_one_waits_for_the_other(cache, start):
-    first = start(PAUSING, 0)
+    first = start(PAUSING, 6)
     assert [first.stdout.readline(), first.stdout.readline()] == ["preparing\n", "written\n"]
-    second = start(PAUSING, 0)
+    second = start(PAUSING, 6)
     assert "waiting for another process" in second.stderr.readline()
     assert len(unfinished_in(cache)) == 1
     (found,) = finish(first)
@@ -86,9 +89,9 @@ def test_one_waits_for_the_other(cache, start):
 
 
 def test_who_waits_takes_over_from_who_is_killed(cache, start):
-    first = start(PAUSING, 0)
+    first = start(PAUSING, 6)
     assert [first.stdout.readline(), first.stdout.readline()] == ["preparing\n", "written\n"]
-    second = start(PAUSING, 0)
+    second = start(PAUSING, 6)
     assert "waiting for another process" in second.stderr.readline()
     assert len(unfinished_in(cache)) == 1
     first.kill()
@@ -98,12 +101,27 @@ def test_who_waits_takes_over_from_who_is_killed(cache, start):
     assert unfinished_in(cache) == []
 
 
-def test_two_processes_decode_the_same_photos_after_one_was_killed(cache, start, tmp_path):
+def test_only_what_dead_processes_left_is_cleared_away(cache, start):
+    dead, living = start(PAUSING, 6), start(PAUSING, 7)
+    for process in (dead, living):
+        assert [process.stdout.readline(), process.stdout.readline()][1] == "written\n"
+    dead.kill()
+    dead.wait()
+    assert len(unfinished_in(cache)) == 2
+    third = start(PAUSING, 8)
+    assert [third.stdout.readline(), third.stdout.readline()][1] == "written\n"
+    assert len(unfinished_in(cache)) == 2  # of the living one and its own
+    found = finish(third) + finish(living)
+    assert len(set(found)) == 2
+    assert unfinished_in(cache) == []
+
+
+def test_two_processes_decode_the_same_photos_after_one_was_killed(
+    cache, start, tmp_path, monkeypatch
+):
+    monkeypatch.delenv(cached.DECODE_HERE)
     folder = write_classes(tmp_path / "photos", cat=250, dog=250)
-    code = (
-        "import os, sys; from catdog_jax.data import load\n"
-        "os.environ.pop(load.DECODE_HERE, None); load.load_data(sys.argv[1], 32)"
-    )
+    code = "import sys; from catdog_jax.data.load import load_data; load_data(sys.argv[1], 32)"
     killed = start(code, folder, start_new_session=True)  # with the process that decodes for it
     while not unfinished_in(cache):
         assert killed.poll() is None, killed.stderr.read()
@@ -115,10 +133,10 @@ def test_two_processes_decode_the_same_photos_after_one_was_killed(cache, start,
     for process in both:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
-    (prepared,) = [path for path in cache.iterdir() if path.suffix != ".lock"]
-    loaded = load_data(prepared, 32)
+    (folder,) = [path for path in cache.iterdir() if path.suffix != ".lock"]
+    loaded = load_data(folder, 32)
     assert sum(map(len, (loaded.train, loaded.validation, loaded.test))) == 500
-    for image, name in zip(loaded.train.images[:], loaded.train.names, strict=True):
+    for image, name in zip(loaded.train.images, loaded.train.names, strict=True):
         assert (image == color(name)).all()
 
 
@@ -126,12 +144,13 @@ def test_a_disk_that_fills_up_ends_in_one_line(small_disk, start):
     # As if the room had been there when it was looked for, and others then took it.
     code = """
 import sys
-from catdog_jax.data import decoded, load
+from catdog_jax.data import decoded
+from catdog_jax.data.load import InputError, load_data
 
 decoded._check_space = lambda *arguments: None
 try:
-    load.load_data("sketches", 128, sizes=(300, 4, 0), cache_dir=sys.argv[1])
-except load.InputError as error:
+    load_data("sketches", 128, sizes=(300, 4, 0), cache_dir=sys.argv[1])
+except InputError as error:
     print(error)
 """
     process = start(code, small_disk)
@@ -146,25 +165,16 @@ except load.InputError as error:
 
 ANSWERING = """
 import sys, time
-from catdog_jax.data import load
+from catdog_jax.data import own_process
 
-def find(request, *, here):
+def decode():
     print("asked", file=sys.stderr, flush=True)
     {}
 
-load._find, load._GRACE = find, 0.1
-load._answer()
+sys.modules["a_module"], own_process._GRACE = sys.modules["__main__"], 0.1
+own_process._answer()
 """
-ASKED = json.dumps(
-    {
-        "source": "photos",
-        "is_name": False,
-        "image_size": 32,
-        "data_dir": None,
-        "drawn": None,
-        "cache": "cache",
-    }
-)
+ASKED = json.dumps(["a_module", "decode", {}, "photos"])
 
 
 def test_the_process_that_decodes_does_not_outlive_who_asked(start):

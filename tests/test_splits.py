@@ -1,12 +1,13 @@
-"""Splits, batches, arrays as data, and where photos are cut."""
+"""Splits, their batches, and arrays as data."""
 
 import numpy as np
 import pytest
 
-from catdog_jax.data.cut import cut
 from catdog_jax.data.splits import (
     ImageView,
     Split,
+    Splits,
+    checked_sizes,
     class_counts,
     majority_baseline,
     splits_from_arrays,
@@ -80,6 +81,14 @@ def test_a_data_set_prints_in_two_lines():
     assert str(split_of(3)) == "Split of 3 images, 1×1×3 uint8:\n    2 cats, 1 dogs"
 
 
+def test_many_classes_are_not_all_shown():
+    names = tuple(f"class {number}" for number in range(1000))
+    split = Split(np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1, np.int32), names, ("a",))
+    splits = Splits(split, split, split, names, "somewhere", "abc")
+    for shown in (repr(split), repr(splits)):
+        assert [len(line) <= 120 for line in shown.splitlines()] == [True, True]
+
+
 # Arrays as data.
 
 
@@ -107,84 +116,41 @@ def test_the_fingerprint_of_arrays_is_of_their_content():
     assert splits_from_arrays((images, labels), other).fingerprint != first
 
 
+IMAGES, LABELS = split_arrays(4, 3)
+
+
 @pytest.mark.parametrize(
     ("train", "said"),
     [
-        ((np.zeros((3, 4, 4)), [0, 1, 0]), r"train images must be numbers .* float64\[3, 4, 4\]"),
-        ((np.zeros((3, 6, 7, 3)), [0, 1]), "train has 3 images, but 2 labels"),
-        ((np.zeros((2, 6, 7, 3)), [0, -1]), "train labels must be 0 or more, not -1"),
-        ((np.zeros((2, 6, 7, 3)), ["a", "b"]), "train labels must be whole numbers"),
-        ((np.zeros((2, 8, 8, 3)), [0, 1]), "images must be of one shape"),
-        ((np.zeros((2, 6, 7, 3)), [0, 7]), "class_names has 2 names, but labels go to 7"),
+        (IMAGES, "train must be two arrays"),
+        ((IMAGES[0], LABELS), r"train images must be numbers \[n, height, width, channels\], not"),
+        ((IMAGES.astype(str), LABELS), "train images must be numbers"),
+        ((IMAGES.astype(object), LABELS), "train images must be numbers"),
+        ((IMAGES, LABELS[:3]), "train has 4 images, but 3 labels"),
+        ((IMAGES, LABELS.astype(float)), "train labels must be whole numbers"),
+        ((IMAGES, LABELS - 1), "train labels must be 0 or more"),
+        ((IMAGES, np.array(["cat"] * 4)), "train labels must be whole numbers"),
+        ((IMAGES, LABELS + 2), "train labels go to 4, with 3 class_names"),
+        ((IMAGES, np.full((4, 3), np.nan)), "train labels must be 0 or more"),
+        ((IMAGES, np.eye(4)), "train labels have 4 columns for 3 classes"),
+        ((np.full(IMAGES.shape, np.inf), LABELS), "train images must be finite"),
+        ((IMAGES[:, 1:], LABELS), "images must be of one shape"),
+        ((IMAGES[:0], LABELS[:0]), "train holds no images"),
     ],
 )
 def test_arrays_that_are_no_data(train, said):
     with pytest.raises(InputError, match=said):
-        splits_from_arrays(train, split_arrays(2), class_names=("a", "b"))
+        splits_from_arrays(train, (IMAGES, LABELS), class_names=["a", "b", "c"])
 
 
-# The cut.
-
-
-def cut_of(count, sizes=None, seed=0, pools=None):
-    labels = (np.arange(count) % 3 == 0).astype(np.int32)  # a third of class 1
-    digests = [f"photo {i}" for i in range(count)]
-    return cut(pools or {"all": np.arange(count)}, labels, digests, sizes, seed, "it"), labels
-
-
-@pytest.mark.parametrize("sizes", [None, (60, 20, 10)])
-def test_no_photo_is_in_two_splits_and_the_seed_decides(sizes):
-    (parts, _), (again, _), (other, _) = (cut_of(100, sizes, seed) for seed in (0, 0, 1))
-    together = np.concatenate(list(parts.values()))
-    assert len(set(together.tolist())) == len(together)
-    assert all(map(np.array_equal, parts.values(), again.values()))
-    assert not np.array_equal(parts["train"], other["train"])
-    assert sizes is None or tuple(map(len, parts.values())) == sizes
-
-
-def test_shares_are_about_70_20_and_10_percent():
-    parts, _ = cut_of(10_000)
-    np.testing.assert_allclose([len(part) for part in parts.values()], [7000, 2000, 1000], atol=150)
-
-
-def test_photos_added_later_move_no_other():
-    (before, _), (after, _) = cut_of(200), cut_of(203)
-    for name, part in before.items():
-        assert set(part.tolist()) <= set(after[name].tolist())
-
-
-def test_copies_of_a_photo_are_in_one_split():
-    digests, labels = [f"photo {i % 50}" for i in range(100)], np.zeros(100, np.int32)
-    parts = cut({"all": np.arange(100)}, labels, digests, None, 0, "it")
-    for part in parts.values():
-        assert {(i + 50) % 100 for i in part.tolist()} == set(part.tolist())
-
-
-def test_every_beginning_is_balanced():
-    parts, labels = cut_of(300, (200, 60, 40))
-    for part in parts.values():
-        shares = np.cumsum(labels[part]) / np.arange(1, len(part) + 1)
-        assert (np.abs(shares - 1 / 3) * np.arange(1, len(part) + 1) <= 1).all()
+def test_sizes_are_numpys_or_pythons_whole_numbers():
+    assert checked_sizes(np.array([4, 2, 0])) == (4, 2, 0)  # pyright: ignore[reportArgumentType]
+    assert all(type(size) is int for size in checked_sizes(np.array([4, 2, 0])))  # pyright: ignore
 
 
 @pytest.mark.parametrize(
-    ("validation", "sizes"), [(1000, (808, 192)), (100, (100, 0)), (160, (128, 32))]
+    "sizes", [(4,), (4, 4, 4, 4), (2**62, 1, 1), (0, 4, 4), (4, 0, 4), (4, 4, -1), (4.5, 2, 1), 7]
 )
-def test_the_test_set_of_the_post_is_held_back_from_validation(validation, sizes):
-    pools = {"train": np.arange(50), "validation": np.arange(50, 50 + validation)}
-    parts, _ = cut_of(50 + validation, pools=pools)
-    assert len(parts["train"]) == 50
-    assert (len(parts["validation"]), len(parts["test"])) == sizes
-    assert min(parts["validation"]) >= 50
-
-
-@pytest.mark.parametrize(
-    ("count", "sizes", "said"),
-    [
-        (9, (5, 3, 2), "the test split was to hold 2 photos, but it has only 1 left for it"),
-        (1, None, "it holds 1 photos, too few to leave any for the (train|validation) split: add"),
-    ],
-)
-def test_too_few_photos(count, sizes, said):
-    with pytest.raises(InputError, match=said):
-        cut_of(count, sizes)
+def test_sizes_out_of_range(sizes):
+    with pytest.raises(InputError, match="sizes must be three whole numbers, of at least 1"):
+        checked_sizes(sizes)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float64
@@ -10,11 +11,13 @@ from jaxtyping import Float64
 from ..errors import InputError
 from .splits import SPLIT_NAMES, Indices, Labels, Sizes
 
-# The blog holds back one fifth of the validation batches, of 32 photos each, as the test set.
-_BLOG_BATCH = 32
-_BLOG_TEST_SHARE = 5
-# Of a pool without sizes: where validation and test begin.
-_SHARES = (0.7, 0.9)
+# The post holds back one fifth of the validation batches, of 32 photos each, as the test set.
+_POST_BATCH = 32
+_POST_TEST_SHARE = 5
+# Draws at which validation and test begin, in a pool without sizes: 70, 20 and 10 %.
+_BOUNDS = (0.7, 0.9)
+
+_Draws: TypeAlias = Float64[np.ndarray, " photos"]
 
 
 def cut(
@@ -29,7 +32,7 @@ def cut(
 
     A photo's draw is a hash of its content and the seed. Without sizes it alone decides on the
     split, so that photos added later move no other; with sizes, those of each class with the lowest
-    draws are taken. Every beginning of a split has the proportions of the whole.
+    draws are taken. Every beginning of a split has the classes in the proportions of the whole.
 
     Args:
         pools: indices of photos: "all", or "train", "validation" and perhaps "test".
@@ -43,28 +46,26 @@ def cut(
         InputError: there are too few photos.
     """
     draws = np.array([_draw(seed, digest) for digest in digests])
-    if "all" in pools and sizes is None:
-        of_pool = np.searchsorted(_SHARES, draws[pools["all"]], side="right")
-        parts = {name: pools["all"][of_pool == i] for i, name in enumerate(SPLIT_NAMES)}
-        parts = {name: _balanced(part, labels, draws) for name, part in parts.items()}
+    if "all" not in pools:
+        parts = _given(pools, labels, draws, sizes)
+    elif sizes is None:
+        parts = _by_shares(pools["all"], labels, draws)
     else:
-        ordered = {name: _balanced(pool, labels, draws) for name, pool in pools.items()}
-        parts = _cut_pool(ordered["all"], sizes) if "all" in pools else _cut_given(ordered, sizes)
+        pieces = np.split(_balanced(pools["all"], labels, draws), np.cumsum(sizes[:2]))
+        parts = dict(zip(SPLIT_NAMES, pieces, strict=True))
     for name, size in zip(SPLIT_NAMES, sizes or (1, 1, 0), strict=True):
         if sizes and size > len(parts[name]):
             raise InputError(
                 f"the {name} split was to hold {size} photos, but {source} has only "
                 f"{len(parts[name])} left for it: give smaller sizes"
             )
-        if len(parts[name]) < min(size, 1):
+        if len(parts[name]) < size:
             raise InputError(
-                f"{source} holds {len(labels)} photos, too few to leave any "
+                f"{source} holds {sum(map(len, pools.values()))} photos, too few to leave any "
                 f"for the {name} split: add photos, or give sizes"
             )
-    return {
-        name: part if sizes is None else part[:size]
-        for (name, part), size in zip(parts.items(), sizes or (0, 0, 0), strict=True)
-    }
+        parts[name] = parts[name][: size if sizes else None]
+    return parts
 
 
 def _draw(seed: int, digest: str) -> float:
@@ -73,7 +74,7 @@ def _draw(seed: int, digest: str) -> float:
     return int.from_bytes(content[:6], "big") / 2**48
 
 
-def _balanced(pool: Indices, labels: Labels, draws: Float64[np.ndarray, " n"]) -> Indices:
+def _balanced(pool: Indices, labels: Labels, draws: _Draws) -> Indices:
     """The pool by its draws, every beginning of it in the proportions of the whole."""
     rank = np.empty(len(pool))
     for label in np.unique(labels[pool]):
@@ -83,16 +84,35 @@ def _balanced(pool: Indices, labels: Labels, draws: Float64[np.ndarray, " n"]) -
     return pool[np.argsort(rank, kind="stable")]
 
 
-def _cut_pool(pool: Indices, sizes: Sizes | None) -> dict[str, Indices]:
-    assert sizes is not None
-    train, validation, _ = sizes
-    return dict(zip(SPLIT_NAMES, np.split(pool, [train, train + validation]), strict=True))
+def _by_shares(pool: Indices, labels: Labels, draws: _Draws) -> dict[str, Indices]:
+    """By each photo's own draw.
+
+    Of a small class, train or validation may get none by chance: it then gets the photo with the
+    nearest draw (with its copies), until later photos fill the gap.
+    """
+    labels_in, draws_in = labels[pool], draws[pool]
+    split = np.searchsorted(_BOUNDS, draws_in, side="right")
+    for label in np.unique(labels_in):
+        members = labels_in == label
+        if not (members & (split == 0)).any():
+            split[members & (draws_in == draws_in[members].min())] = 0
+        if not (members & (split == 1)).any() and len(np.unique(draws_in[members])) > 1:
+            in_test = members & (split == 2)
+            lent = draws_in[in_test].min() if in_test.any() else draws_in[members].max()
+            split[members & (draws_in == lent)] = 1
+    return {
+        name: _balanced(pool[split == number], labels, draws)
+        for number, name in enumerate(SPLIT_NAMES)
+    }
 
 
-def _cut_given(pools: Mapping[str, Indices], sizes: Sizes | None) -> dict[str, Indices]:
-    validation, test = pools["validation"], pools.get("test")
-    if test is None:
-        batches = -(-len(validation) // _BLOG_BATCH)
-        size = sizes[2] if sizes else batches // _BLOG_TEST_SHARE * _BLOG_BATCH
-        test, validation = validation[:size], validation[size:]
-    return {"train": pools["train"], "validation": validation, "test": test}
+def _given(
+    pools: Mapping[str, Indices], labels: Labels, draws: _Draws, sizes: Sizes | None
+) -> dict[str, Indices]:
+    """The given pools, a test set held back from validation where there is none."""
+    parts = {name: _balanced(pool, labels, draws) for name, pool in pools.items()}
+    if "test" not in parts:
+        batches = -(-len(parts["validation"]) // _POST_BATCH)
+        held_back = sizes[2] if sizes else batches // _POST_TEST_SHARE * _POST_BATCH
+        parts["test"], parts["validation"] = np.split(parts["validation"], [held_back])
+    return parts

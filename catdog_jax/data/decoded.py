@@ -26,6 +26,7 @@ from .splits import Images, Sizes
 FORMAT = 4
 """Raise it when the same source would now give other pixels or files."""
 _META, _IMAGES = "meta.json", "images.npy"
+_START = b'{"format": '
 _DAMAGED = (
     "is missing or damaged: if the folder holds nothing but decoded photos (meta.json, "
     "images.npy), delete the folder, and load the data again"
@@ -56,9 +57,12 @@ class Meta:
 
 
 def is_decoded(path: Path) -> bool:
-    """Whether `path` is such a folder, be it a damaged one."""
+    """Whether `path` is such a folder, be it a damaged one or of an older format."""
     try:
-        return (path / _META).is_file() and any(path.glob("*images.npy"))
+        if not (path / _META).is_file():
+            return False
+        with (path / _META).open("rb") as file:
+            return file.read(len(_START)) == _START or any(path.glob("*images.npy"))
     except OSError:  # a folder closed to this user, which listing it will report
         return False
 

@@ -77,12 +77,13 @@ class Source:
 def sketches_source(count: int | None) -> Source:
     """`count` drawings, by default enough for the default splits."""
     count = count or sum(_SKETCHES_SIZES)
+    sizes = _SKETCHES_SIZES if count == sum(_SKETCHES_SIZES) else None
 
     def fill(chosen: Indices, images: Images) -> Filled:
         digests = []
         for row, index in enumerate(chosen.tolist()):
             images[row] = sketches.draw_numbered(index, images.shape[1], 0)
-            digests.append(hashlib.sha256(f"sketch {index}".encode()).digest())
+            digests.append(hashlib.sha256(f"sketch {sketches.EDITION} {index}".encode()).digest())
         return Filled({}, digests)
 
     def photos() -> Photos:
@@ -94,7 +95,7 @@ def sketches_source(count: int | None) -> Source:
             fill=fill,
         )
 
-    return Source(["sketches", sketches.EDITION, count], photos, _SKETCHES_SIZES)
+    return Source(["sketches", sketches.EDITION, count], photos, sizes)
 
 
 def download_filtered(folder: Path) -> Path:

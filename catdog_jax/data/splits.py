@@ -5,6 +5,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from types import EllipsisType
 from typing import Any, TypeAlias, TypedDict
 
@@ -14,7 +15,7 @@ from jaxtyping import Bool, Float, Int32, Int64, Num, UInt8
 from ..errors import InputError
 from ..files import forget_pages
 
-SPLIT_NAMES = ("train", "validation", "test")
+SPLIT_NAMES: tuple[str, str, str] = ("train", "validation", "test")
 SMALLEST_IMAGE, LARGEST_IMAGE = 32, 4096
 """Least and most pixels of an image's side."""
 MOST_PHOTOS = 10**6
@@ -71,9 +72,13 @@ class ImageView:
         return len(self.index)
 
     def __getitem__(self, rows: int | slice | EllipsisType | np.ndarray) -> np.ndarray:
-        images = np.array(self.array[self.index[rows]])
+        chosen = self.index[rows]
+        images = np.array(self.array[chosen], copy=np.ndim(chosen) == 0 or None)
         forget_pages(self.array)
         return images
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return map(self.__getitem__, range(len(self)))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:] if dtype is None else self[:].astype(dtype)
@@ -104,7 +109,9 @@ class Split:
     def __repr__(self) -> str:
         size = "×".join(map(str, self.images.shape[1:]))
         counts = ", ".join(f"{count} {name}" for name, count in class_counts(self).items())
-        return f"Split of {len(self)} images, {size} {self.images.dtype}:\n    {counts}"
+        return (
+            f"Split of {len(self)} images, {size} {self.images.dtype}:\n    {shorten(counts, 90)}"
+        )
 
     def batches(self, batch_size: int = 32) -> "Batches":
         """All batches in order; the last one is filled up."""
@@ -216,7 +223,8 @@ class Splits:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(getattr(self, name))} {name}" for name in SPLIT_NAMES)
-        return f"Splits of {self.source}: {sizes}\n    classes: {', '.join(self.class_names)}"
+        classes = shorten(", ".join(self.class_names), 80)
+        return f"Splits of {self.source}: {sizes}\n    classes: {classes}"
 
 
 def splits_from_arrays(
@@ -238,57 +246,64 @@ def splits_from_arrays(
     Raises:
         InputError: shapes or labels do not fit each other.
     """
-    if test is None:
-        test = np.asarray(train[0])[:0], np.asarray(train[1])[:0]
-    parts = {"train": train, "validation": validation, "test": test}
-    arrays = {name: _checked_arrays(name, *map(np.asarray, part)) for name, part in parts.items()}
-    classes = max(
-        labels.shape[1] if labels.ndim == 2 else int(labels.max(initial=0)) + 1
-        for _, labels in arrays.values()
-    )
-    names = tuple(map(str, range(classes) if class_names is None else class_names))
-    if len(names) < classes:
-        raise InputError(f"class_names has {len(names)} names, but labels go to {classes - 1}")
+    given = {"train": train, "validation": validation, "test": test}
+    arrays = {name: _checked_arrays(name, pair) for name, pair in given.items() if pair is not None}
+    images, labels = arrays["train"]
+    arrays.setdefault("test", (images[:0], labels[:0]))
+    for name in ("train", "validation"):
+        if not len(arrays[name][1]):
+            raise InputError(f"{name} holds no images")
     shapes = {images.shape[1:] for images, _ in arrays.values()}
     if len(shapes) > 1:
-        raise InputError(f"the splits' images must be of one shape, not {sorted(shapes)}")
+        raise InputError(f"the images must be of one shape, not {' and '.join(map(str, shapes))}")
+    numbers = max(_class_number(labels) for _, labels in arrays.values())
+    names = tuple(map(str, range(numbers) if class_names is None else class_names))
+    for name, (_, labels) in arrays.items():
+        if labels.ndim == 2 and labels.shape[1] != len(names):
+            raise InputError(
+                f"{name} labels have {labels.shape[1]} columns for {len(names)} classes"
+            )
+        if labels.ndim == 1 and _class_number(labels) > len(names):
+            raise InputError(f"{name} labels go to {labels.max()}, with {len(names)} class_names")
     digest = hashlib.sha256()
-    for images, labels in arrays.values():
-        for array in (images, labels):
+    for pair in arrays.values():
+        for array in pair:
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
-    train_split, validation_split, test_split = (
-        Split(images, labels, names, tuple(f"{name}/{i}" for i in range(len(labels))))
-        for name, (images, labels) in arrays.items()
+    splits = (
+        Split(*arrays[name], names, tuple(f"{name}/{i}" for i in range(len(arrays[name][1]))))
+        for name in SPLIT_NAMES
     )
-    return Splits(
-        train=train_split,
-        validation=validation_split,
-        test=test_split,
-        class_names=names,
-        source="arrays",
-        fingerprint=digest.hexdigest(),
-    )
+    return Splits(*splits, class_names=names, source="arrays", fingerprint=digest.hexdigest())
 
 
-def _checked_arrays(name: str, images: np.ndarray, labels: np.ndarray) -> Arrays:
-    if images.ndim != 4 or not np.issubdtype(images.dtype, np.number):
+def _checked_arrays(name: str, pair: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        images, labels = map(np.asarray, pair)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be two arrays, (images, labels)") from error
+    if images.ndim != 4 or images.dtype.kind not in "uif":
         raise InputError(
             f"{name} images must be numbers [n, height, width, channels], "
             f"not {images.dtype}{list(images.shape)}"
         )
+    is_hard = labels.dtype.kind in "ui" and labels.ndim == 1
+    if not is_hard and not (labels.dtype.kind == "f" and labels.ndim == 2):
+        raise InputError(
+            f"{name} labels must be whole numbers [n] or probabilities [n, classes], "
+            f"not {labels.dtype}{list(labels.shape)}"
+        )
     if len(images) != len(labels):
         raise InputError(f"{name} has {len(images)} images, but {len(labels)} labels")
-    if np.issubdtype(labels.dtype, np.integer) and labels.ndim == 1:
-        if labels.min(initial=0) < 0:
-            raise InputError(f"{name} labels must be 0 or more, not {labels.min()}")
-        return images, labels.astype(np.int32)
-    if np.issubdtype(labels.dtype, np.floating) and labels.ndim == 2:
-        return images, labels.astype(np.float32)
-    raise InputError(
-        f"{name} labels must be whole numbers [n] or probabilities [n, classes], "
-        f"not {labels.dtype}{list(labels.shape)}"
-    )
+    if not np.isfinite(images).all():
+        raise InputError(f"{name} images must be finite")
+    if not (np.isfinite(labels) & (labels >= 0)).all():
+        raise InputError(f"{name} labels must be 0 or more")
+    return images, labels.astype(np.int32 if is_hard else np.float32)
+
+
+def _class_number(labels: Labels | SoftLabels) -> int:
+    return labels.shape[1] if labels.ndim == 2 else int(labels.max(initial=-1)) + 1
 
 
 def hard_labels(split: Split) -> Labels:

@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from ..data.splits import LARGEST_IMAGE, MOST_PHOTOS, SMALLEST_IMAGE
+from ..data.splits import LARGEST_IMAGE, SMALLEST_IMAGE, checked_sizes
 from ..errors import InputError
 
 
@@ -106,11 +106,8 @@ class Experiment:
             value = getattr(self, name)
             if not _fits(value, hint):
                 raise InputError(f"{name} must be {_words(hint)}, not {value!r}")
-        if self.sizes and (min(self.sizes[:2]) < 1 or not 0 <= self.sizes[2] <= MOST_PHOTOS):
-            raise InputError(
-                "sizes must be at least 1 photo to train on, 1 to validate on and 0 to test on, "
-                f"and at most {MOST_PHOTOS}, not {self.sizes}"
-            )
+        if self.sizes is not None:
+            checked_sizes(self.sizes)
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Experiment":

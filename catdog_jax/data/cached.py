@@ -1,0 +1,146 @@
+"""The cache of decoded photos: a source's are decoded once a size, into their own folder."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from ..errors import InputError, first_line
+from ..files import alone
+from . import decoded, own_process, tfds
+from .sources import Source, download_filtered, open_tree, sketches_source, tree_source
+
+SOURCES = ("cats_vs_dogs", "cats_and_dogs_filtered", "sketches")
+DECODE_HERE = "CATDOG_DECODE_HERE"
+"""Where this environment variable is set, photos are decoded in the process that asks for them."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What says which photos are to be decoded, at which size, and where they are kept."""
+
+    source: str
+    """One of `SOURCES`, or an absolute path."""
+    image_size: int
+    data_dir: str | None
+    drawn: int | None
+    """How many sketches."""
+    cache: str
+
+
+def find(request: Request, *, here: bool = False) -> tuple[Path, Mapping[str, int]]:
+    """The folder of the decoded photos, which are put there first if they are not there yet.
+
+    Also gives what was passed over. `here`: decode in this process.
+    """
+    here = here or bool(os.environ.get(DECODE_HERE))
+    data_dir = Path(request.data_dir) if request.data_dir else None
+    if request.source == "cats_vs_dogs":
+        source = tfds.source(data_dir, download=here)
+        return (_cached(source, request, here=here) if source else _in_own_process(request)), {}
+    if request.source == "sketches":
+        return _cached(sketches_source(request.drawn), request, here=True), {}
+    if request.source == "cats_and_dogs_filtered":
+        path = download_filtered(data_dir or Path(request.cache, "downloads"))
+    else:
+        path = Path(request.source)
+    if decoded.is_decoded(path):
+        _check_size(path, request.image_size)
+        return path, {}
+    with open_tree(path) as root:
+        source = tree_source(root)
+        return _cached(source, request, here=here), source.passed_over
+
+
+def _in_own_process(request: Request) -> Path:
+    asked = dataclasses.asdict(request)
+    return Path(own_process.call(__name__, "find_here", asked, reads=request.source))
+
+
+def find_here(**request: Any) -> str:
+    """`find` in the process that decodes."""
+    return str(find(Request(**request), here=True)[0])
+
+
+def _check_size(folder: Path, image_size: int) -> None:
+    there = decoded.read(folder)[0].image_size
+    if there != image_size:
+        raise InputError(
+            f"{folder} holds photos decoded at {there} pixels, not {image_size}: "
+            "ask for that image_size, or give the photos as the source"
+        )
+
+
+def _cached(source: Source, request: Request, *, here: bool) -> Path:
+    identity = [decoded.FORMAT, source.identity, request.image_size]
+    folder = Path(request.cache, "data", _hash_of(identity))
+    try:
+        while folder.is_dir() and _is_mended(folder, source):
+            folder = folder.with_name(_hash_of([folder.name, "mended"]))
+        if folder.is_dir():
+            return folder
+        if not here:
+            return _in_own_process(request)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _clear_away(folder.parent)
+        with alone(folder, "decodes the same photos"):
+            if not folder.is_dir():  # else it was what we have waited for
+                _decode(folder, source, request)
+    except OSError as error:
+        raise InputError(
+            f"the cache folder {request.cache} cannot be written ({first_line(error)}): "
+            "set cache_dir or CATDOG_CACHE to another"
+        ) from error
+    return folder
+
+
+def _hash_of(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def _is_mended(folder: Path, source: Source) -> bool:
+    """Whether a file can be read now that could not be when `folder` was made.
+
+    It may look the same from outside: its permissions have changed, or its bytes within a zip.
+    """
+    meta, _ = decoded.read(folder)
+    unread = {name for name, _, unread in meta.skipped if unread}
+    if not unread:
+        return False
+    photos = source.photos()
+    indices = [index for index, name in enumerate(photos.names) if name in unread]
+    return photos.read is not None and any(True for _ in photos.read(indices, {}))
+
+
+def _clear_away(cache: Path) -> None:
+    """Delete what killed processes left half done: nobody holds its lock."""
+    for leftover in cache.glob(".*.unfinished"):
+        lock = FileLock(leftover.with_suffix(".lock"))
+        with contextlib.suppress(OSError), lock.acquire(blocking=False):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _decode(folder: Path, source: Source, request: Request) -> None:
+    """Write the decoded photos, all of them or nothing."""
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed while we waited
+    unfinished.mkdir()
+    try:
+        decoded.write(
+            unfinished,
+            source.photos(),
+            source=request.source,
+            image_size=request.image_size,
+            sizes=source.sizes,
+        )
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
