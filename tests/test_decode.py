@@ -1,14 +1,24 @@
 """Photos of every kind: pixels as TensorFlow's, upright, or one reason why there are none."""
 
+import functools
+import hashlib
 import io
+import re
 import shutil
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from photo_files import color, write_classes, write_jpeg, write_photo
-from PIL import Image, ImageOps
+from photo_files import (
+    color,
+    write_classes,
+    write_jpeg,
+    write_photo,
+    write_readable,
+    write_unreadable,
+)
+from PIL import Image, ImageFile, ImageOps
 
 from catdog_jax.data import decode
 from catdog_jax.data.load import load_data
@@ -65,6 +75,58 @@ def test_photos_are_upright(tmp_path, kind, orientation):
     assert np.abs(decode.decode_file(path, SIZE) - expected).max() <= 8
 
 
+def test_the_header_is_read_without_decoding(monkeypatch):
+    def refuse(self):
+        raise AssertionError(f"{self.format} was decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind in ("JPEG", "PNG"):
+        for options in ({}, {"exif": exif}):
+            encoded = io.BytesIO()
+            monkeypatch.undo()
+            gradient().save(encoded, kind, **options)
+            monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+            header = decode._header(encoded.getvalue())
+            assert header == (kind, 6 if options else 1)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"", b"garbage", b"II*\0\x08\0\0\0\x05\0\x12\x01", b"MM\0*\xff\xff\xff\0"]
+)
+def test_damaged_exif_costs_no_photo(tmp_path, exif):
+    encoded = write_jpeg(tmp_path / "plain.jpg").read_bytes()
+    block = b"Exif\0\0" + exif
+    damaged = encoded[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + encoded[2:]
+    (tmp_path / "damaged.jpg").write_bytes(damaged)
+    plain = decode.decode_file(tmp_path / "plain.jpg", SIZE)
+    np.testing.assert_array_equal(decode.decode_file(tmp_path / "damaged.jpg", SIZE), plain)
+
+
+@pytest.mark.filterwarnings("error")
+def test_more_than_8_bits(tmp_path):
+    grey = np.asarray(gradient().convert("L"))
+    Image.fromarray(grey).save(tmp_path / "8.tif")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.tif")
+    Image.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "32.tif")
+    eight = decode.decode_file(tmp_path / "8.tif", SIZE)
+    np.testing.assert_array_equal(decode.decode_file(tmp_path / "16.tif", SIZE), eight)
+    with pytest.raises(InputError, match="cannot be decoded as a photo: its pixels have 32 bits"):
+        decode.decode_file(tmp_path / "32.tif", SIZE)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_large_photo_is_read_without_a_warning(tmp_path, monkeypatch):
+    path = tmp_path / "large.png"
+    gradient().save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 70 * 50 - 1)  # warned of; twice that is refused
+    assert decode.decode_file(path, SIZE).shape == (SIZE, SIZE, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 70 * 50 // 2 - 1)
+    with pytest.raises(InputError, match="exceeds limit"):
+        decode.decode_file(path, SIZE)
+
+
 def test_grey_and_transparent_photos_become_rgb(tmp_path):
     Image.new("L", (9, 9), 77).save(tmp_path / "grey.png")
     Image.new("RGBA", (9, 9), (1, 2, 3, 0)).save(tmp_path / "clear.png")
@@ -72,58 +134,49 @@ def test_grey_and_transparent_photos_become_rgb(tmp_path):
     assert (decode.decode_file(str(tmp_path / "clear.png"), SIZE) == (1, 2, 3)).all()
 
 
-def bad_photos(folder):
-    """One of every trouble, with what is said of it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    whole = write_jpeg(folder / "whole.jpg").read_bytes()
-    (folder / "whole.jpg").unlink()
-    png = io.BytesIO()
-    gradient().save(png, "PNG")
-    huge = png.getvalue()[:16] + struct.pack(">II", 40_000, 40_000) + png.getvalue()[24:]
-    contents = {
-        "empty.jpg": (b"", "the file is empty"),
-        "text.jpg": (b"not a photo", "unknown image format"),
-        "html.png": (b"<html><body>404</body></html>", "unknown image format"),
-        "cut.jpg": (whole[: len(whole) // 2], ""),
-        "start.jpg": (whole[:3], "unknown image format"),
-        "cut.png": (png.getvalue()[:60], ""),
-        "huge.png": (huge, ""),
-        "noise.jpg": (bytes(range(256)) * 9, "unknown image format"),
-    }
-    for name, (content, _) in contents.items():
-        (folder / name).write_bytes(content)
-    return {name: said for name, (_, said) in contents.items()}
-
-
-def test_a_photo_that_cannot_be_decoded_is_one_line(tmp_path):
-    for name, said in bad_photos(tmp_path / "bad").items():
-        with pytest.raises(
-            InputError, match=f"{name} cannot be decoded as a photo: {said}"
-        ) as info:
-            decode.decode_file(tmp_path / "bad" / name, SIZE)
-        assert "\n" not in str(info.value)
-    with pytest.raises(InputError, match=r"none\.jpg cannot be read: No such file"):
-        decode.decode_file(tmp_path / "none.jpg", SIZE)
+def test_a_photo_that_cannot_be_decoded_is_one_line(tmp_path, monkeypatch):
+    for name, said in write_unreadable(tmp_path / "bad", monkeypatch).items():
+        path = tmp_path / "bad" / name
+        with pytest.raises(InputError, match=said) as caught:
+            decode.decode_file(path, SIZE)
+        assert re.match(rf"{path} cannot be (read|decoded as a photo): .", str(caught.value))
+        assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="cannot be read: Is a directory"):
         decode.decode_file(tmp_path, SIZE)
 
 
-def test_a_data_set_of_every_kind(tmp_path):
-    """What decode_file reads is read to the same pixels, what it refuses is left out."""
-    folder = write_classes(tmp_path / "photos", dog=20)
-    bad = bad_photos(folder / "cats")
-    for number, kind in enumerate(["jpg", "JPEG", "jfif", "png", "gif", "bmp", "webp", "tif"] * 2):
-        path = folder / f"cats/{number}.{kind}"
-        gradient(60 + number, 45).save(path, "JPEG" if kind == "jfif" else None)
+def test_photos_of_every_kind_in_one_source(tmp_path, monkeypatch):
+    """What decode_file reads is read to the same pixels, what it refuses is named."""
+    colors = write_readable(tmp_path / "photos")
+    reasons = write_unreadable(tmp_path / "photos", monkeypatch)
+    files = sorted((tmp_path / "photos").iterdir(), key=lambda path: hash(path.name) % 97)
+    wanted = np.arange(len(files))[::-1]
+    images = np.zeros((len(files), SIZE, SIZE, 3), np.uint8)
+    filled = decode.decode_all(functools.partial(decode.read_files, files), wanted, images)
+    failed = {files[wanted[row]].name: flaw for row, flaw in filled.failed.items()}
+    assert failed.keys() == reasons.keys()
+    for name, flaw in failed.items():
+        assert reasons[name] in flaw.reason
+        assert flaw.unread == flaw.reason.startswith("cannot be read: ")
+    for row, index in enumerate(wanted):
+        path = files[index]
+        if path.name in reasons:
+            assert filled.digests[row] == b""
+            continue
+        assert filled.digests[row] == hashlib.sha256(path.read_bytes()).digest()
+        assert images[row, 0, 0].tolist() == list(colors[path.name]), path.name
+        np.testing.assert_array_equal(images[row], decode.decode_file(path, SIZE))
+
+
+def test_the_listing_finds_every_kind(tmp_path, monkeypatch):
+    folder = write_classes(tmp_path / "photos", dog=30)
+    colors = write_readable(folder / "cats")
+    reasons = write_unreadable(folder / "cats", monkeypatch)
     loaded = load_data(folder, SIZE)
-    assert {photo.name for photo in loaded.skipped} == {f"cats/{name}" for name in bad}
+    assert {photo.name for photo in loaded.skipped} == {f"cats/{name}" for name in reasons}
+    read = {n for split in (loaded.train, loaded.validation, loaded.test) for n in split.names}
+    assert {f"cats/{name}" for name in colors} == {n for n in read if n.startswith("cats/")}
     assert loaded.passed_over == {}
-    read = 0
-    for split in (loaded.train, loaded.validation, loaded.test):
-        for image, name in zip(split.images, split.names, strict=True):
-            np.testing.assert_array_equal(image, decode.decode_file(folder / name, SIZE))
-            read += 1
-    assert read == 36
 
 
 def test_a_file_larger_than_any_photo_is_not_read(tmp_path, monkeypatch):

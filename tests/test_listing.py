@@ -1,12 +1,15 @@
 """What is taken for a photo, in folders, zips and by predict; how folders are called."""
 
+import json
 import shutil
 
+import numpy as np
 import pytest
 from photo_files import write_classes, write_photo, zip_of
 
 from catdog_jax.data.listing import list_photos, picture_kinds
 from catdog_jax.data.load import load_data
+from catdog_jax.data.sources import sketches_source, tree_source
 from catdog_jax.errors import InputError
 
 SIZE = 32
@@ -47,7 +50,7 @@ def test_what_is_passed_over_is_counted_by_kind(photos, as_zip):
         ".heic files": 2,
         ".txt files": 1,
         ".db files": 1,
-        "nameless files": 1,
+        "files without an ending": 1,
         "folders of other programs": 4,
         "hidden files": 2,
     }
@@ -68,16 +71,71 @@ def test_linked_folders_are_followed_once(photos, tmp_path):
     assert len(list_photos(photos / "cats")) == 17
 
 
-def test_our_own_output_is_no_data(photos):
-    for name in ("runs/model3-seed0", "dogs/run"):
-        run = photos / name
-        run.mkdir(parents=True)
-        (run / "config.json").touch()
-        (run / "history.csv").touch()
-        shutil.copy(photos / "cats/cat.1.png", run / "history.png")
+def test_links_within_the_data_are_passed_over(photos):
+    """Whatever comes first by name: a folder counts where it is, with its own label."""
+    (photos / "cats/all").symlink_to(photos / "dogs")
+    (photos / "birds").symlink_to(photos / "dogs")
+    (photos / "cats/cats").symlink_to(photos / "cats")
     loaded = load_data(photos, SIZE)
     assert loaded.class_names == ("cats", "dogs")
-    assert loaded.passed_over == {"folders of our own runs": 2}
+    assert counts(loaded) == 24
+    assert loaded.passed_over == {"links that lead nowhere or back": 3}
+    assert picture_kinds(loaded.passed_over) == loaded.passed_over
+
+
+def test_two_links_that_lead_to_each_other(photos, tmp_path):
+    write_photo(tmp_path / "there/cat.20.png")
+    (tmp_path / "there/back").symlink_to(photos / "cats")
+    (photos / "cats/there").symlink_to(tmp_path / "there")
+    assert counts(load_data(photos, SIZE)) == 25
+    assert len(list_photos(photos)) == 25
+
+
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_our_own_output_is_no_data(photos, as_zip):
+    outputs = {
+        "runs/model3-seed0": ("config.json", "history.csv", "history.png"),
+        "runs/interrupted": ("config.json", "checkpoint/weights"),
+        "runs/begun": (".lock",),
+        "reproduced": ("summary.json", "summary.md", "curves.png"),
+        "figures": ("labels.png", "photos.png"),
+        "cache": ("meta.json", "images.npy"),
+        "dogs/run": ("config.json", "history.csv", "history.png"),
+    }
+    for folder, names in outputs.items():
+        for name in names:
+            (photos / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(photos / "cats/cat.1.png", photos / folder / name)
+    loaded = load_data(zip_of(photos) if as_zip else photos, SIZE)
+    assert loaded.class_names == ("cats", "dogs")
+    assert counts(loaded) == 24
+    assert loaded.passed_over == {"folders of our own runs": 7}
+
+
+def test_pictures_outside_the_classes_are_counted(photos, tmp_path):
+    write_photo(photos / "cat.30.png")
+    (photos / "notes.txt").touch()
+    kinds = {".txt files": 1, "pictures outside the class folders": 1}
+    loaded = load_data(photos, SIZE)
+    assert (counts(loaded), loaded.passed_over) == (24, kinds)
+    with pytest.raises(InputError, match="1 pictures outside the class folders in"):
+        load_data(photos, SIZE, strict=True)
+    for name in ("train", "val", "unlabelled"):
+        write_classes(tmp_path / "split" / name, cat=2, dog=2)
+    loaded = load_data(tmp_path / "split", SIZE)
+    assert loaded.passed_over == {"pictures outside the class folders": 4}
+
+
+def test_the_identity_is_that_of_the_files_wherever_they_lie(photos, tmp_path):
+    before = tree_source(photos).identity
+    copied = shutil.copytree(photos, tmp_path / "elsewhere/of another name")
+    assert tree_source(copied).identity == before
+    json.dumps(before)
+    write_photo(copied / "cats/cat.40.png")
+    changed = tree_source(copied).identity
+    assert changed != before
+    (copied / "cats/cat.40.png").write_bytes(b"x")
+    assert tree_source(copied).identity not in (before, changed)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +145,7 @@ def test_our_own_output_is_no_data(photos):
         ("Training", "VALID", "Test"),
         ("training_set", "validation_set", "test_set"),
         ("train_set", "Validation", "testing"),
+        ("Training Set", "valid-set", "TEST"),
     ],
 )
 @pytest.mark.parametrize("doubled", [False, True])
@@ -100,7 +159,8 @@ def test_what_people_call_splits(tmp_path, train, validation, test, doubled):
     assert loaded.class_names == ("cats", "dogs")
     assert (len(loaded.train), len(loaded.validation)) == (2, 2)
     assert len(loaded.test) == (2 if test else 0)
-    assert loaded.train.names[0].startswith(f"{train}/")
+    doubling = f"{train}/{train}/" if doubled else f"{train}/"
+    assert sorted(loaded.train.names)[0] == f"{doubling}cats/cat.0.png"  # as it is on disk
 
 
 def test_a_test_folder_alone_is_for_validation(tmp_path):
@@ -113,13 +173,22 @@ def test_a_test_folder_alone_is_for_validation(tmp_path):
 def test_two_names_for_one_split_are_refused(tmp_path):
     for name in ("train", "val", "validation"):
         write_classes(tmp_path / "photos" / name, cat=2, dog=2)
-    assert "validation/ and val/ are both the validation split" in error_of(tmp_path / "photos")
+    assert "val/ and validation/, both the validation split: merge" in error_of(tmp_path / "photos")
 
 
 def test_splits_of_other_names_are_not_taken_for_classes(tmp_path):
     for name in ("first", "second"):
         write_classes(tmp_path / "photos" / name, cat=2, dog=2)
-    assert "first/, second/ all hold the folders cats, dogs" in error_of(tmp_path / "photos")
+    assert "first/, second/ which all hold the folders cats, dogs" in error_of(tmp_path / "photos")
+
+
+def test_batches_of_equal_names_are_no_splits(photos):
+    """Classes with pictures of their own may hold folders of the same names."""
+    for kind in ("cat", "dog"):
+        for batch in ("batch2", "batch3"):
+            write_photo(photos / f"{kind}s/{batch}/{kind}.50.png")
+    loaded = load_data(photos, SIZE)
+    assert (loaded.class_names, counts(loaded)) == (("cats", "dogs"), 28)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +199,7 @@ def test_splits_of_other_names_are_not_taken_for_classes(tmp_path):
         (["train/cats", "train/dogs"], "holds train/ but no validation/"),
         (["val/cats", "val/dogs"], "holds val/ but no train/"),
         (["train/cats", "train/dogs", "val/cats", "val/fox"], "must hold the same classes"),
-        (["cats", "dogs", "fox!"], "class folder 'fox!' in"),
+        (["cats", "dogs", "fox!"], "in the class folder 'fox!': add some"),
     ],
 )
 def test_a_folder_that_is_laid_out_otherwise(tmp_path, folders, said):
@@ -151,5 +220,18 @@ def test_predict_lists_as_training_does(photos):
     assert list_photos(photos / "cats/cat.1.png") == [photos / "cats/cat.1.png"]
     (photos / "empty").mkdir()
     (photos / "empty/a.heic").touch()
-    with pytest.raises(InputError, match=r"holds no pictures .*, but 1 .heic files"):
+    with pytest.raises(InputError, match=r"holds no pictures .*; passed over: 1 .heic files"):
         list_photos(photos / "empty")
+
+
+def test_drawings_are_told_apart_by_edition_and_number():
+    sources = [sketches_source(None), sketches_source(42), sketches_source(42)]
+    assert sources[0].identity != sources[1].identity == sources[2].identity
+    photos = sources[1].photos()
+    assert len(photos.names) == len(photos.labels) == 42
+    images = np.zeros((3, SIZE, SIZE, 3), np.uint8)
+    filled = photos.fill(np.array([5, 0, 5]), images)
+    assert filled.failed == {}
+    assert filled.digests[0] == filled.digests[2] != filled.digests[1]
+    assert (images[0] == images[2]).all()
+    assert (images[0] != images[1]).any()

@@ -1,8 +1,7 @@
-"""Encoded photos → uint8 pixels of one size, by TensorFlow, as the post reads them.
+"""Encoded photos → uint8 pixels of one size.
 
-TensorFlow decodes JPEG, PNG and GIF; what it cannot read, or reads wrongly (palettes of BMP),
-Pillow does. Pillow also reads the size, to refuse what would fill the memory, and the orientation,
-both without decoding. TensorFlow is imported for the first photo, and never sees the GPU.
+TensorFlow decodes JPEG, PNG and GIF, as the post does; Pillow decodes BMP, TIFF and WebP. Before
+that, Pillow reads size and orientation from the header, and refuses what would fill the memory.
 """
 
 import contextlib
@@ -29,17 +28,11 @@ from ..errors import InputError, first_line
 from ..files import FORGET_EVERY, expanded, forget_pages
 
 _MOST_BYTES = 200_000_000  # of one photo: more than any camera writes
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")
 _BY_TENSORFLOW = ("JPEG", "MPO", "PNG", "GIF")  # MPO: a JPEG of several pictures
 # What reading one file of a folder or of a zip can raise (RuntimeError: it is encrypted).
-_READ_ERRORS = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile)
+_READ_ERRORS += (zlib.error,)
 
 
 class Flaw(NamedTuple):
@@ -64,8 +57,7 @@ the given dict why some cannot be read."""
 
 class _Header(NamedTuple):
     format: str
-    orientation: int
-    """As EXIF numbers it: 1 is upright."""
+    orientation: int  # as EXIF numbers it: 1 is upright
 
 
 def decode_file(path: str | Path, image_size: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -89,13 +81,7 @@ def decode_file(path: str | Path, image_size: int) -> UInt8[np.ndarray, "height 
 def decode_all(
     read: Reader, wanted: Int64[np.ndarray, " n"], images: UInt8[np.ndarray, "n height width 3"]
 ) -> Filled:
-    """Decode photos into `images`.
-
-    Args:
-        read: where the photos are.
-        wanted: indices of photos, one for each row of `images`.
-        images: written to.
-    """
+    """Decode the photos that `read` yields, `wanted[row]` into `images[row]`."""
     tf = tensorflow()
     image_size = images.shape[1]
     row_of = {index: row for row, index in enumerate(wanted.tolist())}
@@ -103,13 +89,21 @@ def decode_all(
     headers: dict[int, _Header] = {}
     filled = Filled({}, [b""] * len(wanted))
     missing = set(row_of)
+    # disable=None: progress only on a terminal.
+    progress = tqdm(total=len(row_of), desc="decoding", unit="photo", disable=None)
+
+    def done(index: int) -> None:
+        missing.discard(index)
+        progress.update()
+        if len(missing) % FORGET_EVERY == 0:
+            forget_pages(images)
 
     def one_by_one(index: int, encoded: bytes) -> None:
         try:
             images[row_of[index]] = _decode_one(encoded, image_size)
         except ValueError as error:
             filled.failed[row_of[index]] = Flaw(first_line(error), unread=False)
-        missing.discard(index)
+        done(index)
 
     def for_tensorflow() -> Iterator[tuple[int, bytes]]:
         for index, encoded in read(row_of.keys(), unread):
@@ -127,18 +121,13 @@ def decode_all(
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=False,  # the index travels with its photo
     )
-    decoded = decoded.ignore_errors().prefetch(tf.data.AUTOTUNE)
-    # disable=None: no progress unless on a terminal.
-    with tqdm(total=len(row_of), desc="decoding", unit="photo", disable=None) as progress:
-        for count, (index, image) in enumerate(decoded.as_numpy_iterator(), 1):
+    with progress:
+        for index, image in decoded.ignore_errors().prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
             images[row_of[int(index)]] = _upright(image, headers[int(index)].orientation)
-            missing.remove(int(index))
-            progress.update()
-            if count % FORGET_EVERY == 0:
-                forget_pages(images)
-    # ignore_errors does not tell what it ignored: decode those few again.
-    for index, encoded in read(missing - unread.keys(), unread):
-        one_by_one(index, encoded)
+            done(int(index))
+        # ignore_errors does not tell what it ignored: decode those few again.
+        for index, encoded in read(missing - unread.keys(), unread):
+            one_by_one(index, encoded)
     filled.failed.update({row_of[index]: flaw for index, flaw in unread.items()})
     for row in filled.failed:
         filled.digests[row] = b""
@@ -213,8 +202,9 @@ def _header(encoded: bytes) -> _Header:
         ValueError: it is no photo, or of more pixels than Pillow allows.
     """
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded)) as photo:
-            return _Header(str(photo.format), photo.getexif().get(0x0112, 1))
+        with _opened(encoded) as photo:
+            # Not photo.getexif(), which decodes a whole PNG to look for it behind the pixels.
+            return _Header(str(photo.format), Image.Image.getexif(photo).get(0x0112, 1))
     except Image.UnidentifiedImageError as error:
         raise ValueError("unknown image format" if encoded else "the file is empty") from error
     except Exception as error:  # Pillow's readers raise whatever they stumble over
@@ -231,13 +221,31 @@ def _decode_one(encoded: bytes, image_size: int) -> UInt8[np.ndarray, "height wi
     try:
         if header.format in _BY_TENSORFLOW:
             return _upright(_decode(encoded, image_size).numpy(), header.orientation)
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded)) as photo:
-            pixels = np.asarray(ImageOps.exif_transpose(photo).convert("RGB"))
+        with _opened(encoded) as photo:
+            pixels = np.asarray(_eight_bits(ImageOps.exif_transpose(photo)).convert("RGB"))
     except tf.errors.OpError as error:
         raise ValueError(op_reason(error)) from error
     except Exception as error:  # of Pillow, as in _header
         raise ValueError(first_line(error)) from error
     return _resized(pixels, image_size).numpy()
+
+
+@contextlib.contextmanager
+def _opened(encoded: bytes) -> Iterator[Image.Image]:
+    with (
+        warnings.catch_warnings(action="ignore"),
+        Image.open(io.BytesIO(encoded), formats=_FORMATS) as photo,
+    ):
+        yield photo
+
+
+def _eight_bits(photo: Image.Image) -> Image.Image:
+    """Scale 16 bits to 8; Pillow would cut them off, to white."""
+    if photo.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
+    if photo.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits, of unknown range: save it with 8")
+    return photo
 
 
 def _decode(encoded: Any, image_size: int) -> Any:
@@ -277,7 +285,7 @@ def _read(file: Path | zipfile.Path) -> bytes:
     """Read a file or an entry of a zip, if it is one that neither hangs nor fills the memory."""
     if isinstance(file, Path):
         if file.is_dir():
-            next(file.iterdir(), None)  # says so if it cannot even be listed
+            next(file.iterdir(), None)  # raises if it cannot be listed
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not file.is_file() and file.exists():  # a pipe would wait for its writer
             raise OSError("it is a pipe or a device, not a file")

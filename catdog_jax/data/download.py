@@ -49,19 +49,25 @@ def fetch(url: str, path: Path, check: Callable[[Path], object]) -> Path:
 
 def _download(url: str, path: Path, check: Callable[[Path], object]) -> None:
     pooch.get_logger().setLevel(logging.WARNING)
-    as_it_is = {"Accept-Encoding": "identity"}  # so that the announced size is the file's
-    progress = sys.stderr.isatty()
-    load: Any = pooch.HTTPDownloader(progressbar=progress, timeout=_TIMEOUT, headers=as_it_is)
     unfinished = path.with_name(f".{path.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-    try:
-        part = Path(pooch.retrieve(url, None, path.name, unfinished, downloader=load))
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, unfinished, ignore_errors=True)
+
+        def close_later(response: Any, **_: Any) -> None:  # pooch leaves connections open
+            stack.callback(response.close)
+
+        download: Any = pooch.HTTPDownloader(
+            progressbar=sys.stderr is not None and sys.stderr.isatty(),
+            timeout=_TIMEOUT,
+            headers={"Accept-Encoding": "identity"},  # so that the announced size is the file's
+            hooks={"response": close_later},
+        )
+        part = Path(pooch.retrieve(url, None, path.name, unfinished, downloader=download))
         if flaw := _flaw(part, check):
             raise OSError(f"what came {flaw}")
         Path(f"{path}.json").unlink(missing_ok=True)  # it told of a file that was deleted since
         part.replace(path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _compare_with_record(url: str, path: Path, check: Callable[[Path], object]) -> None:

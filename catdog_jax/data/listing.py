@@ -1,113 +1,174 @@
-"""Which pictures a folder or a zip holds: one listing for training and for prediction.
+"""Which pictures a folder or a zip holds, and how many other files were passed over, by kind.
 
-What is passed over is counted by kind, so that it can be said.
+Data sets and the folders given to predict are listed alike.
 """
 
+import contextlib
 import functools
 import os
 import posixpath
+import re
+import stat
 import zipfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..files import expanded
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-# Pictures that are not read: strict data may hold none of them.
-_OTHER_PICTURES = {
-    ".heic",
-    ".heif",
-    ".avif",
-    ".jxl",
-    ".jp2",
-    ".raw",
-    ".dng",
-    ".cr2",
-    ".nef",
-    ".arw",
-}
-_OTHER_PROGRAMS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", ".ipynb_checkpoints", ".Trash")
-_OUR_FIGURES = {"curves.png", "labels.png", "photos.png", "flips.png", "rotations.png"}
+OUTSIDE = "pictures outside the class folders"
 _LINKS = "links that lead nowhere or back"
+_HIDDEN = "hidden files"
+_OTHER_PROGRAMS = "folders of other programs"
+_OUR_RUNS = "folders of our own runs"
+# Kinds that are not read: other picture formats, camera raw among them.
+_OTHER_PICTURES = re.compile(
+    r"\.(hei[cf]|hif|avif|jxl|jp2|j2k|jpe|raw|dng|cr[23]|nef|arw|orf|rw2|raf|pef|psd|xcf|tga|svg|"
+    r"p[bgp]m|ico|exr) files"
+)
+_SERVICE = re.compile(
+    r"__MACOSX|\.ipynb_checkpoints|\.Trash.*|@eaDir|\$RECYCLE\.BIN", re.IGNORECASE
+)
+# Files that tell this package's output.
+_OUTPUTS = (
+    {"config.json", "history.csv"},
+    {"config.json", "checkpoint"},
+    {"summary.json", "summary.md"},
+    {"labels.png", "photos.png"},
+    {"meta.json", "images.npy"},
+)
+
+# Photos are compressed already, and hardly shrink in a zip.
+_MOST_UNPACKED, _MOST_RATIO = 10**9, 100
 
 Tree: TypeAlias = Path | zipfile.Path
-"""Folders and zips are read alike, through what these two have in common."""
+"""A file or a folder, on disk or in a zip."""
 
 
-class Listing:
-    """Goes through folders and counts, by kind, what it passes over."""
+@contextlib.contextmanager
+def open_tree(path: Path) -> Iterator[Tree]:
+    """Open a folder or a zip, which is closed again.
 
-    def __init__(self) -> None:
-        self.passed_over: Counter[str] = Counter()
-        self._seen: set[str] = set()
-        self._known: dict[str, list[Tree]] = {}
+    Raises:
+        InputError: it is neither, or its entries lead out of it.
+    """
+    if path.is_dir():
+        yield path
+        return
+    if not path.is_file():  # opening a pipe would wait for its writer
+        raise InputError(f"{path} is a pipe or a device: give a folder or a zip")
+    try:
+        archive = zipfile.ZipFile(path)
+    except Exception as error:  # damaged zips raise all kinds of errors
+        raise InputError(
+            f"{path} is neither a folder nor a zip that can be opened ({first_line(error)}): "
+            "if it was downloaded, delete it and download it again"
+        ) from error
+    with archive:
+        _check_archive(archive, path)
+        yield zipfile.Path(archive)
 
-    def folders(self, folder: Tree) -> dict[str, Tree]:
-        """The folders in `folder`, by name."""
-        return {child.name: child for child in self._children(folder) if child.is_dir()}
 
-    def pictures(self, folder: Tree) -> dict[str, Tree]:
-        """The pictures in `folder` and below it, by their path from there."""
+def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuse a zip with paths that lead out, links, or far too much in it."""
+    unpacked = 0
+    for entry in archive.infolist():
+        parts = re.split(r"[/\\]", entry.filename)
+        leads_out = ".." in parts or not parts[0] or re.fullmatch("[A-Za-z]:", parts[0])
+        if leads_out or stat.S_ISLNK(entry.external_attr >> 16):
+            what = "a path that leads out of its folder" if leads_out else "a link"
+            raise InputError(
+                f"{path} holds {entry.filename!r}, {what}: if you trust it, unpack it yourself and "
+                "give the folder"
+            )
+        if entry.filename.lower().endswith(SUFFIXES):
+            unpacked += entry.file_size
+    if unpacked > max(_MOST_UNPACKED, _MOST_RATIO * path.stat().st_size):
+        raise InputError(
+            f"{path} would unpack to {unpacked / 1e9:.1f} GB of pictures, more than {_MOST_RATIO} "
+            "times its size: if you trust it, unpack it yourself and give the folder"
+        )
+
+
+@dataclass
+class Folder:
+    """A listed folder: its pictures and its folders by name, sorted."""
+
+    pictures: dict[str, Tree] = field(default_factory=dict)
+    folders: "dict[str, Folder]" = field(default_factory=dict)
+    holds_runs: bool = False
+
+    def below(self, prefix: str = "") -> dict[str, Tree]:
+        """All pictures here and below, by their path from here, sorted."""
         found: dict[str, Tree] = {}
-        unseen = [("", folder)]
+        unseen = [(prefix, self)]
         while unseen:
-            prefix, tree = unseen.pop()
-            for child in self._children(tree):
-                # Also a folder of such a name, or a pipe: it passes for a picture, so decoding
-                # says that it is none.
-                if child.suffix.lower() in SUFFIXES:
-                    found[prefix + child.name] = child
-                elif child.is_dir():
-                    unseen.append((f"{prefix}{child.name}/", child))
-                else:
-                    self.passed_over[f"{child.suffix.lower() or 'nameless'} files"] += 1
+            prefix, folder = unseen.pop()
+            found |= {prefix + name: file for name, file in folder.pictures.items()}
+            unseen += [(f"{prefix}{name}/", inner) for name, inner in folder.folders.items()]
         return dict(sorted(found.items()))
 
-    def _children(self, folder: Tree) -> list[Tree]:
-        """What a folder holds, by name, less what is hidden or not meant for us."""
-        if str(folder) not in self._known:  # or it would be counted twice
-            # A zip may hold a name twice, of which reading gives the last.
-            children = {child.name: child for child in _all_children(folder)}
-            self._known[str(folder)] = [
-                child for _, child in sorted(children.items()) if not self._passes_over(child)
-            ]
-        return self._known[str(folder)]
 
-    def _passes_over(self, child: Tree) -> bool:
-        kind = None
-        if child.name.startswith(_OTHER_PROGRAMS):
-            kind = "folders of other programs"
-        elif child.name.startswith("."):
-            kind = "hidden files"
-        elif isinstance(child, Path) and child.is_symlink() and not self._leads_on(child):
-            kind = _LINKS
-        elif isinstance(child, Path) and child.is_dir() and _is_ours(child):
-            kind = "folders of our own runs"
-        if kind:
-            self.passed_over[kind] += 1
-        return kind is not None
+def list_tree(root: Tree) -> tuple[Folder, Counter[str]]:
+    """List a folder or a zip and count what is passed over; no photo is read.
 
-    def _leads_on(self, link: Path) -> bool:
-        """Whether a link leads to a file, or to a folder that no link has led to, nor is above."""
-        if not link.exists():
-            return link.suffix.lower() in SUFFIXES  # a picture that cannot be read
-        if not link.is_dir():
-            return True
-        target = os.path.realpath(link)
-        above = os.path.realpath(link.parent)
-        if target in self._seen or posixpath.commonpath([target, above]) == target:
-            return False
-        self._seen.add(target)
-        return True
+    Linked folders are followed once. They come last, so that a folder's pictures are listed where
+    the folder is, not where a link shows it.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    top, passed_over, seen = Folder(), Counter[str](), set[str]()
+    queue, links = deque([(root, top, top)]), deque[tuple[Tree, Folder]]()
+    entered: list[tuple[Tree, Folder, Folder]] = []
+    while queue or links:
+        if not queue:
+            tree, parent = links.popleft()
+            if _place(tree) in seen:
+                passed_over[_LINKS] += 1
+                continue
+            parent.folders[tree.name] = Folder()
+            parent.folders = dict(sorted(parent.folders.items()))
+            queue.append((tree, parent.folders[tree.name], parent))
+        tree, folder, parent = queue.popleft()
+        entered.append((tree, folder, parent))
+        seen.add(_place(tree))
+        for name, child in _children(tree).items():
+            if kind := _passed_over(child):
+                passed_over[kind] += 1
+                folder.holds_runs |= kind == _OUR_RUNS
+            elif not child.is_dir():
+                folder.pictures[name] = child
+            elif _is_link(child):
+                links.append((child, folder))
+            else:
+                folder.folders[name] = Folder()
+                queue.append((child, folder.folders[name], folder))
+    # A folder of nothing but our runs is no class.
+    for tree, folder, parent in reversed(entered[1:]):
+        if folder.holds_runs and not folder.pictures and not folder.folders:
+            del parent.folders[tree.name]
+            parent.holds_runs = True
+    return top, passed_over
 
 
 def picture_kinds(passed_over: Mapping[str, int]) -> dict[str, int]:
-    """Of what was passed over, what may well be pictures: of other kinds, or behind a link."""
-    pictures = {f"{suffix} files" for suffix in _OTHER_PICTURES} | {_LINKS}
-    return {kind: count for kind, count in passed_over.items() if kind in pictures}
+    """Of what was passed over, what are or may be pictures: strict data may hold none."""
+    return {
+        kind: count
+        for kind, count in passed_over.items()
+        if kind in (_LINKS, OUTSIDE) or _OTHER_PICTURES.fullmatch(kind)
+    }
+
+
+def said(passed_over: Mapping[str, int]) -> str:
+    """What to add to an error: "; passed over: 3 .heic files"."""
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(passed_over.items()))
+    return f"; passed over: {counts}" if counts else ""
 
 
 def list_photos(path: str | Path) -> list[Path]:
@@ -120,46 +181,67 @@ def list_photos(path: str | Path) -> list[Path]:
     try:
         if not path.is_dir():
             return [path]
-        listing = Listing()
-        photos = [Path(str(photo)) for photo in listing.pictures(path).values()]
+        folder, passed_over = list_tree(path)
     except OSError as error:
         raise InputError(f"{path} cannot be listed: {error}") from error
+    photos = [Path(str(photo)) for photo in folder.below().values()]
     if not photos:
-        counts = "".join(f", but {n} {kind}" for kind, n in listing.passed_over.items())
-        raise InputError(f"{path} holds no pictures ({' '.join(SUFFIXES)}){counts}")
+        kinds = " ".join(SUFFIXES)
+        raise InputError(f"{path} holds no pictures ({kinds}){said(passed_over)}")
     return photos
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether a run wrote `folder`, or it holds nothing but such folders, or decoded photos."""
+def _passed_over(child: Tree) -> str | None:
+    """The kind of what is passed over; None of pictures, and of folders to enter."""
+    if _SERVICE.fullmatch(child.name):
+        return _OTHER_PROGRAMS
+    if child.name.startswith("."):
+        return _HIDDEN
+    if child.is_dir():
+        return _OUR_RUNS if _is_ours(child) else None
+    if _is_picture(child.name):  # a broken link or a pipe, too: reading it says why
+        return None
+    if _is_link(child) and not child.exists():
+        return _LINKS
+    suffix = Path(child.name).suffix.lower()
+    return f"{suffix} files" if suffix else "files without an ending"
+
+
+def _is_ours(folder: Tree) -> bool:
     try:
-        children = list(folder.iterdir())
+        names = _children(folder).keys()
     except OSError:  # listing it will say so
         return False
-    names = {child.name for child in children}
-    if "config.json" in names and names & {"history.csv", "checkpoint"}:
-        return True
-    if "meta.json" in names and any(name.endswith("images.npy") for name in names):
-        return True
-    inside = [child for child in children if child.is_dir() and not child.name.startswith(".")]
-    pictures = [n for n in names - _OUR_FIGURES if Path(n).suffix.lower() in SUFFIXES]
-    return bool(inside) and not pictures and all(map(_is_ours, inside))
+    # A run that has just begun holds only its lock.
+    return names == {".lock"} or any(files <= names for files in _OUTPUTS)
 
 
-def _all_children(folder: Tree) -> Iterator[Tree]:
+def _is_picture(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def _place(folder: Tree) -> str:
+    return os.path.realpath(folder) if isinstance(folder, Path) else str(folder)
+
+
+def _is_link(file: Tree) -> bool:
+    return isinstance(file, Path) and file.is_symlink()
+
+
+def _children(folder: Tree) -> dict[str, Tree]:
+    """What a folder holds, by name, sorted. Of a name twice in a zip, the last counts."""
+    children = {}
     if isinstance(folder, Path):
-        yield from folder.iterdir()
+        children = {child.name: child for child in folder.iterdir()}
     else:
         for name in _names_by_folder(folder.root).get(folder.at.rstrip("/"), ()):
-            yield zipfile.Path(folder.root, name)
+            children[posixpath.basename(name.rstrip("/"))] = zipfile.Path(folder.root, name)
+    return dict(sorted(children.items()))
 
 
 @functools.lru_cache(maxsize=1)
 def _names_by_folder(archive: zipfile.ZipFile) -> dict[str, list[str]]:
-    """List a zip once, folders that are only implied included, as it is a `zipfile.Path`'s.
-
-    `iterdir` goes through all names for each folder: for minutes, where there are many of both.
-    """
+    """List a zip once, implied folders included: `iterdir` goes through it for each folder."""
     names: dict[str, list[str]] = {}
     for name in archive.namelist():
         names.setdefault(posixpath.dirname(name.rstrip("/")), []).append(name)

@@ -1,35 +1,51 @@
 """Which photos there are, before any is decoded: in folders and zips, or drawn by a program."""
 
-import contextlib
 import functools
 import hashlib
 import re
-import stat
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..errors import InputError, first_line
+from ..errors import InputError
 from . import decode, sketches
 from .decode import Filled, Reader
 from .download import fetch
-from .listing import SUFFIXES, Listing, Tree
+from .listing import (
+    OUTSIDE,
+    SUFFIXES,
+    Folder,
+    Tree,
+    list_photos,
+    list_tree,
+    open_tree,
+    picture_kinds,
+    said,
+)
 from .splits import SPLIT_NAMES, Images, Indices, Labels, Sizes
+
+__all__ = [
+    "Photos",
+    "Source",
+    "download_filtered",
+    "list_photos",
+    "open_tree",
+    "picture_kinds",
+    "sketches_source",
+    "stamp",
+    "tree_source",
+]
 
 _FILTERED_URL = "https://storage.googleapis.com/mledu-datasets/cats_and_dogs_filtered.zip"
 _SKETCHES_SIZES = (600, 168, 32)
-# A zip of pictures that is not suspected: photos are compressed already, and hardly shrink.
-_BOMB_BYTES, _BOMB_RATIO = 10**9, 100
-# What people call the splits' folders, in any case.
-_CALLED = {
-    **dict.fromkeys(("train", "training", "train_set", "training_set"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "val_set", "validation_set"), "validation"),
-    **dict.fromkeys(("test", "testing", "test_set"), "test"),
-}
+# What people call the splits' folders, in any case and with or without "set".
+_SPLIT_FOLDER = re.compile(
+    r"(?P<train>train(ing)?)|(?P<validation>val(id(ation)?)?)|(?P<test>test(ing)?)"
+)
 
 _Pictures: TypeAlias = dict[str, Tree]
 
@@ -76,6 +92,7 @@ class Source:
 
 def sketches_source(count: int | None) -> Source:
     """`count` drawings, by default enough for the default splits."""
+    sizes = _SKETCHES_SIZES if count is None else None
     count = count or sum(_SKETCHES_SIZES)
     sizes = _SKETCHES_SIZES if count == sum(_SKETCHES_SIZES) else None
 
@@ -110,60 +127,18 @@ def _check_every_entry(path: Path) -> None:
             raise ValueError(f"{damaged} in it is damaged")
 
 
-@contextlib.contextmanager
-def open_tree(path: Path) -> Iterator[Tree]:
-    """Open a folder or a zip, which is closed again.
-
-    Raises:
-        InputError: it is neither, or its entries lead out of it.
-    """
-    if path.is_dir():
-        yield path
-        return
-    if not path.is_file():  # opening a pipe would wait for its writer
-        raise InputError(f"{path} is a pipe or a device: give a folder or a zip")
-    try:
-        archive = zipfile.ZipFile(path)
-    except Exception as error:  # of damaged zips the module raises whatever it stumbles over
-        raise InputError(
-            f"{path} is neither a folder nor a zip that can be opened ({first_line(error)}): "
-            "if it was downloaded, delete it and download it again"
-        ) from error
-    with archive:
-        _check_archive(archive, path)
-        yield zipfile.Path(archive)
-
-
-def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
-    """Refuse a zip that is no honest one. Nothing is unpacked, so no path could do harm."""
-    unpacked = 0
-    for entry in archive.infolist():
-        parts = re.split(r"[/\\]", entry.filename)
-        leads_out = ".." in parts or not parts[0] or re.fullmatch("[A-Za-z]:", parts[0])
-        if leads_out or stat.S_ISLNK(entry.external_attr >> 16):
-            what = "a path that leads out of its folder" if leads_out else "a link"
-            raise InputError(
-                f"{path} holds {entry.filename!r}, {what}: if you trust it, unpack it yourself and "
-                "give the folder"
-            )
-        if entry.filename.lower().endswith(SUFFIXES):
-            unpacked += entry.file_size
-    if unpacked > max(_BOMB_BYTES, _BOMB_RATIO * path.stat().st_size):
-        raise InputError(
-            f"{path} would unpack to {unpacked / 1e9:.1f} GB of pictures, more than {_BOMB_RATIO} "
-            "times its size: if you trust it, unpack it yourself and give the folder"
-        )
-
-
 def tree_source(root: Tree) -> Source:
     """The photos in a folder or a zip: a folder a class, or train/ and validation/ of those.
 
     Raises:
         InputError: it is laid out otherwise, or cannot be listed.
     """
-    listing = Listing()
     try:
-        pools = _find_pools(root, listing)
+        listed, passed_over = list_tree(root)
+        try:
+            pools = _find_pools(listed)
+        except InputError as error:
+            raise InputError(f"{root} {error}{said(picture_kinds(passed_over))}") from error
         stamps = [
             [pool, [[name, *stamp(picture)] for name, picture in pictures.items()]]
             for pool, classes in pools.items()
@@ -171,90 +146,93 @@ def tree_source(root: Tree) -> Source:
         ]
     except OSError as error:
         raise InputError(f"{root} cannot be listed: {error}") from error
+    taken = sum(len(pictures) for _, pictures in stamps)
+    if outside := len(listed.below()) - taken:
+        passed_over[OUTSIDE] = outside
     identity = [list(next(iter(pools.values()))), stamps]
-    photos = functools.partial(_tree_photos, pools, dict(listing.passed_over))
-    return Source(identity, photos, passed_over=dict(listing.passed_over))
+    photos = functools.partial(_tree_photos, pools, passed_over)
+    return Source(identity, photos, passed_over=passed_over)
 
 
-def _find_pools(root: Tree, listing: Listing) -> dict[str, dict[str, _Pictures]]:
+# The layout of folders. These errors follow the name of the source.
+
+
+def _find_pools(root: Folder) -> dict[str, dict[str, _Pictures]]:
     """The pictures of each class by name, under "all" or the names of given splits."""
-    folders = listing.folders(root)
-    while len(folders) == 1 and not _split_folders(folders):
-        (only,) = folders.values()
-        inside = listing.folders(only)
-        if not inside:
+    while len(root.folders) == 1 and not _split_folders(root):
+        (only,) = root.folders.values()
+        if not only.folders:
             break
-        root, folders = only, inside  # the one folder that an archive wraps everything in
-    splits = _split_folders(folders)
+        root = only  # the one folder that an archive wraps everything in
+    splits = _split_folders(root)
     if not splits:
-        _refuse_unnamed_splits(root, folders, listing)
-        return {"all": _classes(root, listing, prefix="")}
+        classes = _classes(root, prefix="")
+        _refuse_unnamed_splits(root)
+        return {"all": classes}
     if "validation" not in splits and "test" in splits:
         splits["validation"] = splits.pop("test")  # and the test set is held back from it
     for name in ("train", "validation"):
         if name not in splits:
-            there = next(iter(splits.values())).name
+            there = next(iter(splits.values()))
             raise InputError(
-                f"{root} holds {there}/ but no {name}/: add it, or give a folder "
+                f"holds {there}/ but no {name}/: add it, or give a folder "
                 "with one sub-folder per class, to be split by seed"
             )
     pools = {}
     for name in (name for name in SPLIT_NAMES if name in splits):
-        folder = splits[name]
-        prefix = f"{folder.name}/"
-        while list(inside := listing.folders(folder)) == [folder.name]:
-            folder = inside[folder.name]  # doubled, as some archives unpack
-        pools[name] = _classes(folder, listing, prefix)
+        folder, prefix = root.folders[splits[name]], f"{splits[name]}/"
+        while len(folder.folders) == 1 and next(iter(folder.folders.values())).folders:
+            ((inner, folder),) = folder.folders.items()  # training_set/training_set/cats
+            prefix += f"{inner}/"
+        pools[name] = _classes(folder, prefix)
         if pools[name].keys() != pools["train"].keys():
             raise InputError(
-                f"{root}: {splits['train'].name}/ and {prefix} must hold the same classes, but "
+                f"must hold the same classes in {splits['train']}/ and {splits[name]}/, but "
                 f"they hold {', '.join(pools['train'])} and {', '.join(pools[name])}"
             )
     return pools
 
 
-def _split_folders(folders: Mapping[str, Tree]) -> dict[str, Tree]:
-    """The folders that are called as a split is, by the split's name."""
-    splits: dict[str, Tree] = {}
-    for name, folder in folders.items():
-        split = _CALLED.get(name.lower())
-        if split in splits:
-            raise InputError(
-                f"{name}/ and {splits[split].name}/ are both the {split} split: merge them"
-            )
-        if split:
-            splits[split] = folder
+def _split_folders(folder: Folder) -> dict[str, str]:
+    """The names of the folders that are called as a split is, by split."""
+    splits: dict[str, str] = {}
+    for name in folder.folders:
+        called = _SPLIT_FOLDER.fullmatch(re.sub("[ _-]?set$", "", name.lower()))
+        if split := called and called.lastgroup:
+            if split in splits:
+                raise InputError(
+                    f"holds {splits[split]}/ and {name}/, both the {split} split: merge them"
+                )
+            splits[split] = name
     return splits
 
 
-def _refuse_unnamed_splits(root: Tree, folders: Mapping[str, Tree], listing: Listing) -> None:
-    inside = [tuple(listing.folders(folder)) for folder in folders.values()]
-    if len(inside) > 1 and len(set(inside)) == 1 and len(inside[0]) > 1:
-        names = ", ".join(f"{name}/" for name in folders)
+def _refuse_unnamed_splits(root: Folder) -> None:
+    """Refuse "classes" that hold the same classes: a model would learn to tell splits apart."""
+    inside = [tuple(folder.folders) for folder in root.folders.values()]
+    has_own = any(folder.pictures for folder in root.folders.values())
+    if not has_own and len(set(inside)) == 1 and len(inside[0]) > 1:
+        names = ", ".join(f"{name}/" for name in root.folders)
         raise InputError(
-            f"{root}: {names} all hold the folders {', '.join(inside[0])}; if they are splits, "
+            f"holds {names} which all hold the folders {', '.join(inside[0])}; if they are splits, "
             "name them train, validation and test, else give a folder with one sub-folder per class"
         )
 
 
-def _classes(folder: Tree, listing: Listing, prefix: str) -> dict[str, _Pictures]:
-    classes = {
-        name: {
-            f"{prefix}{name}/{path}": picture for path, picture in listing.pictures(child).items()
-        }
-        for name, child in listing.folders(folder).items()
-    }
+def _classes(folder: Folder, prefix: str) -> dict[str, _Pictures]:
+    where = f" in {prefix}" if prefix else ""
+    classes = {name: child.below(f"{prefix}{name}/") for name, child in folder.folders.items()}
     if len(classes) < 2:
         found = f"only one, {next(iter(classes))!r}" if classes else "none"
         raise InputError(
-            f"{folder} must hold a sub-folder for each of two or more classes "
+            f"must hold a sub-folder for each of two or more classes{where} "
             f"(or train/ and validation/ of those), but holds {found}"
         )
     for name, pictures in classes.items():
         if not pictures:
             raise InputError(
-                f"class folder {name!r} in {folder} holds no pictures "
-                f"({' '.join(SUFFIXES)}): add some, or remove it"
+                f"holds no pictures ({' '.join(SUFFIXES)}) in the class folder "
+                f"{prefix + name!r}: add some, or remove it"
             )
     return classes
 
