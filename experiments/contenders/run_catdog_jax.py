@@ -3,7 +3,6 @@
 import time
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 import worker
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 from worker import Result, Spec
 
+from catdog_jax.data.splits import Split
 from catdog_jax.models.create import MobileNetV2
-from catdog_jax.models.ops import in_microbatches
-from catdog_jax.runs.build import augmentations, device, initial_model, load_splits
-from catdog_jax.runs.recipes import RECIPES, Experiment
+from catdog_jax.runs.build import device, initial_model, load_splits, training_of
+from catdog_jax.runs.experiment import Experiment
+from catdog_jax.runs.recipes import RECIPES
 from catdog_jax.runs.runner import run
-from catdog_jax.training.augment import random_flip, random_rotation
-from catdog_jax.training.loop import Task, create_state, fit, keras_adam, train_step
-from catdog_jax.training.mesh import jit, map_batch, replicate, set_up_jax, shard
+from catdog_jax.training.augment import combined, random_flip, random_rotation
+from catdog_jax.training.loop import fit
+from catdog_jax.training.mesh import data_mesh, jit, replicate, set_up_jax, shard
 from catdog_jax.training.metrics import Sums
+from catdog_jax.training.state import create_state
+from catdog_jax.training.step import Task, jit_step
 
 
 def epoch(spec: Spec) -> Result:
@@ -34,6 +37,7 @@ def epoch(spec: Spec) -> Result:
         if line.startswith("epoch"):
             stamps.append(time.perf_counter())
 
+    set_up_jax()
     experiment = _experiment(spec)
     splits = load_splits(experiment)
     decoding = worker.peak_with_helper_mib()  # photos are decoded in a process of their own
@@ -42,7 +46,7 @@ def epoch(spec: Spec) -> Result:
     return {
         **worker.time_epochs(stamps),
         "loss": finished.history[-1]["loss"],
-        "device": device(),
+        "device": _device(spec),
         "peak_mib": None if peak is None or decoding is None else max(peak, decoding),
     }
 
@@ -52,47 +56,53 @@ def start(spec: Spec) -> Result:
     set_up_jax()
     experiment = _experiment(spec)
     splits = load_splits(experiment)
-    batches = splits.train.shuffled(experiment.batch_size, seed=experiment.seed)
+    train = splits.train
+    one_batch = np.random.default_rng(0).permutation(len(train))[: experiment.batch_size]
+    train = Split(train.images[one_batch], train.labels[one_batch], train.class_names, ())
     finished: list[float] = []
 
     def on_step(_: int, sums: Sums) -> None:
         jax.block_until_ready(sums)
         finished.append(time.time())
 
-    next(
-        fit(
-            initial_model(experiment, len(splits.class_names)),
-            lambda epoch: islice(batches(epoch), 1),
-            splits.validation.batches(experiment.batch_size),
-            epochs=1,
-            optimizer=keras_adam(experiment.learning_rate),
-            augmentations=augmentations(flip=experiment.flip, rotation=experiment.rotation),
-            threshold=experiment.threshold,
-            seed=experiment.seed,
-            dtype=experiment.dtype,
-            on_step=on_step,
-        )
-    )
-    return {**worker.time_start(spec, finished[0]), "device": device()}
+    model = initial_model(experiment, len(splits.class_names))
+    options = training_of(experiment, len(splits.class_names), 1) | {"epochs": 1}
+    next(fit(model, train, splits.validation, on_step=on_step, **options))
+    return {**worker.time_start(spec, finished[0]), "device": _device(spec)}
 
 
 def step(spec: Spec) -> Result:
     """A step as `fit` takes it, the batch coming from the host's memory."""
     set_up_jax()
     experiment = _experiment(spec)
-    optimizer = keras_adam(experiment.learning_rate)
-    graphdef, state = create_state(initial_model(experiment, 2), optimizer, seed=experiment.seed)
-    augmentation = augmentations(flip=experiment.flip, rotation=experiment.rotation)
-    task = Task(graphdef, optimizer, augmentation, experiment.threshold, experiment.dtype)
+    options = training_of(experiment, 2, 1)
+    optimizer, mesh = options["optimizer"](1), data_mesh(spec.batch_size)
+    model = initial_model(experiment, 2)
+    graphdef, state = create_state(
+        model, optimizer, trainable=options["trainable"], seed=experiment.seed
+    )
+    task = Task(
+        graphdef,
+        optimizer,
+        options["loss"],
+        combined(options["augment"]),
+        class_weights=None,
+        ema=None,
+        threshold=experiment.threshold,
+        dtype=experiment.dtype,
+    )
+    state, program = replicate(state, mesh), jit_step(task, mesh)
     batch = dict(np.load(spec.batch))
     batch["mask"] = np.ones(len(batch["label"]), np.bool_)
 
     def take_step() -> None:
         nonlocal state
-        state, sums = train_step(task, replicate(state, batch), shard(batch))
+        state, sums = program(state, shard(batch, mesh))
         jax.block_until_ready((state, sums))
 
-    return {**worker.time_calls(take_step, spec.repeats), "device": device()}
+    with jax.set_mesh(mesh):
+        result = worker.time_calls(take_step, spec.repeats)
+    return {**result, "device": _device(spec)}
 
 
 def forward(spec: Spec) -> Result:
@@ -105,34 +115,27 @@ def forward(spec: Spec) -> Result:
         model: Any = nnx.merge(graphdef, state)
         return model(images)
 
-    features = jit()(partial(map_batch, apply))
-    images = shard(_float_images(spec) / 127.5 - 1)
-    state = replicate(state, images)
-    call = partial(_finished, features, state, images)
-    return {**worker.time_calls(call, spec.repeats), "device": device()}
+    mesh = data_mesh(spec.batch_size)
+    images, state = shard(_float_images(spec) / 127.5 - 1, mesh), replicate(state, mesh)
+    call = partial(_finished, mesh, jit()(apply), state, images)
+    return {**worker.time_calls(call, spec.repeats), "device": _device(spec)}
 
 
 def augment(spec: Spec) -> Result:
     """Flips and rotations of a batch, as in a training step, with a key an image."""
     set_up_jax()
-
-    def flip_and_rotate(images: Any, flip_keys: Any, rotation_keys: Any) -> Any:
-        return random_rotation(rotation_keys, random_flip(flip_keys, images))
-
-    def transform(_: PyTree, examples: PyTree) -> Any:
-        keys = jnp.unstack(jax.vmap(jax.random.split)(examples["key"]), axis=1)
-        return in_microbatches(flip_and_rotate, examples["image"], *keys)
+    flip_and_rotate = combined([random_flip, random_rotation()])
 
     @jit()
     def augmented(key: PyTree, images: PyTree) -> Any:
-        keys = jax.random.split(key, len(images))
-        return map_batch(transform, (), {"image": images, "key": keys})
+        return flip_and_rotate(key, images, jnp.zeros(len(images), int))[0]
 
-    images = shard(_float_images(spec))
-    key = replicate(jax.random.key(0), images)
-    result = worker.time_calls(partial(_finished, augmented, key, images), spec.repeats)
-    worker.check_changed(bool(jnp.any(augmented(key, images) != images)))
-    return {**result, "device": device()}
+    mesh = data_mesh(spec.batch_size)
+    images, key = shard(_float_images(spec), mesh), replicate(jax.random.key(0), mesh)
+    result = worker.time_calls(partial(_finished, mesh, augmented, key, images), spec.repeats)
+    with jax.set_mesh(mesh):
+        worker.check_changed(bool(jnp.any(augmented(key, images) != images)))
+    return {**result, "device": _device(spec)}
 
 
 def _experiment(spec: Spec) -> Experiment:
@@ -156,8 +159,13 @@ def _float_images(spec: Spec) -> np.ndarray:
     return np.load(spec.batch)["image"].astype(np.float32)
 
 
-def _finished(function: Any, *arguments: Any) -> None:
-    jax.block_until_ready(function(*arguments))
+def _finished(mesh: Mesh, function: Any, *arguments: Any) -> None:
+    with jax.set_mesh(mesh):
+        jax.block_until_ready(function(*arguments))
+
+
+def _device(spec: Spec) -> str:
+    return device(data_mesh(spec.batch_size).size)
 
 
 if __name__ == "__main__":
