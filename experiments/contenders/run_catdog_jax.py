@@ -66,7 +66,7 @@ def start(spec: Spec) -> Result:
         finished.append(time.time())
 
     model = initial_model(experiment, len(splits.class_names))
-    options = training_of(experiment, len(splits.class_names), 1) | {"epochs": 1}
+    options: Any = training_of(experiment, len(splits.class_names), 1) | {"epochs": 1}
     next(fit(model, train, splits.validation, on_step=on_step, **options))
     return {**worker.time_start(spec, finished[0]), "device": _device(spec)}
 
