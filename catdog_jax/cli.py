@@ -4,6 +4,7 @@ What needs JAX is imported where a command starts to work, so that `--help` is f
 """
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -211,6 +212,7 @@ _COMMANDS: dict[str, tuple[type, Command]] = {
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit code: 0, 1 a failed run, 2 wrong input, 130 Ctrl-C."""
+    logging.basicConfig(format="note: %(message)s")
     return guarded(lambda: parsed(list(sys.argv[1:] if args is None else args))())
 
 
