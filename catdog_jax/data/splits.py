@@ -166,6 +166,8 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         for rows, mask in zip(*self.rows(), strict=True):
             yield Batch(image=self.split.images[rows], label=self.split.labels[rows], mask=mask)
+            if isinstance(self.split.images, np.ndarray):  # a view has forgotten them
+                forget_pages(self.split.images)
 
 
 @dataclass(frozen=True)
