@@ -1,7 +1,6 @@
-"""Random damage to all that the package reads; no case may crash, hang or be silently wrong.
+"""Random damage to photos and weight files; no case may crash, hang or be silently wrong.
 
-A case ends well where the library gives a right answer, or raises InputError or RunError, and where
-the command line exits with 0, or with 1 or 2 after one line that begins with `error:`.
+A case ends well where the library gives a right answer, or raises InputError.
 
 Every run tries the same cases. More of them, and others each time, ten times as many for instance:
 
