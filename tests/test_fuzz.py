@@ -11,14 +11,14 @@ import contextlib
 import faulthandler
 import io
 import os
+import shutil
 import signal
 import socket
 import sys
 import tempfile
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ pytestmark = [reference.ignore_keras_warnings, pytest.mark.slow]
 SIZE = 32
 LIMIT = 30
 """Seconds, for one case."""
-AT_LEAST = 400
+AT_LEAST = 300
 """Cases, in a run of this whole file."""
 
 MORE = int(os.environ.get("CATDOG_FUZZ", "0"))
@@ -136,14 +136,11 @@ HITS = st.lists(
 Hits = list[tuple[str, int, bytes]]
 
 
-def hit(content: bytes, hits: Hits, places: Sequence[int] | None = None) -> bytes:
-    """`content` with bytes written over, flipped, put in, cut out, or its end cut off.
-
-    `places` are those to choose from; by default, all.
-    """
+def hit(content: bytes, hits: Hits) -> bytes:
+    """`content` with bytes written over, flipped, put in, cut out, or its end cut off."""
     result = bytearray(content)
     for kind, where, extra in hits:
-        at = places[where % len(places)] if places else where % max(1, len(result))
+        at = where % max(1, len(result))
         if kind == "write":
             result[at : at + len(extra)] = extra
         elif kind == "flip":
@@ -256,63 +253,21 @@ def test_a_damaged_picture_is_refused_or_read_as_tensorflow_reads_it(
 # Weight files.
 
 
-@dataclass(frozen=True)
-class WeightFile:
-    content: bytes = field(repr=False)
-    structure: tuple[int, ...] = field(repr=False)
-    """The places in it that are no tensor's numbers."""
-    tensors: dict[str, str] = field(repr=False)
-    """Where in it a tensor of the network is, by its name in Keras."""
-
-
 @pytest.fixture(scope="module")
-def weight_files(
-    tmp_path_factory: pytest.TempPathFactory, empty: MobileNetV2
-) -> dict[str, WeightFile]:
-    folder = tmp_path_factory.mktemp("weights")
-    model = reference.mobilenet(0.35, (SIZE, SIZE))
-    model.save(folder / "keras.h5")
-    model.save_weights(folder / "keras.weights.h5")
-    model.save(folder / "keras.keras")
-    files = {}
-    for path in sorted(folder.iterdir()):
-        content = path.read_bytes()
-        inside = np.zeros(len(content), bool)
-        with opened(path) as file:
-            found = datasets_of(file)
-        if path.suffix == ".h5":
-            for array, start in found.values():
-                inside[start : start + array.nbytes] = True
-        else:
-            inside[2000:-2000] = True
-        structure = tuple(np.flatnonzero(~inside).tolist())
-        # All are random, so their numbers tell which is which.
-        place_of = {array.tobytes(): place for place, (array, _) in found.items()}
-        weights = filled(empty, path)
-        assert weights is not None
-        tensors = {name: place_of[tensor.tobytes()] for name, tensor in weights.items()}
-        assert len(set(tensors.values())) == len(tensors)
-        files[path.name] = WeightFile(content, structure, tensors)
-    ANSWERED["weight files"] -= len(files)  # they are no cases
-    return files
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MobileNetV2 as Keras saves it."""
+    path = tmp_path_factory.mktemp("weights") / "keras.h5"
+    reference.mobilenet(0.35, (SIZE, SIZE)).save(path)
+    return path
 
 
-def opened(path: Path) -> h5py.File:
-    """The weights in a file or in an archive."""
-    if path.suffix == ".h5":
-        return h5py.File(path)
-    with zipfile.ZipFile(path) as archive:
-        return h5py.File(io.BytesIO(archive.read("model.weights.h5")))
-
-
-def datasets_of(file: h5py.File) -> dict[str, tuple[np.ndarray, int]]:
-    """The arrays in an HDF5 file that can be read, and where each begins."""
-    found: dict[str, tuple[np.ndarray, int]] = {}
+def datasets_of(file: h5py.File) -> dict[str, np.ndarray]:
+    """The arrays in an HDF5 file, by their paths."""
+    found: dict[str, np.ndarray] = {}
 
     def note(name: str, node: Any) -> None:
         if isinstance(node, h5py.Dataset):
-            with contextlib.suppress(Exception):  # damaged, and not of those that were loaded
-                found[name] = np.asarray(node), node.id.get_offset() or 0
+            found[name] = np.asarray(node)
 
     file.visititems(note)
     return found
@@ -332,41 +287,6 @@ def filled(empty: MobileNetV2, path: Path) -> dict[str, np.ndarray] | None:
             assert np.isnan(leaf).all()  # unchanged
         return None
     return {name: np.asarray(variable[...]) for name, variable in _variables(model).items()}
-
-
-@cases(80)
-@given(
-    name=st.sampled_from(["keras.h5", "keras.weights.h5", "keras.keras"]),
-    hits=HITS,
-    outside=st.integers(0, 5),
-)
-def test_a_damaged_weight_file_is_refused_or_gives_what_it_holds(
-    name: str,
-    hits: Hits,
-    outside: int,
-    weight_files: dict[str, WeightFile],
-    empty: MobileNetV2,
-) -> None:
-    with case("weight files") as folder:
-        path, file = folder / name, weight_files[name]
-        path.write_bytes(hit(file.content, hits, file.structure if outside else None))
-        weights = filled(empty, path)
-        if weights is None:
-            return
-        with opened(path) as open_file:
-            there = {
-                place: np.asarray(array, np.float32).tobytes()
-                for place, (array, _) in datasets_of(open_file).items()
-                if array.dtype.kind == "f"
-            }
-        for tensor_name, tensor in weights.items():
-            assert np.isfinite(tensor).all()
-            place = file.tensors[tensor_name]
-            # A depthwise kernel, turned from [3, 3, n, 1] to [3, 3, 1, n], is the same bytes.
-            if place in there:
-                assert tensor.tobytes() == there[place], tensor_name
-            else:  # what was damaged is the name of a group that is not gone by
-                assert tensor.tobytes() in there.values(), tensor_name
 
 
 TENSOR_EDITS = [
@@ -412,13 +332,13 @@ def edit_tensor(file: h5py.File, name: str, other: str, edit: str) -> None:
     edit=st.sampled_from(TENSOR_EDITS),
 )
 def test_a_weight_file_with_other_tensors_is_refused_or_gives_what_it_holds(
-    which: int, other: int, edit: str, weight_files: dict[str, WeightFile], empty: MobileNetV2
+    which: int, other: int, edit: str, whole: Path, empty: MobileNetV2
 ) -> None:
     with case("weight files") as folder:
         path = folder / "weights.h5"
-        path.write_bytes(weight_files["keras.h5"].content)
-        names = list(weight_files["keras.h5"].tensors.values())
+        shutil.copy(whole, path)
         with h5py.File(path, "r+") as file:
+            names = list(datasets_of(file))
             edit_tensor(file, names[which % len(names)], names[other % len(names)], edit)
         weights = filled(empty, path)
         if edit == "nothing":
@@ -427,7 +347,7 @@ def test_a_weight_file_with_other_tensors_is_refused_or_gives_what_it_holds(
             return
         there = {}
         with h5py.File(path) as file:
-            for name, (array, _) in datasets_of(file).items():
+            for name, array in datasets_of(file).items():
                 layer, variable = name.split("/")[-2:]
                 turned = array.swapaxes(2, 3) if layer.endswith("depthwise") else array
                 there[f"{layer}/{variable}"] = np.asarray(turned, np.float32)

@@ -1,8 +1,6 @@
 """Keras files into MobileNetV2 and back: every layout, and only files that fit in every tensor."""
 
 import shutil
-import struct
-import sys
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -431,59 +429,6 @@ def test_a_file_of_another_kind_is_named(tmp_path, write, message):
 def test_where_there_is_no_file_it_says_so(name):
     with pytest.raises(InputError, match=r"no weights file at|File name too long"):
         weights_file(name)
-
-
-# What HDF5 does at damaged files.
-
-
-def fills_the_memory(content):
-    """Damage the list of free space in the names of the first group: it leads back to itself.
-
-    HDF5 1.14 then takes some GB a second.
-    """
-    heap = content.index(b"HEAP")
-    (names,) = struct.unpack_from("<Q", content, heap + 24)
-    struct.pack_into("<Q", content, heap + 16, 8)  # the first free space: 8 bytes into the names
-    struct.pack_into("<QQ", content, names + 8, 8, 16)  # the next one: there, again
-
-
-def stands_still(content):
-    """Damage the heap that holds the layers' names, by free space of 0 bytes.
-
-    HDF5 1.14 then loops for ever.
-    """
-    struct.pack_into("<HHIQ", content, content.index(b"GCOL") + 16, 0, 0, 0, 0)
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [(fills_the_memory, "memory allocation failed"), (stands_still, "reading timed out after 5 s")],
-)
-def test_a_file_that_hdf5_never_finishes_is_refused(
-    file_of, empty, tmp_path, monkeypatch, damage, message
-):
-    if damage is fills_the_memory and sys.platform != "linux":
-        pytest.skip("this system does not limit the memory of a process")
-    content = bytearray(file_of("keras.weights.h5").read_bytes())
-    damage(content)
-    (tmp_path / "damaged.weights.h5").write_bytes(content)
-    if damage is stands_still:
-        monkeypatch.setattr(keras_weights, "_TIMEOUT", 5)
-    assert_refused(empty, tmp_path / "damaged.weights.h5", message)
-
-
-READERS = {
-    "hangs": ("import time; time.sleep(60)", "reading timed out after 1 s"),
-    "aborts": ("import os; os.abort()", "the reader crashed (-6)"),
-    "fails": ("raise MemoryError('no memory')", "the reader crashed (MemoryError: no memory)"),
-}
-
-
-@pytest.mark.parametrize(("reader", "message"), READERS.values(), ids=READERS)
-def test_a_reader_that_does_not_answer_does_no_harm(legacy, empty, monkeypatch, reader, message):
-    monkeypatch.setattr(keras_weights, "_READER", reader)
-    monkeypatch.setattr(keras_weights, "_TIMEOUT", 1 if "sleep" in reader else 25)
-    assert_refused(empty, legacy, f"{legacy} is not a readable Keras weights file: {message}")
 
 
 # The official files.

@@ -1,7 +1,6 @@
 """Read the tensors of a MobileNetV2 out of any file that Keras 2 or 3 saves.
 
-Runs in a process of its own (see `models.keras_weights`), without JAX: on a damaged file the HDF5
-library can crash, hang or fill the memory. Files are only read as arrays, never executed.
+Files are only read as arrays, never executed.
 
 Keras has two layouts; in each the model is at the top, or nested as a layer of a larger one:
 
@@ -11,12 +10,9 @@ Keras has two layouts; in each the model is at the top, or nested as a layer of 
   follows from its place among the layers of that class.
 """
 
-import contextlib
 import io
 import json
-import os
 import re
-import sys
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -31,31 +27,14 @@ from jaxtyping import Float32
 from ..errors import InputError, first_line
 
 _MARKER = "expanded_conv_depthwise/kernel"  # what has this tensor is a MobileNetV2
-_MEMORY_LIMIT = 2**30
 
-_Tensors: TypeAlias = dict[str, Float32[np.ndarray, "..."]]
-_Shapes: TypeAlias = dict[str, tuple[int, ...]]
+Tensors: TypeAlias = dict[str, Float32[np.ndarray, "..."]]
+Shapes: TypeAlias = dict[str, tuple[int, ...]]
 _Datasets: TypeAlias = dict[str, h5py.Dataset]
 _Names: TypeAlias = dict[tuple[str, str], list[str]]  # (container, class) → layers in order
 
 
-def answer(path: str, shapes: dict[str, list[int]]) -> None:
-    """Write tensors and `left_out` to stdout as `.npz`; or what is wrong, and exit with 2."""
-    with contextlib.suppress(ImportError, ValueError, OSError):  # not every system can
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
-    try:
-        expected = {name: tuple(shape) for name, shape in shapes.items()}
-        tensors, left_out = read_mobilenet(Path(path), expected)
-    except InputError as error:
-        sys.stdout.buffer.write(os.fsencode(str(error)))
-        sys.exit(2)
-    arrays: dict[str, Any] = {**tensors, "left_out": np.array(left_out, str)}
-    np.savez(sys.stdout.buffer, **arrays)
-
-
-def read_mobilenet(path: Path, shapes: _Shapes) -> tuple[_Tensors, list[str]]:
+def read_mobilenet(path: Path, shapes: Shapes) -> tuple[Tensors, tuple[str, ...]]:
     """Return the tensors named in `shapes` (in Keras's order), and the layers beside them.
 
     Raises:
@@ -74,7 +53,7 @@ def read_mobilenet(path: Path, shapes: _Shapes) -> tuple[_Tensors, list[str]]:
         reason = first_line(error)
         raise InputError(f"{path} is not a readable Keras weights file: {reason}") from error
     _refuse(path, _bad_values(tensors))
-    return tensors, left_out
+    return tensors, tuple(left_out)
 
 
 def layers_by_class(tensors: Iterable[str]) -> dict[str, list[str]]:
@@ -117,7 +96,7 @@ def _names_in(config: dict[str, Any], container: str) -> _Names:
 
 
 def _the_mobilenet(
-    path: Path, file: h5py.File, names: _Names, shapes: _Shapes
+    path: Path, file: h5py.File, names: _Names, shapes: Shapes
 ) -> tuple[_Datasets, list[str]]:
     """Return the tensors of the one MobileNetV2 in a file, and the other layers beside it."""
     models: dict[str, _Datasets] = defaultdict(dict)
@@ -139,7 +118,7 @@ def _layer_of(tensor: str) -> str:
 
 
 def _located(
-    file: h5py.File, names: _Names, shapes: _Shapes
+    file: h5py.File, names: _Names, shapes: Shapes
 ) -> Iterator[tuple[str, str, h5py.Dataset]]:
     """Yield each dataset, with the path of its model and its name as in `shapes`."""
     nodes: list[h5py.Dataset | h5py.Group] = []
@@ -169,7 +148,7 @@ def _located(
             yield model, f"{layer}/{variable}", dataset
 
 
-def _layers_of_groups(datasets: _Datasets, names: _Names, shapes: _Shapes) -> dict[str, str]:
+def _layers_of_groups(datasets: _Datasets, names: _Names, shapes: Shapes) -> dict[str, str]:
     """Map each group of a `.weights.h5` that has variables to its layer's name."""
     paths = [path for path in datasets if path.split("/")[-2] == "vars"]
     groups = {path.rpartition("/vars/")[0]: datasets[path].parent for path in paths}
@@ -185,7 +164,7 @@ def _layers_of_groups(datasets: _Datasets, names: _Names, shapes: _Shapes) -> di
     return layers
 
 
-def _misfits(datasets: _Datasets, shapes: _Shapes) -> list[str]:
+def _misfits(datasets: _Datasets, shapes: Shapes) -> list[str]:
     """List what is wrong with the tensors, as far as that shows without reading them."""
     problems = [f"{name} is missing" for name in shapes.keys() - datasets.keys()]
     problems += [f"{name} is not part of this model" for name in datasets.keys() - shapes.keys()]
@@ -213,7 +192,7 @@ def _as_array(name: str, dataset: h5py.Dataset) -> Float32[np.ndarray, "..."]:
     return array.reshape(turned(name, array.shape))
 
 
-def _bad_values(tensors: _Tensors) -> list[str]:
+def _bad_values(tensors: Tensors) -> list[str]:
     problems = []
     for name, array in tensors.items():
         if not np.isfinite(array).all():

@@ -5,26 +5,22 @@ tensors of one shape exchanged (of blocks 4 and 5, or of one normalization), axe
 permuted (a kernel turned), other finite values.
 """
 
-import io
-import json
 import logging
-import os
 import re
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
+import h5py
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float32
 
 from ..cache import cache_folder
 from ..data.download import fetch
 from ..errors import InputError, first_line
 from ..files import expanded
+from .keras_files import Shapes, layers_by_class, numbered, read_mobilenet, turned
 from .mobilenet_v2 import ConvNorm, MobileNetV2
 
 OFFICIAL_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
@@ -32,12 +28,6 @@ OFFICIAL_ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 OFFICIAL_SIZES = (96, 128, 160, 192, 224)
 
 _LOGGER = logging.getLogger(__name__)
-_TIMEOUT = 25  # seconds to read a file
-# Imports from this process's paths and no others.
-_READER = (
-    "import json, sys; sys.path, *given = json.load(sys.stdin)\n"
-    "from catdog_jax.models.keras_files import answer; answer(*given)"
-)
 # How files begin that are given by mistake.
 _OTHER_KINDS = {
     rb"$": "it is empty",
@@ -46,9 +36,6 @@ _OTHER_KINDS = {
     rb"(?i)\s*<(!doctype )?html": "it is a web page",
     rb"version https://git-lfs": "it only points to a file in Git LFS (`git lfs pull` fetches it)",
 }
-
-_Tensors: TypeAlias = dict[str, Float32[np.ndarray, "..."]]
-_Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
 
 def load_keras_weights(
@@ -73,7 +60,7 @@ def load_keras_weights(
     backbone = _backbone(model)
     top = backbone.classifier is not None
     path = weights_file(weights, alpha=backbone.alpha, image_size=image_size, include_top=top)
-    tensors, left_out = _read(path, _shapes(backbone))
+    tensors, left_out = read_mobilenet(path, _shapes(backbone))
     for name, variable in _variables(backbone).items():
         variable.set_value(jnp.asarray(tensors[name], variable.dtype))
     if left_out:
@@ -88,10 +75,6 @@ def save_keras_weights(model: nnx.Module, path: str | Path) -> None:
         model: a `MobileNetV2`, or a model whose `backbone` is one.
         path: ends in `.weights.h5`; a file there is replaced.
     """
-    import h5py
-
-    from .keras_files import layers_by_class, numbered, turned
-
     path = expanded(path)
     variables = _variables(_backbone(model))
     if not path.name.endswith(".weights.h5"):
@@ -167,30 +150,6 @@ def _other_kind(path: Path) -> str | None:
     return next(kinds, "it is neither HDF5 nor a .keras archive")
 
 
-def _read(path: Path, shapes: _Shapes) -> tuple[_Tensors, tuple[str, ...]]:
-    """Read the tensors of these names and shapes in a process of their own."""
-    unreadable = f"{path} is not a readable Keras weights file"
-    try:
-        reader = subprocess.run(
-            [sys.executable, "-I", "-c", _READER],
-            input=json.dumps([sys.path, str(path), shapes]).encode(),
-            capture_output=True,
-            check=False,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # each thread takes memory
-            timeout=_TIMEOUT,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise InputError(f"{unreadable}: reading timed out after {_TIMEOUT} s") from error
-    if reader.returncode == 2:
-        raise InputError(os.fsdecode(reader.stdout))
-    if reader.returncode:
-        last = reader.stderr.decode(errors="replace").strip().split("\n")[-1]
-        raise InputError(f"{unreadable}: the reader crashed ({last or reader.returncode})")
-    with np.load(io.BytesIO(reader.stdout), allow_pickle=False) as arrays:
-        tensors = dict(arrays)
-    return tensors, tuple(tensors.pop("left_out").tolist())
-
-
 def _backbone(model: nnx.Module) -> MobileNetV2:
     backbone = model if isinstance(model, MobileNetV2) else getattr(model, "backbone", None)
     if not isinstance(backbone, MobileNetV2):
@@ -198,7 +157,7 @@ def _backbone(model: nnx.Module) -> MobileNetV2:
     return backbone
 
 
-def _shapes(backbone: MobileNetV2) -> _Shapes:
+def _shapes(backbone: MobileNetV2) -> Shapes:
     return {name: variable.shape for name, variable in _variables(backbone).items()}
 
 
@@ -252,7 +211,9 @@ def _official_file(alpha: float, image_size: int, *, include_top: bool) -> Path:
     path = _official_path(alpha, image_size, include_top=include_top)
     try:
         return fetch(
-            OFFICIAL_URL + path.name, path, lambda path: _read(path, _shapes(nnx.eval_shape(make)))
+            OFFICIAL_URL + path.name,
+            path,
+            lambda path: read_mobilenet(path, _shapes(nnx.eval_shape(make))),
         )
     except InputError as error:
         raise InputError(f"{error} (--weights FILE)") from error
