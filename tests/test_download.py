@@ -1,9 +1,7 @@
 """Downloads, from a server on this machine that does all that servers and networks do wrong."""
 
 import contextlib
-import hashlib
 import io
-import json
 import os
 import random
 import re
@@ -14,7 +12,6 @@ import threading
 import time
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -145,14 +142,11 @@ WELL = {
 
 
 @pytest.mark.parametrize("answer", WELL.values(), ids=WELL)
-def test_a_whole_file_is_kept_and_recorded(server, path, answer):
+def test_a_whole_file_is_kept(server, path, answer):
     server.answer = answer
     assert fetch(server.url, path, is_zip) == path
     assert path.read_bytes() == BODY
-    assert files_beside(path) == {"", ".json"}
-    digest = hashlib.sha256(BODY).hexdigest()
-    record = {"url": server.url, "size": len(BODY), "sha256": digest}
-    assert json.loads(Path(f"{path}.json").read_text()) == record
+    assert files_beside(path) == {""}
 
 
 def test_it_is_asked_for_once_and_as_it_is(server, path):
@@ -252,7 +246,6 @@ def read_only(path, monkeypatch):
             raise PermissionError(13, "Permission denied", name)
 
         monkeypatch.setattr(files, "FileLock", refuse)
-        monkeypatch.setattr(download, "written_whole", refuse)
     yield
     path.parent.chmod(0o755)
 
@@ -294,7 +287,7 @@ def test_of_two_processes_one_downloads(server, path, halfway, caplog):
     assert caplog.messages.count(waiting) == 1
     assert halfway.wait(60) == 0
     assert server.asked == ["/photos.zip"]
-    assert files_beside(path) == {"", ".json"}
+    assert files_beside(path) == {""}
 
 
 def test_the_other_takes_over_from_one_that_is_killed(server, path, halfway):
@@ -305,7 +298,7 @@ def test_the_other_takes_over_from_one_that_is_killed(server, path, halfway):
     threading.Timer(0.5, kill).start()
     assert fetch(server.url, path, is_zip).read_bytes() == BODY
     assert server.asked == ["/photos.zip"] * 2
-    assert files_beside(path) == {"", ".json"}
+    assert files_beside(path) == {""}
 
 
 def test_a_killed_process_leaves_a_part_that_the_next_clears_away(server, path, halfway):
@@ -314,81 +307,13 @@ def test_a_killed_process_leaves_a_part_that_the_next_clears_away(server, path, 
     assert files_beside(path) == {f".{path.name}.unfinished"}
     server.answer = whole
     assert fetch(server.url, path, is_zip).read_bytes() == BODY
-    assert files_beside(path) == {"", ".json"}
+    assert files_beside(path) == {""}
 
 
 def test_ctrl_c_leaves_nothing(path, halfway):
     halfway.send_signal(signal.SIGINT)
     assert halfway.wait(60) != 0
     assert files_beside(path) == set()
-
-
-# The record.
-
-
-def assert_no_longer_taken(server, path, why):
-    before = path.read_bytes()
-    with pytest.raises(InputError) as error:
-        fetch(server.url, path, is_zip)
-    message = str(error.value)
-    assert why in message
-    assert message.startswith(str(path))
-    assert message.endswith(f": delete it (and {path.name}.json) to have it downloaded")
-    assert "\n" not in message
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("change", ["a bit", "a byte less", "a byte more", "another zip"])
-def test_a_file_that_has_changed_is_refused(server, path, change):
-    fetch(server.url, path, is_zip)
-    bit = BODY[:HALF] + bytes([BODY[HALF] ^ 1]) + BODY[HALF + 1 :]
-    changed = {"a bit": bit, "a byte less": BODY[:-1], "a byte more": BODY + b"x"}
-    path.write_bytes(changed.get(change, BODY.replace(b"noise", b"voice")))
-    assert_no_longer_taken(server, path, "is not the file that photos.zip.json beside it tells of")
-    assert len(server.asked) == 1
-
-
-def test_what_was_deleted_is_downloaded_and_recorded_anew(server, path):
-    fetch(server.url, path, is_zip)
-    path.unlink()
-    newer = BODY.replace(b"noise", b"voice")
-    server.answer = lambda handler: handler.send(newer)
-    for _ in range(2):
-        assert fetch(server.url, path, is_zip).read_bytes() == newer
-    assert len(server.asked) == 2
-
-
-@pytest.mark.parametrize("text", ["", "{", "null", "{}", "[]", "\udcff"])
-def test_a_damaged_record_is_refused(server, path, text):
-    fetch(server.url, path, is_zip)
-    Path(f"{path}.json").write_bytes(text.encode(errors="surrogateescape"))
-    assert_no_longer_taken(server, path, "photos.zip.json beside it")
-
-
-def test_a_file_put_there_by_hand_is_taken_and_recorded(server, path):
-    path.parent.mkdir()
-    path.write_bytes(BODY)
-    assert fetch(server.url, path, is_zip) == path
-    assert server.asked == []
-    assert files_beside(path) == {"", ".json"}
-    path.write_bytes(BODY.replace(b"noise", b"voice"))
-    assert_no_longer_taken(server, path, "is not the file")
-
-
-@pytest.mark.usefixtures("read_only")
-def test_a_file_in_a_read_only_folder_is_taken(server, path):
-    path.parent.chmod(0o755)
-    path.write_bytes(BODY)
-    path.parent.chmod(0o555)
-    assert fetch(server.url, path, is_zip) == path
-    assert files_beside(path) == {""}
-
-
-def test_a_file_of_another_kind_put_there_by_hand_is_refused(server, path):
-    path.parent.mkdir()
-    path.write_bytes(HTML)
-    assert_no_longer_taken(server, path, "holds HTML, not a whole file of its kind")
-    assert files_beside(path) == {""}
 
 
 # Progress.

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from catdog_jax.data.load import load_data
-from catdog_jax.errors import InputError
+from catdog_jax.errors import InputError, RunError
 from catdog_jax.runs import build, named
 from catdog_jax.runs.experiment import Experiment
 from catdog_jax.runs.recipes import RECIPES
@@ -55,6 +55,9 @@ def head(path, value):
 seen = []
 def note(record, state):
     seen.append(record.epoch)
+
+def broken(record, state):
+    1 / 0
 """
 
 
@@ -283,3 +286,14 @@ def test_every_built_in_choice_trains(tmp_path: Path) -> None:
     assert done.metrics is not None
     assert done.metrics["validation"]["loss"] == pytest.approx(done.history[0]["val_loss"], 1e-5)
     assert jax.tree.leaves(nnx.state(done.model, nnx.Param))
+
+
+def test_a_callback_that_fails_ends_the_run_in_one_line(
+    own: Experiment, net: str, tmp_path: Path
+) -> None:
+    failing = replace(own, callbacks=(f"{net}:broken",))
+    with pytest.raises(RunError) as caught:
+        run(failing, tmp_path / "run", log=silent)
+    said = str(caught.value)
+    assert "broken failed (ZeroDivisionError: division by zero, my_net.py line " in said
+    assert f"the state after epoch 1 is kept in {tmp_path / 'run'}" in said

@@ -1,7 +1,6 @@
-"""A file from the web, fetched once: under its name it is whole, and the same ever after."""
+"""A file from the web, downloaded once: under its name it is whole."""
 
 import contextlib
-import json
 import logging
 import shutil
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 import pooch
 
 from ..errors import InputError, first_line
-from ..files import alone, sha256, written_whole
+from ..files import alone
 
 _TIMEOUT = 30  # seconds without a byte
 
@@ -20,9 +19,7 @@ _TIMEOUT = 30  # seconds without a byte
 def fetch(url: str, path: Path, check: Callable[[Path], object]) -> Path:
     """`path`, downloaded first where it is missing; of several processes, by one.
 
-    It gets its name when all of it is there and `check` is content. What is first found there,
-    downloaded or put there by hand, is recorded in a `.json` beside it with its SHA-256, since no
-    publisher gives any: if the file changes later, it is refused.
+    It gets its name when all of it is there and `check` is content: no publisher gives a hash.
 
     Args:
         url: where the file comes from.
@@ -30,7 +27,7 @@ def fetch(url: str, path: Path, check: Callable[[Path], object]) -> Path:
         check: raises an error, any, at a file that is not whole or of another kind.
 
     Raises:
-        InputError: the file cannot be had, is not what it should be, or has changed.
+        InputError: the file cannot be had, or is not what it should be.
     """
     try:
         if not path.is_file():
@@ -43,7 +40,6 @@ def fetch(url: str, path: Path, check: Callable[[Path], object]) -> Path:
             f"{url} could not be downloaded to {path.parent} ({_cause(error)}): download it by "
             "other means and give its path"
         ) from error
-    _compare_with_record(url, path, check)
     return path
 
 
@@ -66,27 +62,7 @@ def _download(url: str, path: Path, check: Callable[[Path], object]) -> None:
         part = Path(pooch.retrieve(url, None, path.name, unfinished, downloader=download))
         if flaw := _flaw(part, check):
             raise OSError(f"what came {flaw}")
-        Path(f"{path}.json").unlink(missing_ok=True)  # it told of a file that was deleted since
         part.replace(path)
-
-
-def _compare_with_record(url: str, path: Path, check: Callable[[Path], object]) -> None:
-    record = Path(f"{path}.json")
-    found: dict[str, object] = {}
-    try:
-        found = {"url": url, "size": path.stat().st_size, "sha256": sha256(path)}
-        if not record.is_file():
-            flaw = _flaw(path, check)
-        elif json.loads(record.read_bytes()) != found:
-            flaw = f"is not the file that {record.name} beside it tells of"
-        else:
-            return
-    except (OSError, ValueError) as error:
-        flaw = f"or {record.name} beside it cannot be read ({_cause(error)})"
-    if flaw:
-        raise InputError(f"{path} {flaw}: delete it (and {record.name}) to have it downloaded")
-    with contextlib.suppress(OSError), written_whole(record) as file:  # a read-only folder
-        file.write(json.dumps(found, indent=2) + "\n")
 
 
 def _flaw(path: Path, check: Callable[[Path], object]) -> str | None:

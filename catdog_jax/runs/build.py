@@ -4,6 +4,7 @@ import platform
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,12 +14,14 @@ from flax import nnx
 
 from ..data.load import load_data
 from ..data.splits import Split, Splits
-from ..errors import InputError
+from ..errors import InputError, RunError
 from ..models.create import MODELS
 from ..models.keras_weights import load_keras_weights, weights_file
 from ..training import augment
+from ..training.loop import Callback, EpochRecord
 from ..training.losses import Loss, cross_entropy, label_classes, smoothed
 from ..training.optimizers import DIRECTIONS, make_optimizer
+from ..training.state import TrainState
 from . import named
 from .experiment import Experiment
 
@@ -92,16 +95,28 @@ def check(experiment: Experiment) -> None:
     """
     named.find(experiment.model, MODELS, "model")
     named.options(experiment.model_options)
-    if experiment.weights != "none":
-        backbone: Any = nnx.eval_shape(lambda: build_model(experiment, 2))
-        backbone = getattr(backbone, "backbone", backbone)
-        weights_file(
-            experiment.weights,
-            alpha=getattr(backbone, "alpha", 1.0),
-            image_size=experiment.image_size,
-            include_top=getattr(backbone, "classifier", None) is not None,
-        )
+    weights_path(experiment)
     training_of(experiment, 2, 1)
+
+
+def weights_path(experiment: Experiment) -> Path | None:
+    """The file of the experiment's pretrained weights, downloaded if need be.
+
+    Raises:
+        InputError: it cannot be had.
+    """
+    if experiment.weights == "none":
+        return None
+    if experiment.weights != "imagenet":
+        return weights_file(experiment.weights)
+    model: Any = nnx.eval_shape(lambda: build_model(experiment, 2))
+    backbone = getattr(model, "backbone", model)
+    return weights_file(
+        "imagenet",
+        alpha=getattr(backbone, "alpha", 1.0),
+        image_size=experiment.image_size,
+        include_top=getattr(backbone, "classifier", None) is not None,
+    )
 
 
 def training_of(experiment: Experiment, num_classes: int, steps_per_epoch: int) -> dict[str, Any]:
@@ -123,7 +138,7 @@ def training_of(experiment: Experiment, num_classes: int, steps_per_epoch: int) 
         "seed": experiment.seed,
         "dtype": experiment.dtype,
         "on_device": experiment.on_device,
-        "callbacks": [named.find(name, {}, "callback") for name in experiment.callbacks],
+        "callbacks": [_callback(name) for name in experiment.callbacks],
     }
 
 
@@ -201,6 +216,18 @@ def _own_optimizer(
         return made
 
     return optimizer
+
+
+def _callback(name: str) -> Callback:
+    function = named.find(name, {}, "callback")
+
+    def callback(record: EpochRecord, state: TrainState) -> None:
+        try:
+            function(record, state)
+        except Exception as error:
+            raise RunError(f"{name} failed ({named.said(error)})") from error
+
+    return callback
 
 
 def _augmentation(text: str, num_classes: int) -> augment.Augmentation:

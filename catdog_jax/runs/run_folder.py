@@ -12,8 +12,7 @@ from ..data.load import SOURCES
 from ..data.splits import Splits, class_counts
 from ..errors import InputError, first_line
 from ..files import expanded, is_empty, is_file, sha256, written_whole
-from . import checkpoint, named
-from .build import ARRAYS
+from . import build, checkpoint, named
 from .checkpoint import Record
 from .experiment import Experiment
 from .recipes import recipe
@@ -71,7 +70,7 @@ def absolute(experiment: Experiment) -> Experiment:
     data = experiment.data
     return replace(
         _map_code(experiment, code),
-        data=data if data in (*SOURCES, ARRAYS) else path(data),
+        data=data if data in (*SOURCES, build.ARRAYS) else path(data),
         data_dir=experiment.data_dir and path(experiment.data_dir),
         weights=path(experiment.weights) if _is_file(experiment.weights) else experiment.weights,
     )
@@ -110,16 +109,21 @@ def _code_files(experiment: Experiment) -> dict[str, Path]:
     return files
 
 
-def inputs_of(experiment: Experiment, splits: Splits) -> Inputs:
-    """Fingerprints of the files that decide what training gives.
+def inputs_of(experiment: Experiment, splits: Splits, *, weights_file: str | None = None) -> Inputs:
+    """Fingerprints of what decides what training gives.
+
+    Args:
+        experiment: names weights and code.
+        splits: the photos.
+        weights_file: its fingerprint, where training has begun and the file is no longer needed.
 
     Raises:
-        InputError: one cannot be read.
+        InputError: a file cannot be read.
     """
-    weights, files = experiment.weights, _code_files(experiment)
-    if _is_file(weights):  # a download is checked against its own record
-        files["weights file"] = expanded(weights)
-    inputs = {"photos": splits.fingerprint, "weights file": weights}
+    files = _code_files(experiment)
+    inputs = {"photos": splits.fingerprint, "weights file": weights_file or "none"}
+    if weights_file is None and (weights := build.weights_path(experiment)):
+        files["weights file"] = weights
     for name, path in files.items():
         try:
             inputs[name] = sha256(path)

@@ -12,8 +12,8 @@ from flax import nnx
 from ..data.splits import Splits
 from ..errors import InputError, RunError, first_line, say
 from ..files import claimed, expanded, is_file, uninterrupted
+from ..training.evaluation import check_fit
 from ..training.loop import EpochRecord, fit
-from ..training.metrics import check_fit
 from ..training.state import TrainState, create_state
 from . import build, checkpoint
 from .checkpoint import Record
@@ -123,7 +123,8 @@ def resume(
     experiment = absolute(with_code_of(folder, experiment))
     with _saying_how_to_go_on(folder, log):
         splits = _splits_again(experiment)
-        inputs = inputs_of(experiment, splits)
+        known = found.inputs["weights file"] if done else None
+        inputs = inputs_of(experiment, splits, weights_file=known)
         changed = difference(before, found.inputs, experiment, inputs)
         if changed:
             raise InputError(f"{folder} cannot be gone on with: {changed}")
@@ -196,7 +197,7 @@ def _model(experiment: Experiment, splits: Splits, out: Path) -> nnx.Module:
     make = build.build_model if checkpoint.epochs(out / CHECKPOINT) else build.initial_model
     model = make(experiment, len(splits.class_names), height)
     # What `fit` checks too, but before there is a folder.
-    check_fit(model, splits.train, build.loss_of(experiment, len(splits.class_names)))
+    check_fit(model, splits.train, loss=build.loss_of(experiment, len(splits.class_names)))
     create_state(model, optax.identity(), trainable=build.trainable_of(experiment))
     return model
 
