@@ -1,7 +1,6 @@
 """Zips that are not what they should be: refused, or the entry left out, in one line."""
 
 import os
-import stat
 import struct
 import time
 import tracemalloc
@@ -63,40 +62,10 @@ def forge(path, name, place, layout, value):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../evil.png",
-        "cats/../../evil.png",
-        "cats/..",
-        "/etc/evil.png",
-        "//evil.png",
-        "..\\evil.png",
-        "\\\\server\\evil.png",
-        "C:\\evil.png",
-        "c:/evil.png",
-    ],
-)
-def test_paths_that_lead_out_are_refused(archive, tmp_path, cache, name):
-    add(archive, name, b"evil")
-    before = sorted(tmp_path.rglob("*"))
-    message = error_of(archive)
-    assert f"holds {name!r}, a path that leads out of its folder" in message
-    assert sorted(tmp_path.rglob("*")) == before
-    assert not cache.exists()
-
-
 def test_names_that_only_look_odd_are_read(archive):
     for name in ("cats/a..b.txt", "...", "notes: a.txt", "cats/.hidden/x.txt"):
         add(archive, name, b"")
     assert skipped_of(archive) == {}
-
-
-@pytest.mark.parametrize("name", ["cats/link.jpg", "birds"])
-def test_links_are_refused(archive, tmp_path, name):
-    mode = (stat.S_IFLNK | 0o777) << 16
-    add(archive, name, str(tmp_path), external_attr=mode, create_system=3)
-    assert f"holds '{name}', a link" in error_of(archive)
 
 
 def test_photos_in_folders_of_a_class_are_read(archive):
@@ -149,12 +118,6 @@ def test_an_entry_that_lies_about_its_size_is_not_unpacked_whole(archive):
     assert list(reasons) == ["cats/bomb.png"]
     assert "Bad CRC-32" in reasons["cats/bomb.png"]
     assert peak < 10_000_000
-
-
-def test_a_zip_that_unpacks_to_gigabytes_is_refused(archive):
-    for name in ("cats/cat.1.png", "dogs/dog.1.png"):
-        forge(archive, name, UNPACKED_SIZE, "<I", 2**32 - 2)
-    assert "would unpack to 8.6 GB of pictures, more than 100 times its size" in error_of(archive)
 
 
 def test_a_photo_that_claims_gigabytes_is_not_decoded(archive):

@@ -163,11 +163,21 @@ def test_what_people_call_splits(tmp_path, train, validation, test, doubled):
     assert sorted(loaded.train.names)[0] == f"{doubling}cats/cat.0.png"  # as it is on disk
 
 
-def test_a_test_folder_alone_is_for_validation(tmp_path):
-    write_classes(tmp_path / "photos/training_set/training_set", cat=3, dog=3)
+def test_without_a_validation_folder_a_part_of_train_is_held_back(tmp_path):
+    write_classes(tmp_path / "photos/training_set/training_set", cat=20, dog=20)
     write_classes(tmp_path / "photos/test_set/test_set", cat=2, dog=2)
     loaded = load_data(tmp_path / "photos", SIZE)
-    assert (len(loaded.train), len(loaded.validation), len(loaded.test)) == (6, 4, 0)
+    assert len(loaded.train) + len(loaded.validation) == 40
+    assert 2 <= len(loaded.validation) <= 16
+    assert all(name.startswith("test_set/") for name in loaded.test.names)
+    assert len(loaded.test) == 4
+    loaded = load_data(tmp_path / "photos", SIZE, sizes=(10, 6, 2))
+    assert [len(split.labels) for split in (loaded.train, loaded.validation, loaded.test)] == [
+        10,
+        6,
+        2,
+    ]
+    assert not {*loaded.train.names} & {*loaded.validation.names}
 
 
 def test_two_names_for_one_split_are_refused(tmp_path):

@@ -20,6 +20,7 @@ from catdog_jax.data import cached, decode, decoded, sources, tfds
 from catdog_jax.data.load import load_data
 from catdog_jax.data.splits import SPLIT_NAMES, ImageView, class_counts
 from catdog_jax.errors import InputError
+from catdog_jax.runs import reproduce
 
 SIZE = 32
 
@@ -152,7 +153,7 @@ def test_a_changed_photo_is_noticed(tmp_path):
 
 def test_the_same_photos_under_another_name_are_not_decoded_again(tmp_path, cache):
     path = zip_of(write_classes(tmp_path / "photos", cat=20, dog=20))
-    copy = shutil.copy(path, tmp_path / "copy.zip")
+    copy = shutil.copy2(path, tmp_path / "copy.zip")
     one, other = load_data(path, SIZE), load_data(copy, SIZE)
     assert (one.source, other.source) == (str(path), str(copy))
     assert one.folder == other.folder
@@ -589,6 +590,7 @@ def test_tfds_photos_equal_tfdss_own(tmp_path):
 # Real photos.
 
 
+@pytest.mark.slow
 def test_the_posts_photos_equal_keras(tmp_path, shared):
     archive = shared / "data/cats_and_dogs_filtered.zip"
     with zipfile.ZipFile(archive) as photos:
@@ -596,6 +598,7 @@ def test_the_posts_photos_equal_keras(tmp_path, shared):
     loaded = load_data(archive, 160)
     counts = [tuple(class_counts(split).values()) for split in splits_of(loaded)]
     assert counts == [(1000, 1000), (404, 404), (96, 96)]
+    assert loaded.fingerprint == reproduce.POSTS_PHOTOS
     assert loaded.skipped == ()
     assert Counter(Path(name).parent.as_posix() for name in names_of(loaded)) == {
         "train/cats": 1000,
@@ -606,6 +609,7 @@ def test_the_posts_photos_equal_keras(tmp_path, shared):
     check_against_keras(tmp_path / "cats_and_dogs_filtered", loaded, 160)
 
 
+@pytest.mark.slow
 def test_the_photos_of_tfds(shared):
     folder = shared / "data/tensorflow_datasets"
     loaded = load_data("cats_vs_dogs", SIZE, folder)

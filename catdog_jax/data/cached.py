@@ -81,10 +81,9 @@ def _check_size(folder: Path, image_size: int) -> None:
 
 def _cached(source: Source, request: Request, *, here: bool) -> Path:
     identity = [decoded.FORMAT, source.identity, request.image_size]
-    folder = Path(request.cache, "data", _hash_of(identity))
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    folder = Path(request.cache, "data", digest[:16])
     try:
-        while folder.is_dir() and _is_mended(folder, source):
-            folder = folder.with_name(_hash_of([folder.name, "mended"]))
         if folder.is_dir():
             return folder
         if not here:
@@ -100,24 +99,6 @@ def _cached(source: Source, request: Request, *, here: bool) -> Path:
             "set cache_dir or CATDOG_CACHE to another"
         ) from error
     return folder
-
-
-def _hash_of(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
-
-
-def _is_mended(folder: Path, source: Source) -> bool:
-    """Whether a file can be read now that could not be when `folder` was made.
-
-    It may look the same from outside: its permissions have changed, or its bytes within a zip.
-    """
-    meta, _ = decoded.read(folder)
-    unread = {name for name, _, unread in meta.skipped if unread}
-    if not unread:
-        return False
-    photos = source.photos()
-    indices = [index for index, name in enumerate(photos.names) if name in unread]
-    return photos.read is not None and any(True for _ in photos.read(indices, {}))
 
 
 def _clear_away(cache: Path) -> None:

@@ -14,8 +14,8 @@ from .splits import SPLIT_NAMES, Indices, Labels, Sizes
 # The post holds back one fifth of the validation batches, of 32 photos each, as the test set.
 _POST_BATCH = 32
 _POST_TEST_SHARE = 5
-# Draws at which validation and test begin, in a pool without sizes: 70, 20 and 10 %.
-_BOUNDS = (0.7, 0.9)
+# Draws at which validation and test begin: in one pool, 70, 20 and 10 %; in a given train/.
+_BOUNDS, _TRAIN_BOUNDS = (0.7, 0.9), (0.8, 1.0)
 
 _Draws: TypeAlias = Float64[np.ndarray, " photos"]
 
@@ -35,10 +35,11 @@ def cut(
     draws are taken. Every beginning of a split has the classes in the proportions of the whole.
 
     Args:
-        pools: indices of photos: "all", or "train", "validation" and perhaps "test".
+        pools: indices of photos: "all", or "train" and "validation" or "test" or both.
         labels: of all photos.
         digests: of the content of all photos.
-        sizes: of the splits; None for 70, 20 and 10 % of "all", or the given pools.
+        sizes: of the splits; None for 70, 20 and 10 % of "all", or the given pools. A validation
+            set that is not given is a fifth of "train", a test set a fifth of "validation".
         seed: of the draws.
         source: named in errors.
 
@@ -49,7 +50,7 @@ def cut(
     if "all" not in pools:
         parts = _given(pools, labels, draws, sizes)
     elif sizes is None:
-        parts = _by_shares(pools["all"], labels, draws)
+        parts = _by_shares(pools["all"], labels, draws, _BOUNDS)
     else:
         pieces = np.split(_balanced(pools["all"], labels, draws), np.cumsum(sizes[:2]))
         parts = dict(zip(SPLIT_NAMES, pieces, strict=True))
@@ -84,14 +85,16 @@ def _balanced(pool: Indices, labels: Labels, draws: _Draws) -> Indices:
     return pool[np.argsort(rank, kind="stable")]
 
 
-def _by_shares(pool: Indices, labels: Labels, draws: _Draws) -> dict[str, Indices]:
+def _by_shares(
+    pool: Indices, labels: Labels, draws: _Draws, bounds: tuple[float, float]
+) -> dict[str, Indices]:
     """By each photo's own draw.
 
     Of a small class, train or validation may get none by chance: it then gets the photo with the
     nearest draw (with its copies), until later photos fill the gap.
     """
     labels_in, draws_in = labels[pool], draws[pool]
-    split = np.searchsorted(_BOUNDS, draws_in, side="right")
+    split = np.searchsorted(bounds, draws_in, side="right")
     for label in np.unique(labels_in):
         members = labels_in == label
         if not (members & (split == 0)).any():
@@ -109,9 +112,13 @@ def _by_shares(pool: Indices, labels: Labels, draws: _Draws) -> dict[str, Indice
 def _given(
     pools: Mapping[str, Indices], labels: Labels, draws: _Draws, sizes: Sizes | None
 ) -> dict[str, Indices]:
-    """The given pools, a test set held back from validation where there is none."""
+    """The given pools, and what is held back from one of them for the split that is not given."""
     parts = {name: _balanced(pool, labels, draws) for name, pool in pools.items()}
-    if "test" not in parts:
+    if "validation" not in parts and sizes:
+        parts["validation"], parts["train"] = np.split(parts["train"], [sizes[1]])
+    elif "validation" not in parts:
+        parts |= _by_shares(pools["train"], labels, draws, _TRAIN_BOUNDS) | {"test": parts["test"]}
+    elif "test" not in parts:
         batches = -(-len(parts["validation"]) // _POST_BATCH)
         held_back = sizes[2] if sizes else batches // _POST_TEST_SHARE * _POST_BATCH
         parts["test"], parts["validation"] = np.split(parts["validation"], [held_back])

@@ -35,22 +35,16 @@ _READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, struct.error, zipfi
 _READ_ERRORS += (zlib.error,)
 
 
-class Flaw(NamedTuple):
-    """Why a photo is left out; `unread` if its file could not even be read, and may be mended."""
-
-    reason: str
-    unread: bool
-
-
 class Filled(NamedTuple):
     """What became of photos that were to be decoded, by their rows in the array of images."""
 
-    failed: dict[int, Flaw]
+    failed: dict[int, str]
+    """Why, in a few words."""
     digests: list[bytes]
     """SHA-256 of the encoded photos; empty where one failed."""
 
 
-Reader: TypeAlias = Callable[[Collection[int], dict[int, Flaw]], Iterator[tuple[int, bytes]]]
+Reader: TypeAlias = Callable[[Collection[int], dict[int, str]], Iterator[tuple[int, bytes]]]
 """Yields the encoded photos with the given indices, each with its index, in any order, and notes in
 the given dict why some cannot be read."""
 
@@ -85,7 +79,7 @@ def decode_all(
     tf = tensorflow()
     image_size = images.shape[1]
     row_of = {index: row for row, index in enumerate(wanted.tolist())}
-    unread: dict[int, Flaw] = {}
+    unread: dict[int, str] = {}
     headers: dict[int, _Header] = {}
     filled = Filled({}, [b""] * len(wanted))
     missing = set(row_of)
@@ -102,7 +96,7 @@ def decode_all(
         try:
             images[row_of[index]] = _decode_one(encoded, image_size)
         except ValueError as error:
-            filled.failed[row_of[index]] = Flaw(first_line(error), unread=False)
+            filled.failed[row_of[index]] = first_line(error)
         done(index)
 
     def for_tensorflow() -> Iterator[tuple[int, bytes]]:
@@ -135,14 +129,14 @@ def decode_all(
 
 
 def read_files(
-    files: list[Path | zipfile.Path], wanted: Collection[int], failed: dict[int, Flaw]
+    files: list[Path | zipfile.Path], wanted: Collection[int], failed: dict[int, str]
 ) -> Iterator[tuple[int, bytes]]:
     """Be the `Reader` of files, in a folder or in a zip."""
     for index in sorted(wanted):  # by name, near the order in which most were written
         try:
             encoded = _read(files[index])
         except _READ_ERRORS as error:
-            failed[index] = Flaw(f"cannot be read: {first_line(error)}", unread=True)
+            failed[index] = f"cannot be read: {first_line(error)}"
         else:
             yield index, encoded
 

@@ -23,7 +23,7 @@ from .decode import Filled
 from .sources import Photos
 from .splits import Images, Sizes
 
-FORMAT = 4
+FORMAT = 5
 """Raise it when the same source would now give other pixels or files."""
 _META, _IMAGES = "meta.json", "images.npy"
 _START = b'{"format": '
@@ -50,7 +50,7 @@ class Meta:
     digests: Sequence[str]
     """Of the encoded photo, 16 hexadecimal digits; empty where it could not be decoded."""
     skipped: Sequence[Any]
-    """Name, reason, and whether the file could not even be read."""
+    """Name and reason."""
     copies: Sequence[Sequence[int]]
     """Photos of the same pixels."""
     passed_over: Mapping[str, int]
@@ -100,7 +100,7 @@ def write(
         labels=photos.labels.tolist(),
         pools=pools,
         digests=digests,
-        skipped=[(photos.names[i], *flaw) for i, flaw in sorted(filled.failed.items())],
+        skipped=[(photos.names[i], reason) for i, reason in sorted(filled.failed.items())],
         copies=_copies(images, filled),
         passed_over=dict(photos.passed_over),
     )
@@ -163,7 +163,7 @@ def _check_failures(photos: Photos, filled: Filled, source: str) -> None:
         first = min(failed)
         raise InputError(
             f"{len(failed)} of the {count} photos of {source} cannot be read, the first of them "
-            f"{photos.names[first]!r} ({failed[first].reason}): replace them, or see whether this "
+            f"{photos.names[first]!r} ({failed[first]}): replace them, or see whether this "
             "is the source you meant"
         )
     for pool, indices in photos.pools.items():
@@ -173,7 +173,7 @@ def _check_failures(photos: Photos, filled: Filled, source: str) -> None:
                 where = source if pool == "all" else f"{pool}/ of {source}"
                 raise InputError(
                     f"none of the {len(members)} photos of class {name!r} in {where} can be read "
-                    f"(the first, {photos.names[members[0]]}: {failed[members[0]].reason}): "
+                    f"(the first, {photos.names[members[0]]}: {failed[members[0]]}): "
                     "replace them"
                 )
 

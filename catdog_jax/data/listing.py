@@ -5,10 +5,10 @@ Data sets and the folders given to predict are listed alike.
 
 import contextlib
 import functools
+import logging
 import os
 import posixpath
 import re
-import stat
 import zipfile
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
@@ -18,6 +18,8 @@ from typing import TypeAlias
 
 from ..errors import InputError, first_line
 from ..files import expanded
+
+_LOGGER = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 OUTSIDE = "pictures outside the class folders"
@@ -42,9 +44,6 @@ _OUTPUTS = (
     {"meta.json", "images.npy"},
 )
 
-# Photos are compressed already, and hardly shrink in a zip.
-_MOST_UNPACKED, _MOST_RATIO = 10**9, 100
-
 Tree: TypeAlias = Path | zipfile.Path
 """A file or a folder, on disk or in a zip."""
 
@@ -54,7 +53,7 @@ def open_tree(path: Path) -> Iterator[Tree]:
     """Open a folder or a zip, which is closed again.
 
     Raises:
-        InputError: it is neither, or its entries lead out of it.
+        InputError: it is neither.
     """
     if path.is_dir():
         yield path
@@ -69,29 +68,7 @@ def open_tree(path: Path) -> Iterator[Tree]:
             "if it was downloaded, delete it and download it again"
         ) from error
     with archive:
-        _check_archive(archive, path)
         yield zipfile.Path(archive)
-
-
-def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
-    """Refuse a zip with paths that lead out, links, or far too much in it."""
-    unpacked = 0
-    for entry in archive.infolist():
-        parts = re.split(r"[/\\]", entry.filename)
-        leads_out = ".." in parts or not parts[0] or re.fullmatch("[A-Za-z]:", parts[0])
-        if leads_out or stat.S_ISLNK(entry.external_attr >> 16):
-            what = "a path that leads out of its folder" if leads_out else "a link"
-            raise InputError(
-                f"{path} holds {entry.filename!r}, {what}: if you trust it, unpack it yourself and "
-                "give the folder"
-            )
-        if entry.filename.lower().endswith(SUFFIXES):
-            unpacked += entry.file_size
-    if unpacked > max(_MOST_UNPACKED, _MOST_RATIO * path.stat().st_size):
-        raise InputError(
-            f"{path} would unpack to {unpacked / 1e9:.1f} GB of pictures, more than {_MOST_RATIO} "
-            "times its size: if you trust it, unpack it yourself and give the folder"
-        )
 
 
 @dataclass
@@ -188,6 +165,8 @@ def list_photos(path: str | Path) -> list[Path]:
     if not photos:
         kinds = " ".join(SUFFIXES)
         raise InputError(f"{path} holds no pictures ({kinds}){said(passed_over)}")
+    if kinds := picture_kinds(passed_over):
+        _LOGGER.warning("%s%s", path, said(kinds))
     return photos
 
 

@@ -55,7 +55,8 @@ def load_data(
     Photos that come as one pool are cut into 2000/808/192 (TFDS), 600/168/32 (sketches) or about
     70/20/10 % (a folder a class; a photo's split depends on the photo alone). Where there are
     train/ and validation/, the former is the training set, and the test set is held back from the
-    latter as in the post (192 of 1000), unless there is a test/.
+    latter as in the post (192 of 1000), unless there is a test/. Where there are train/ and test/
+    only, a fifth of the former is validated on.
 
     Args:
         source: `"cats_vs_dogs"` (TFDS), `"cats_and_dogs_filtered"` (downloads the post's zip),
@@ -179,7 +180,7 @@ def _cut(
         source=str(source),
         fingerprint=meta.fingerprint,
         folder=folder,
-        skipped=tuple(Skipped(name, reason) for name, reason, _ in meta.skipped),
+        skipped=tuple(Skipped(*photo) for photo in meta.skipped),
         shared=_shared(meta, parts),
         passed_over=passed_over or meta.passed_over,
     )

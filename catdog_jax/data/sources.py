@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import InputError
 from . import decode, sketches
-from .decode import Filled, Reader
+from .decode import Filled
 from .download import fetch
 from .listing import (
     OUTSIDE,
@@ -58,9 +58,8 @@ class Photos:
         class_names: sorted.
         names: of the photos.
         labels: of the photos.
-        pools: which photos the splits are drawn from: "all", or "train", "validation" (and "test").
+        pools: which photos the splits are drawn from: "all", or "train" and "validation" or "test".
         fill: writes the photos with the given indices, in that order, into an array.
-        read: where `fill` reads them, if they are files.
         passed_over: how many files of each kind were not taken for photos.
     """
 
@@ -69,7 +68,6 @@ class Photos:
     labels: Labels
     pools: Mapping[str, Indices]
     fill: Callable[[Indices, Images], Filled]
-    read: Reader | None = None
     passed_over: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -92,7 +90,6 @@ class Source:
 
 def sketches_source(count: int | None) -> Source:
     """`count` drawings, by default enough for the default splits."""
-    sizes = _SKETCHES_SIZES if count is None else None
     count = count or sum(_SKETCHES_SIZES)
     sizes = _SKETCHES_SIZES if count == sum(_SKETCHES_SIZES) else None
 
@@ -150,6 +147,8 @@ def tree_source(root: Tree) -> Source:
     if outside := len(listed.below()) - taken:
         passed_over[OUTSIDE] = outside
     identity = [list(next(iter(pools.values()))), stamps]
+    if isinstance(root, zipfile.Path):  # its directory does not tell of damage
+        identity.append(stamp(Path(str(root.root.filename))))
     photos = functools.partial(_tree_photos, pools, passed_over)
     return Source(identity, photos, passed_over=passed_over)
 
@@ -169,15 +168,12 @@ def _find_pools(root: Folder) -> dict[str, dict[str, _Pictures]]:
         classes = _classes(root, prefix="")
         _refuse_unnamed_splits(root)
         return {"all": classes}
-    if "validation" not in splits and "test" in splits:
-        splits["validation"] = splits.pop("test")  # and the test set is held back from it
-    for name in ("train", "validation"):
-        if name not in splits:
-            there = next(iter(splits.values()))
-            raise InputError(
-                f"holds {there}/ but no {name}/: add it, or give a folder "
-                "with one sub-folder per class, to be split by seed"
-            )
+    if "train" not in splits or len(splits) == 1:
+        there, missing = next(iter(splits.values())), "validation" if "train" in splits else "train"
+        raise InputError(
+            f"holds {there}/ but no {missing}/: add it, or give a folder "
+            "with one sub-folder per class, to be split by seed"
+        )
     pools = {}
     for name in (name for name in SPLIT_NAMES if name in splits):
         folder, prefix = root.folders[splits[name]], f"{splits[name]}/"
@@ -237,14 +233,14 @@ def _classes(folder: Folder, prefix: str) -> dict[str, _Pictures]:
     return classes
 
 
-def stamp(picture: Tree) -> tuple[int, int]:
-    """Two numbers that change when the file does."""
+def stamp(picture: Tree) -> tuple[int, ...]:
+    """Numbers that change when the file does, or who may read it."""
     if isinstance(picture, Path):
         try:
             status = picture.stat()
         except OSError:  # a link to nowhere, which decoding will report
             status = picture.lstat()
-        return status.st_size, status.st_mtime_ns
+        return status.st_size, status.st_mtime_ns, status.st_mode
     if picture.is_dir():
         return 0, 0
     entry = picture.root.getinfo(picture.at)
@@ -272,6 +268,5 @@ def _tree_photos(
         labels=np.array(labels, np.int32),
         pools=indices,
         fill=functools.partial(decode.decode_all, read),
-        read=read,
         passed_over=passed_over,
     )
