@@ -16,8 +16,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .data.arrays import splits_from_arrays
     from .data.load import load_data
-    from .data.splits import Split, Splits, splits_from_arrays
+    from .data.splits import Split, Splits
     from .errors import InputError, RunError
     from .models.create import create_model
     from .models.keras_weights import load_keras_weights
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
     from .runs.recipes import RECIPES
     from .runs.results import load_run, predict
     from .runs.runner import run
+    from .training.evaluation import evaluate
     from .training.loop import fit
     from .training.mesh import use_cpu_cores
-    from .training.metrics import evaluate
 
 _NAMES = {
+    "data.arrays": ["splits_from_arrays"],
     "data.load": ["load_data"],
-    "data.splits": ["Split", "Splits", "splits_from_arrays"],
+    "data.splits": ["Split", "Splits"],
     "errors": ["InputError", "RunError"],
     "models.create": ["create_model"],
     "models.keras_weights": ["load_keras_weights"],
@@ -41,7 +43,7 @@ _NAMES = {
     "runs.runner": ["run"],
     "training.loop": ["fit"],
     "training.mesh": ["use_cpu_cores"],
-    "training.metrics": ["evaluate"],
+    "training.evaluation": ["evaluate"],
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from catdog_jax.data.arrays import as_split
 from catdog_jax.data.splits import Split
 from catdog_jax.training import feed
 from catdog_jax.training.feed import prefetch, stream
@@ -73,11 +74,11 @@ def test_a_batch_is_cut_over_the_devices(drawings: Split) -> None:
 
 def test_two_arrays_are_a_split() -> None:
     images = np.zeros((3, 4, 5, 3), np.float32)
-    split = feed.as_split((images, [2, 0, 1]))
+    split = as_split((images, [2, 0, 1]))
     assert split.class_names == ("0", "1", "2")
     assert len(split) == 3
-    assert feed.as_split((images, np.eye(4)[:3])).class_names == ("0", "1", "2", "3")
-    assert feed.as_split(split) is split
+    assert as_split((images, np.eye(4)[:3])).class_names == ("0", "1", "2", "3")
+    assert as_split(split) is split
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, *stats: dict[str, int] | None) -> None:
@@ -108,6 +109,7 @@ def test_a_cpu_streams(drawings: Split) -> None:
     assert not feed.fit_on_devices([drawings])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_training_from_a_large_file_takes_no_more_memory_than_from_a_small_one(
     tmp_path: Path,

@@ -16,9 +16,9 @@ from catdog_jax.data.splits import Split
 from catdog_jax.errors import InputError, RunError
 from catdog_jax.models.create import Model4, create_model
 from catdog_jax.training.augment import mixup, random_flip, random_rotation
+from catdog_jax.training.evaluation import evaluate, predict_logits
 from catdog_jax.training.feed import settled
 from catdog_jax.training.loop import EpochRecord, fit
-from catdog_jax.training.metrics import evaluate, predict_logits
 from catdog_jax.training.optimizers import keras_adam, make_optimizer
 
 AUGMENTATIONS = (random_flip, random_rotation(0.2))
@@ -166,7 +166,8 @@ def test_nothing_is_frozen_unasked() -> None:
     assert last.val_loss == pytest.approx(evaluate(model, coloured(16)).loss, rel=1e-6)
 
 
-@pytest.mark.parametrize("trainable", ["head", "all"])
+@pytest.mark.usefixtures("short_backbone")
+@pytest.mark.parametrize("trainable", ["head", pytest.param("all", marks=pytest.mark.slow)])
 def test_features_are_computed_once_only_where_their_part_is_not_trained(
     trainable: str, drawings: Split
 ) -> None:
@@ -176,7 +177,15 @@ def test_features_are_computed_once_only_where_their_part_is_not_trained(
         assert record.val_loss == pytest.approx(evaluate(model, drawings).loss, rel=1e-5)
 
 
-@pytest.mark.parametrize(("name", "devices"), [("model3", 1), ("model3", 4), ("model4", 4)])
+@pytest.mark.usefixtures("short_backbone")
+@pytest.mark.parametrize(
+    ("name", "devices"),
+    [
+        ("model3", 4),
+        pytest.param("model3", 1, marks=pytest.mark.slow),
+        pytest.param("model4", 4, marks=pytest.mark.slow),
+    ],
+)
 def test_an_epoch_as_one_program_is_the_same_epoch(
     name: str, devices: int, drawings: Split
 ) -> None:
@@ -206,6 +215,7 @@ def test_an_epoch_as_one_program_is_the_same_epoch(
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_epoch_as_one_program_is_the_same_in_float64() -> None:
     split = coloured(20)
     with jax.enable_x64(True):
@@ -254,7 +264,8 @@ def test_batch_statistics_stay_float32_in_bfloat16(drawings: Split) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["model3", "model4"])
+@pytest.mark.usefixtures("short_backbone")
+@pytest.mark.parametrize("name", ["model3", pytest.param("model4", marks=pytest.mark.slow)])
 def test_a_history_in_bfloat16_is_near_the_one_in_float32(name: str, drawings: Split) -> None:
     exact, rounded = (
         [

@@ -10,12 +10,11 @@ from flax import nnx
 from catdog_jax.data.splits import Split
 from catdog_jax.errors import InputError
 from catdog_jax.models.create import Model4, create_model
+from catdog_jax.training.evaluation import evaluate, predict_logits
 from catdog_jax.training.losses import cross_entropy, smoothed
 from catdog_jax.training.metrics import (
-    evaluate,
     metric_sums,
     metrics_of,
-    predict_logits,
     predicted,
     probabilities,
     wilson_interval,
@@ -141,9 +140,14 @@ def test_what_does_not_fit_the_model_is_one_clear_error(change: str, drawings: S
             labels + 1,
             r"labels go from 1 to 2, but Model4 has 1 ",
         ),
-        "negative": (model, images, labels - 1, r"labels go from -1 to 0"),
+        "negative": (model, images, labels - 1, "labels must be 0 or more"),
         "soft": (model, images, np.eye(3)[labels], r"labels have 3 classes, but Model3 has 2"),
-        "shares": (model, images, labels / 2, r"the loss does not take labels float64\[42\]"),
+        "shares": (
+            model,
+            images,
+            labels / 2,
+            r"must be whole numbers \[n\] or .*, not float64\[42\]",
+        ),
         "loss": (model, images, labels, r"a loss must give one number an image, but .* \(\)"),
         "none": (model, images[:0], labels[:0], "there are no images"),
     }[change]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from catdog_jax.data.arrays import splits_from_arrays
 from catdog_jax.data.splits import (
     ImageView,
     Split,
@@ -10,7 +11,6 @@ from catdog_jax.data.splits import (
     checked_sizes,
     class_counts,
     majority_baseline,
-    splits_from_arrays,
 )
 from catdog_jax.errors import InputError
 

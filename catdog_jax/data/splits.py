@@ -1,6 +1,5 @@
 """A data set as it is used: its splits, and their photos batch by batch."""
 
-import hashlib
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,8 +25,6 @@ Labels: TypeAlias = Int32[np.ndarray, " n"]
 SoftLabels: TypeAlias = Float[np.ndarray, "n classes"]
 Indices: TypeAlias = Int64[np.ndarray, " n"]
 Sizes: TypeAlias = tuple[int, int, int]
-Arrays: TypeAlias = tuple[Any, Any]
-"""Images `[n, height, width, channels]`, pixels 0…255, and labels: int `[n]`, or `[n, classes]`."""
 
 
 def checked_sizes(sizes: Sequence[int]) -> Sizes:
@@ -227,85 +224,6 @@ class Splits:
         sizes = ", ".join(f"{len(getattr(self, name))} {name}" for name in SPLIT_NAMES)
         classes = shorten(", ".join(self.class_names), 80)
         return f"Splits of {self.source}: {sizes}\n    classes: {classes}"
-
-
-def splits_from_arrays(
-    train: Arrays,
-    validation: Arrays,
-    test: Arrays | None = None,
-    *,
-    class_names: Sequence[str] | None = None,
-) -> Splits:
-    """A data set of NumPy arrays, of any size and number of classes.
-
-    Args:
-        train: images `[n, height, width, channels]`, pixels 0…255, and labels: int `[n]`, or
-            probabilities `[n, classes]`.
-        validation: as `train`.
-        test: as `train`, or None.
-        class_names: in the order of the labels; by default their numbers.
-
-    Raises:
-        InputError: shapes or labels do not fit each other.
-    """
-    given = {"train": train, "validation": validation, "test": test}
-    arrays = {name: _checked_arrays(name, pair) for name, pair in given.items() if pair is not None}
-    images, labels = arrays["train"]
-    arrays.setdefault("test", (images[:0], labels[:0]))
-    for name in ("train", "validation"):
-        if not len(arrays[name][1]):
-            raise InputError(f"{name} holds no images")
-    shapes = {images.shape[1:] for images, _ in arrays.values()}
-    if len(shapes) > 1:
-        raise InputError(f"the images must be of one shape, not {' and '.join(map(str, shapes))}")
-    numbers = max(_class_number(labels) for _, labels in arrays.values())
-    names = tuple(map(str, range(numbers) if class_names is None else class_names))
-    for name, (_, labels) in arrays.items():
-        if labels.ndim == 2 and labels.shape[1] != len(names):
-            raise InputError(
-                f"{name} labels have {labels.shape[1]} columns for {len(names)} classes"
-            )
-        if labels.ndim == 1 and _class_number(labels) > len(names):
-            raise InputError(f"{name} labels go to {labels.max()}, with {len(names)} class_names")
-    digest = hashlib.sha256()
-    for pair in arrays.values():
-        for array in pair:
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-    splits = (
-        Split(*arrays[name], names, tuple(f"{name}/{i}" for i in range(len(arrays[name][1]))))
-        for name in SPLIT_NAMES
-    )
-    return Splits(*splits, class_names=names, source="arrays", fingerprint=digest.hexdigest())
-
-
-def _checked_arrays(name: str, pair: Arrays) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        images, labels = map(np.asarray, pair)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} must be two arrays, (images, labels)") from error
-    if images.ndim != 4 or images.dtype.kind not in "uif":
-        raise InputError(
-            f"{name} images must be numbers [n, height, width, channels], "
-            f"not {images.dtype}{list(images.shape)}"
-        )
-    is_hard = labels.dtype.kind in "ui" and labels.ndim == 1
-    if not is_hard and not (labels.dtype.kind == "f" and labels.ndim == 2):
-        raise InputError(
-            f"{name} labels must be whole numbers [n] or probabilities [n, classes], "
-            f"not {labels.dtype}{list(labels.shape)}"
-        )
-    if len(images) != len(labels):
-        raise InputError(f"{name} has {len(images)} images, but {len(labels)} labels")
-    if not np.isfinite(images).all():
-        raise InputError(f"{name} images must be finite")
-    if not (np.isfinite(labels) & (labels >= 0)).all():
-        raise InputError(f"{name} labels must be 0 or more")
-    return images, labels.astype(np.int32 if is_hard else np.float32)
-
-
-def _class_number(labels: Labels | SoftLabels) -> int:
-    return labels.shape[1] if labels.ndim == 2 else int(labels.max(initial=-1)) + 1
 
 
 def hard_labels(split: Split) -> Labels:

@@ -10,15 +10,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
+from ..data.arrays import as_split
 from ..data.splits import Split
 from ..errors import InputError
 from ..files import written_whole
-from ..training.feed import as_split
+from ..training.evaluation import check_fit, predict_logits
 from ..training.losses import cross_entropy, label_classes
 from ..training.metrics import (
-    check_fit,
     metrics_of,
-    predict_logits,
     predicted,
     probabilities,
     wilson_interval,
@@ -97,14 +96,20 @@ def predictions_of(
     data: Split | np.ndarray,
     experiment: Experiment | None = None,
     class_names: Sequence[str] = (),
+    *,
+    checked: bool = False,
 ) -> Predictions:
-    """Predictions with the loss, batch size, dtype and threshold of an experiment."""
+    """Predictions with the loss, batch size, dtype and threshold of an experiment.
+
+    `checked`: the model is known to take such images and labels.
+    """
     options = experiment or Experiment("")
     split = data
     if not isinstance(split, Split):
         split = as_split((data, np.zeros(len(data), np.int32)))
     loss = build.loss_of(options, len(class_names)) if experiment else cross_entropy
-    check_fit(model, split, loss)
+    if not checked:
+        check_fit(model, split, loss=loss)
     logits = predict_logits(model, split, batch_size=options.batch_size, dtype=options.dtype)
     names = class_names or tuple(map(str, range(max(2, logits.shape[1]))))
     known = split is data

@@ -35,8 +35,10 @@ def report(
     best = best_epoch(history)
 
     def judge(split: Split) -> dict[str, Any] | None:
-        found = len(split) and predictions_of(model, split, experiment, splits.class_names)
-        return judged(found, experiment) if found else None
+        if not len(split):
+            return None
+        names = splits.class_names
+        return judged(predictions_of(model, split, experiment, names, checked=True), experiment)
 
     test_last = judge(splits.test)
     put_checkpoint(model, out / CHECKPOINT / str(best), experiment, record["inputs"])

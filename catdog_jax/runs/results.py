@@ -10,11 +10,11 @@ import numpy as np
 import optax
 from flax import nnx
 
+from ..data.arrays import Arrays, as_split
 from ..data.splits import SPLIT_NAMES, Split, Splits
 from ..errors import InputError, say
 from ..files import expanded, is_file
 from ..reports import tables
-from ..training.feed import Arrays, as_split
 from ..training.state import create_state, put_weights
 from . import build, checkpoint
 from .experiment import Experiment

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from ..data.splits import Arrays, Split
+from ..data.splits import Split
 from .mesh import replicate, shard
 
 Item = TypeVar("Item")
@@ -19,16 +19,6 @@ Item = TypeVar("Item")
 _PHOTOS_SHARE = 0.5
 _READ_AHEAD = 2
 _STEPS_AHEAD = 8
-
-
-def as_split(data: Split | Arrays) -> Split:
-    """`data` itself, or a split of the two arrays."""
-    if isinstance(data, Split):
-        return data
-    images, labels = map(np.asarray, data)
-    classes = labels.shape[-1] if labels.ndim == 2 else int(labels.max(initial=0)) + 1
-    names = tuple(map(str, range(classes)))
-    return Split(images, labels, names, tuple(map(str, range(len(images)))))
 
 
 def fit_on_devices(splits: Iterable[Split]) -> bool:

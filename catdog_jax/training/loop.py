@@ -14,13 +14,15 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Bool, PyTree
 
-from ..data.splits import Arrays, Batches, Split
+from ..data.arrays import Arrays, as_split
+from ..data.splits import Batches, Split
 from ..errors import InputError, RunError
 from .augment import Augmentation, combined
-from .feed import as_split, fit_on_devices, on_every_device, settled, stream
+from .evaluation import check_fit
+from .feed import fit_on_devices, on_every_device, settled, stream
 from .losses import Loss, cross_entropy
 from .mesh import data_mesh, give_back_freed_memory, replicate
-from .metrics import Metrics, Sums, check_fit, no_sums
+from .metrics import Metrics, Sums, no_sums
 from .state import Dtype, TrainState, create_state, put_weights
 from .step import Epoch, Step, Task, jit_epoch, jit_step
 from .validation import make_validation
@@ -112,8 +114,7 @@ def fit(
         RunError: the loss or the weights are no longer finite numbers; that epoch has no record.
     """
     splits = as_split(train), as_split(validation)
-    for split in splits:
-        check_fit(model, split, loss)
+    check_fit(model, *splits, loss=loss)
     classes = len(splits[0].class_names)
     if class_weights is not None and len(class_weights) != classes:
         raise InputError(f"{len(class_weights)} class weights for {classes} classes")

@@ -92,7 +92,7 @@ def keep_compiled_programs() -> None:
     """
     if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore[reportAttributeAccessIssue]
         return
-    folder = cache_folder() / "programs" / _processor()
+    folder = cache_folder() / "programs" / processor()
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
@@ -113,7 +113,7 @@ def give_back_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _processor() -> str:
+def processor() -> str:
     """A name for the processor's features, on Linux; the same for all processors elsewhere.
 
     A home folder may be shared by machines, and a program compiled for one processor may end in an

@@ -1,7 +1,6 @@
-"""The state of a training, and a model's parts in it."""
+"""The state of a training, a model's parts in it, and how they are put together and called."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -12,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Int, Key, PyTree
 
 from ..errors import InputError
+from .losses import Logits
 
 Dtype = Literal["float32", "bfloat16"]
 Model = TypeVar("Model", bound=nnx.Module)
@@ -82,10 +82,12 @@ def put_weights(model: nnx.Module, state: TrainState) -> None:
 
 def in_mode(model: Model, *, training: bool) -> Model:
     """A view of `model` with dropout and batch statistics as in training, or without."""
-    for attribute in ("deterministic", "use_running_average"):
-        with suppress(ValueError):  # no layer has it
-            model = nnx.view(model, **{attribute: not training})
-    return model
+    return nnx.view(
+        model,
+        raise_if_not_found=False,  # not every model has such layers
+        deterministic=not training,
+        use_running_average=not training,
+    )
 
 
 def in_dtype(state: PyTree, dtype: Dtype) -> PyTree:
@@ -110,3 +112,19 @@ def in_dtype(state: PyTree, dtype: Dtype) -> PyTree:
 def trained_parts(params: PyTree) -> Sequence[str]:
     """The parts of a model, by their attributes' names, that hold trained parameters."""
     return sorted({str(path[0]) for path, _ in nnx.to_flat_state(params)})
+
+
+def apply(graphdef: nnx.GraphDef, dtype: Dtype, state: PyTree, images: Array) -> Logits:
+    """Logits, in float32 at least, of a model in the mode of its structure."""
+    model: Any = nnx.merge(graphdef, in_dtype(state, dtype))
+    return full_precision(model(in_pixels(images, dtype)))
+
+
+def in_pixels(images: Array, dtype: Dtype) -> Array:
+    """Pixels as a model is given them; bfloat16 holds each of 0…255 exactly."""
+    return images.astype(float if dtype == "float32" else dtype)  # float64 in a test's x64 mode
+
+
+def full_precision(logits: Logits) -> Logits:
+    """`logits` in float32 at least, for losses to be computed from."""
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 from .augment import BatchAugmentation
 from .losses import Labels, Loss, label_classes
 from .mesh import jit
-from .metrics import Sums, full_precision, in_pixels, metric_sums, scan_rows
-from .state import Dtype, TrainState, in_dtype, in_mode
+from .metrics import Sums, metric_sums, scan_rows
+from .state import Dtype, TrainState, full_precision, in_dtype, in_mode, in_pixels
 
 Step: TypeAlias = Callable[[TrainState, PyTree], tuple[TrainState, Sums]]
 Epoch: TypeAlias = Callable[

@@ -1,7 +1,7 @@
 """Validation after each epoch, by the way that suits the model and where the photos are."""
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import numpy as np
@@ -10,25 +10,43 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from ..data.splits import Split
+from .evaluation import predict_logits
 from .feed import on_every_device, settled, stream
 from .losses import Logits, Loss
 from .mesh import jit, replicate
-from .metrics import (
-    FeatureModel,
-    Metrics,
-    Sums,
+from .metrics import Metrics, Sums, metric_sums, metrics_of, scan_rows
+from .state import (
+    Dtype,
+    TrainState,
     apply,
     full_precision,
+    in_dtype,
+    in_mode,
     in_pixels,
-    metric_sums,
-    metrics_of,
-    predict_logits,
-    scan_rows,
+    trained_parts,
 )
-from .state import Dtype, TrainState, in_dtype, in_mode, trained_parts
 from .step import Task
 
 Validation: TypeAlias = Callable[[nnx.Module], Metrics]
+
+
+@runtime_checkable
+class FeatureModel(Protocol):
+    """A model whose logits are `classify(features(images))`.
+
+    Where none of `feature_parts` is trained, the features of an image are computed once.
+    """
+
+    feature_parts: Sequence[str]
+    """The attributes that `features` makes use of."""
+
+    def features(self, images: Any) -> Any:
+        """Features of `images`, `[batch, features]`."""
+        ...
+
+    def classify(self, features: Any) -> Any:
+        """Logits of features, `[batch, outputs]`."""
+        ...
 
 
 def make_validation(

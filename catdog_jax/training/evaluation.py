@@ -1,0 +1,146 @@
+"""Evaluation: logits, accuracy and loss over all images, if model, images and labels fit."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Float
+
+from ..data.arrays import Arrays, as_split
+from ..data.splits import Split
+from ..errors import InputError, first_line
+from .feed import settled, stream
+from .losses import Loss, cross_entropy
+from .mesh import data_mesh, jit, replicate
+from .metrics import Metrics, metrics_of
+from .state import Dtype, apply, in_mode
+
+
+def evaluate(
+    model: nnx.Module,
+    data: Split | Arrays,
+    *,
+    batch_size: int = 32,
+    threshold: float = 0.0,
+    loss: Loss = cross_entropy,
+    dtype: Dtype = "float32",
+    mesh: Mesh | None = None,
+) -> Metrics:
+    """Loss and accuracy over all images, without dropout and with running batch statistics.
+
+    Args:
+        model: takes pixels 0…255 and gives logits.
+        data: a split, or images and labels.
+        batch_size: images at once.
+        threshold: for models with one logit; 0 is a probability of one half.
+        loss: (logits, labels) -> one number an image.
+        dtype: what the model computes in.
+        mesh: the devices; by default all.
+
+    Raises:
+        InputError: there are no images, or they or their labels do not fit the model.
+    """
+    split = as_split(data)
+    check_fit(model, split, loss=loss)
+    logits = predict_logits(model, split, batch_size=batch_size, dtype=dtype, mesh=mesh)
+    return metrics_of(logits, split.labels, threshold, loss)
+
+
+def predict_logits(
+    model: nnx.Module,
+    images: Any,
+    *,
+    batch_size: int = 32,
+    dtype: Dtype = "float32",
+    mesh: Mesh | None = None,
+) -> Float[np.ndarray, "images outputs"]:
+    """Logits of all images, in order; arguments as in `evaluate`.
+
+    Args:
+        model: takes pixels 0…255 and gives logits.
+        images: a split, or an array `[n, height, width, channels]`.
+        batch_size: images at once.
+        dtype: what the model computes in.
+        mesh: the devices; by default all.
+
+    Raises:
+        InputError: there are no images.
+    """
+    if not isinstance(images, Split):
+        images = as_split((images, np.zeros(len(images), np.int32)))
+    if not len(images):
+        raise InputError("there are no images to train or evaluate on")
+    mesh = data_mesh(batch_size) if mesh is None else mesh
+    graphdef, state = nnx.split(in_mode(model, training=False))
+    state = replicate(state, mesh)
+    with jax.set_mesh(mesh):
+        outputs = (
+            infer(graphdef, dtype, state, batch["image"])
+            for batch in stream(images.batches(batch_size), mesh)
+        )
+        logits = np.concatenate([np.asarray(output) for output in settled(outputs)])
+    return logits[: len(images)]  # the rest is padding
+
+
+infer = jit(static_argnums=(0, 1))(apply)
+
+
+def check_fit(model: nnx.Module, *splits: Split, loss: Loss = cross_entropy) -> None:
+    """Refuse images or labels that the model or the loss cannot take.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    if not all(map(len, splits)):
+        raise InputError("there are no images to train or evaluate on")
+    shapes = {split.images.shape[1:] for split in splits}
+    logits = {shape: _logits_of_two(model, shape) for shape in shapes}
+    for split in splits:
+        _check_labels(split.labels, logits[split.images.shape[1:]], loss, type(model).__name__)
+
+
+def _logits_of_two(model: nnx.Module, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """What the model gives for two images of this shape."""
+    name, size = type(model).__name__, "×".join(map(str, shape))
+    graphdef, state = nnx.split(in_mode(model, training=False))
+    images = jax.ShapeDtypeStruct((2, *shape), jnp.uint8)
+    try:
+        logits = jax.eval_shape(lambda images: apply(graphdef, "float32", state, images), images)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{name} does not take images of {size}; was it made for another size? "
+            f"({first_line(error)})"
+        ) from error
+    if logits.ndim != 2 or logits.shape[0] != 2:
+        raise InputError(
+            f"{name} must give logits [batch, outputs], but 2 images gave {logits.shape}"
+        )
+    return logits
+
+
+def _check_labels(labels: Any, logits: jax.ShapeDtypeStruct, loss: Loss, name: str) -> None:
+    outputs = logits.shape[1]
+    classes = max(outputs, 2)
+    if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
+        least, most = int(labels.min()), int(labels.max())
+        if least < 0 or most >= classes:
+            raise InputError(
+                f"labels go from {least} to {most}, but {name} has {outputs} "
+                f"{'output' if outputs == 1 else 'outputs'}, for classes 0 to {classes - 1}; "
+                "make it with num_classes"
+            )
+    elif labels.ndim == 2 and labels.shape[1] > classes:
+        raise InputError(f"labels have {labels.shape[1]} classes, but {name} has {outputs} outputs")
+    example = jax.ShapeDtypeStruct((2, *labels.shape[1:]), labels.dtype)
+    try:
+        losses = jax.eval_shape(loss, logits, example)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the loss does not take labels {labels.dtype}[{', '.join(map(str, labels.shape))}] "
+            f"({first_line(error)}); give one that does"
+        ) from error
+    if losses.shape != (2,):
+        raise InputError(f"a loss must give one number an image, but 2 images gave {losses.shape}")
