@@ -211,19 +211,22 @@ def test_a_series_draws_and_tabulates_all_its_runs_and_goes_on_where_it_was(tmp_
     assert len(json.loads((tmp_path / "summary.json").read_text())) == 4
 
 
-def test_published_numbers_stand_beside_the_posts_own_data(
-    finished: tuple[Run, list[str]], tmp_path: Path
+def test_published_numbers_stand_beside_the_posts_own_photos(
+    finished: tuple[Run, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "model3-seed0"
-    shutil.copytree(finished[0].folder, folder)
-    config = json.loads((folder / "config.json").read_text())
-    for part, count in (("train", 1000), ("validation", 404), ("test", 96)):
-        config["data"][part] = {"cats": count, "dogs": count}
-    (folder / "config.json").write_text(json.dumps(config))
+    run = finished[0]
+    its_own = replace(run, experiment=replace(run.experiment, sizes=None))
+    assert not reproduce._is_of_the_post(its_own)
+    monkeypatch.setattr(reproduce, "POSTS_PHOTOS", run.inputs["photos"])
+    assert reproduce._is_of_the_post(its_own)
+    assert not reproduce._is_of_the_post(run)  # of other sizes
+    monkeypatch.setattr(reproduce, "_is_of_the_post", lambda _: True)
+    shutil.copytree(run.folder, tmp_path / "model3-seed0")
     reproduce.summarize(tmp_path)
     assert "78.1 % (epoch 19)" in (tmp_path / "summary.md").read_text()
 
 
+@pytest.mark.slow
 def test_two_series_at_once_share_a_folder(tmp_path: Path) -> None:
     """Each finishes its own runs; the figures and the summary, which both write, are whole."""
     command = "reproduce --data sketches --image-size 32 --sizes 48 20 12 --epochs 1 --models"

@@ -65,7 +65,8 @@ def save(folder: Path, state: TrainState, record: Record) -> None:
     Raises:
         OSError: it cannot be written; those that were there are intact.
     """
-    epoch, arrays = len(record["history"]), _named(state)
+    # NumPy arrays: Orbax would fetch them from the devices one by one.
+    epoch, arrays = len(record["history"]), jax.device_get(_named(state))
     try:
         folder.mkdir(exist_ok=True)
         # On a full disk Orbax prints many lines from its threads: better not to begin.
@@ -82,8 +83,6 @@ def save(folder: Path, state: TrainState, record: Record) -> None:
         with written_whole(path / _DIGESTS) as file:
             json.dump(digests, file, indent=2)
     except Exception as error:  # Orbax documents none of its errors
-        for unfinished in folder.glob(f"{epoch}.orbax-checkpoint-tmp*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
         raise OSError(f"the checkpoint of epoch {epoch}: {first_line(error)[:200]}") from error
 
 
