@@ -232,6 +232,7 @@ def test_failing_workers_are_told_and_the_others_go_on(
     assert "failed: no result after 0.5 s" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_start_is_made_cold_then_with_what_that_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +263,7 @@ def test_a_start_is_made_cold_then_with_what_that_left(
         benchmark.main(options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("contender", "work", "count"), [(OURS, "epoch-model3", 1), (KERAS_TENSORFLOW, "augment", 3)]
 )

@@ -166,6 +166,7 @@ def test_data_counts_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert {path.name for path in tmp_path.iterdir()} == {"labels.png", "photos.png"}
 
 
+@pytest.mark.slow
 def test_the_demo_says_that_these_are_drawings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -315,6 +316,7 @@ def test_an_experiment_script_explains_itself(script: Path) -> None:
     assert script.stem in ("keras_parity", "benchmark") or len(source.splitlines()) < 50
 
 
+@pytest.mark.slow
 def test_an_experiment_script_runs(tmp_path: Path) -> None:
     out = tmp_path / "run"
     script = EXPERIMENTS / "model2_augmentation.py"
@@ -435,7 +437,13 @@ def shell(command: str, *arguments: str, **environment: str) -> subprocess.Compl
     return subprocess.run(words, capture_output=True, text=True, env={**os.environ, **environment})
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+@pytest.mark.parametrize(
+    "closed",
+    [
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (">&-", "2>&-", "<&-")),
+        ">&- 2>&- <&-",
+    ],
+)
 def test_closed_streams_do_no_harm(closed: str, tmp_path: Path) -> None:
     done = shell(closed, *DATA, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr

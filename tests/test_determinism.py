@@ -17,6 +17,7 @@ from flax import nnx
 
 from catdog_jax.data import sketches
 from catdog_jax.data.splits import Split
+from catdog_jax.models import mobilenet_v2
 from catdog_jax.models.create import create_model
 from catdog_jax.training.augment import random_flip, random_rotation
 from catdog_jax.training.loop import fit
@@ -27,6 +28,7 @@ MODELS = {
     **{name: {"image_size": 32, "blog_logits": True} for name in ("model1", "model2", "model3")},
     "model4": {"alpha": 0.35},
 }
+SHORT = mobilenet_v2.STAGES[:2]
 Trained = dict[str, np.ndarray]
 
 
@@ -73,6 +75,7 @@ ELSEWHERE = {
 def write_all(folder: Path, devices: int) -> None:
     """Be one of the other processes."""
     jax.config.update("jax_num_cpu_devices", devices)
+    mobilenet_v2.STAGES = SHORT
     for name, on_device in ELSEWHERE[devices]:
         path = folder / f"{name}-{devices}-{on_device}.npz"
         np.savez(path, **trained(name, on_device=on_device))  # pyright: ignore[reportArgumentType]
@@ -106,9 +109,16 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def here(name: str, elsewhere: object) -> Trained:
-    """Trained in this process, while the others are at it."""
+def here(name: str) -> Trained:
+    """Trained in this process."""
     return trained(name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_backbone() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mobilenet_v2, "STAGES", SHORT)
+        yield
 
 
 def assert_same(one: Trained, other: Trained) -> None:
@@ -128,6 +138,7 @@ def test_another_seed_is_another_training(name: str, here: Trained) -> None:
     assert not np.array_equal(trained(name, seed=1)["history"], here["history"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, _ in ELSEWHERE[4]], indirect=True)
 def test_another_process_trains_the_same_bit_for_bit(
     name: str, here: Trained, elsewhere: Callable[[str, int, bool], Trained]
@@ -136,6 +147,7 @@ def test_another_process_trains_the_same_bit_for_bit(
     assert_same(elsewhere(name, 4, False), here)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "devices", "on_device"),
     [(name, devices, scan) for devices in (8, 1) for name, scan in ELSEWHERE[devices]],

@@ -88,7 +88,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.usefixtures("short_backbone")
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("model1", marks=pytest.mark.slow),
+        pytest.param("model2", marks=pytest.mark.slow),
+        "model3",
+        "model4",
+    ],
+)
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(name: str, tmp_path: Path) -> None:
     experiment = replace(RECIPES[name], **SETTINGS, weights="none", stop_when_dead=False)
     if name == "model4":
@@ -345,7 +354,14 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert 2 <= saved < 60
 
 
-@pytest.mark.parametrize("module", ["numpy", "jax", "flax.nnx"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        pytest.param("numpy", marks=pytest.mark.slow),
+        "jax",
+        pytest.param("flax.nnx", marks=pytest.mark.slow),
+    ],
+)
 def test_ctrl_c_while_it_starts_ends_it_quietly(module: str) -> None:
     """Python tells each module it has imported; the command imports for seconds."""
     with subprocess.Popen(
@@ -381,7 +397,15 @@ def test_a_full_disk_ends_in_one_line_and_costs_nothing_saved(small_disk: Path) 
     assert len(resume(out, log=silent).history) == 4
 
 
-@pytest.mark.parametrize("name", ["write_history", "plot_history", "write_json", "keep_code"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "write_history",
+        "keep_code",
+        pytest.param("plot_history", marks=pytest.mark.slow),
+        pytest.param("write_json", marks=pytest.mark.slow),
+    ],
+)
 def test_a_disk_that_fills_beside_the_checkpoints_ends_in_one_line(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,13 +446,16 @@ def test_a_checkpoint_that_breaks_off_costs_nothing_saved(tmp_path: Path) -> Non
     said = f"error: {out} could not be written to (the checkpoint of epoch 3: "
     assert said in done.stderr, done.stderr
     assert checkpoint.epochs(out / "checkpoint")[-1] == 2
-    assert not unfinished(out / "checkpoint")
     assert len(resume(out, log=silent).history) == 4
+    assert not unfinished(out / "checkpoint")
 
 
 @pytest.mark.parametrize(
     ("batch_size", "said"),
-    [(16, "the loss became (nan|inf) in step 2 of epoch 3"), (48, "the last step of epoch 3")],
+    [
+        (16, "the loss became (nan|inf) in step 2 of epoch 3"),
+        pytest.param(48, "the last step of epoch 3", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_diverges_keeps_the_last_good_state(
     batch_size: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -502,7 +529,7 @@ def test_a_run_of_another_weights_file_of_that_name_is_refused(
     weights = tmp_path / "weights.h5"
     weights.write_bytes(b"one")
     monkeypatch.setattr(build, "load_keras_weights", lambda *_, **__: None)
-    monkeypatch.setattr(build, "weights_file", lambda *_, **__: None)
+    monkeypatch.setattr(build, "weights_file", Path)
     experiment = replace(SMALL, weights=str(weights), epochs=1)
     run(experiment, tmp_path / "run", log=silent)
     lines: list[str] = []

@@ -115,6 +115,7 @@ CHANGES = {
 SMALL = ParityOptions(changes=CHANGES, seeds=2)
 
 
+@pytest.mark.slow
 def test_trains_both_and_then_only_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +152,7 @@ def test_trains_both_and_then_only_what_is_missing(
         keras_parity.main(replace(options, changes={**CHANGES, "epochs": 3}))
 
 
+@pytest.mark.slow
 def test_model_4_of_keras_trains_its_head() -> None:
     experiment = SMALL.adapt(RECIPES["model4"])
     splits = load_splits(experiment)

@@ -95,7 +95,12 @@ def keras_history(
 @pytest.mark.usefixtures("_double_precision")
 @pytest.mark.parametrize(
     ("make", "seed", "dies"),
-    [(Model1, 2, True), (Model1, 3, False), (Model2, 2, False), (Model3, 3, False)],
+    [
+        pytest.param(Model1, 2, True, marks=pytest.mark.slow),
+        pytest.param(Model1, 3, False, marks=pytest.mark.slow),
+        pytest.param(Model2, 2, False, marks=pytest.mark.slow),
+        (Model3, 3, False),
+    ],
 )
 def test_thirty_steps_of_adam_equal_keras(make, seed, dies):
     keras, size = reference.import_keras(), 64
@@ -115,6 +120,7 @@ def test_thirty_steps_of_adam_equal_keras(make, seed, dies):
     np.testing.assert_array_equal(actual[:, 1], expected[:, 1])
 
 
+@pytest.mark.slow
 def test_a_hundred_steps_of_model_4s_head_equal_keras(tmp_path):
     keras, size = reference.import_keras(), 64
     keras_model = reference.network("model4", size)

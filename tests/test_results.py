@@ -166,6 +166,7 @@ def test_images_that_do_not_fit_are_one_line(finished: Run, tmp_path: Path) -> N
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_is_judged_in_it(tmp_path: Path) -> None:
     rounded = run(replace(SMALL, epochs=1, dtype="bfloat16"), tmp_path / "run", log=silent)
     assert rounded.metrics is not None

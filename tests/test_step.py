@@ -139,6 +139,7 @@ def test_training_keys_are_not_those_of_initial_weights() -> None:
     )
 
 
+@pytest.mark.usefixtures("short_backbone")
 def test_a_frozen_backbone_stays_and_the_head_moves() -> None:
     model = Model4(alpha=0.35, rngs=nnx.Rngs(0))
     before = nnx.to_pure_dict(jax.tree.map(jnp.copy, nnx.state(model)))
@@ -152,6 +153,8 @@ def test_a_frozen_backbone_stays_and_the_head_moves() -> None:
     assert not np.array_equal(after["head"]["kernel"], before["head"]["kernel"])
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_backbone")
 def test_a_whole_backbone_can_be_trained_on_several_devices() -> None:
     """Its gradients, through loops over two images at a time, are those of one device."""
     batch, updated = random_batch(8, 32), []
@@ -160,7 +163,7 @@ def test_a_whole_backbone_can_be_trained_on_several_devices() -> None:
         model.dropout.rate = 0.0  # pyright: ignore[reportAttributeAccessIssue]
         step, state = jitted_step(model, optax.sgd(1e-3), mesh)
         updated.append(run(step, state, batch, mesh)[0].params)
-    assert len(jax.tree.leaves(updated[0])) > 100
+    assert len(jax.tree.leaves(updated[0])) > 30
     for one, other in zip(*map(jax.tree.leaves, updated), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
 
