@@ -134,7 +134,7 @@ def list_tree(root: Tree) -> tuple[Folder, Counter[str]]:
 
 
 def picture_kinds(passed_over: Mapping[str, int]) -> dict[str, int]:
-    """Of what was passed over, what are or may be pictures: strict data may hold none."""
+    """The kinds that are pictures, or may be: `strict` refuses data with any of them."""
     return {
         kind: count
         for kind, count in passed_over.items()

@@ -1,4 +1,4 @@
-"""Calls a function in a process that ends with its work, as what TensorFlow takes it never returns.
+"""Call a function in a process of its own: TensorFlow never gives its memory back.
 
 In the process that trains it would cost half a gigabyte, and slow a step of model 4 from 86 to
 98 ms. A photo that crashes TensorFlow ends only that process.

@@ -123,7 +123,7 @@ def training_of(experiment: Experiment, num_classes: int, steps_per_epoch: int) 
     """What an experiment says of training, as arguments of `fit`.
 
     Raises:
-        InputError: it names an optimizer, a loss, … that there is not.
+        InputError: it names an unknown optimizer, loss, augmentation or callback.
     """
     return {
         "epochs": experiment.epochs,

@@ -115,9 +115,9 @@ def _bilinear(
 ) -> Image:
     """Pixels at (y, x), at most half the image's diagonal from its centre; others are not safe.
 
-    The mirrored border is laid out once: a third of the time of mirroring pixel by pixel. 2 more
-    are for the second pixel of a pair and for rounding. Whole pixels are fetched;
-    `map_coordinates` takes a channel at a time.
+    The mirrored border is laid out once: a third of the time of mirroring pixel by pixel. It is 2
+    pixels wider than the diagonal needs, for the second pixel of a pair and for rounding. Whole
+    pixels are fetched; `map_coordinates` takes a channel at a time.
     """
     height, width, _ = image.shape
     diagonal = math.hypot(height, width)
