@@ -66,7 +66,7 @@ def trained(name: str, *, seed: int = 0, on_device: bool = False) -> Trained:
 # What other processes train, by the number of their devices: models, batch by batch or as a scan.
 # Few where more would only take longer.
 ELSEWHERE = {
-    4: [("model2", False), ("model4", False)],
+    4: [("model4", False)],
     8: [("model1", False), ("model3", True), ("model4", False)],
     1: [("model3", False)],
 }

@@ -89,15 +89,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.usefixtures("short_backbone")
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("model1", marks=pytest.mark.slow),
-        pytest.param("model2", marks=pytest.mark.slow),
-        "model3",
-        "model4",
-    ],
-)
+@pytest.mark.parametrize("name", ["model3", "model4"])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(name: str, tmp_path: Path) -> None:
     experiment = replace(RECIPES[name], **SETTINGS, weights="none", stop_when_dead=False)
     if name == "model4":

@@ -97,7 +97,6 @@ def keras_history(
     ("make", "seed", "dies"),
     [
         pytest.param(Model1, 2, True, marks=pytest.mark.slow),
-        pytest.param(Model1, 3, False, marks=pytest.mark.slow),
         pytest.param(Model2, 2, False, marks=pytest.mark.slow),
         (Model3, 3, False),
     ],
