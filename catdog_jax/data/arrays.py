@@ -76,6 +76,15 @@ def as_split(data: Split | Arrays) -> Split:
     return Split(images, labels, classes, tuple(map(str, range(len(images)))))
 
 
+def unlabelled(images: Any) -> Split:
+    """Images alone as a split, whose labels mean nothing.
+
+    Raises:
+        InputError: they are no images.
+    """
+    return as_split((images, np.zeros(len(images), np.int32)))
+
+
 def _checked(pair: Arrays, name: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         images, labels = map(np.asarray, pair)

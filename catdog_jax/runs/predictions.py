@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from ..data.arrays import as_split
+from ..data.arrays import unlabelled
 from ..data.splits import Split
 from ..errors import InputError
 from ..files import written_whole
@@ -104,9 +104,7 @@ def predictions_of(
     `checked`: the model is known to take such images and labels.
     """
     options = experiment or Experiment("")
-    split = data
-    if not isinstance(split, Split):
-        split = as_split((data, np.zeros(len(data), np.int32)))
+    split = data if isinstance(data, Split) else unlabelled(data)
     loss = build.loss_of(options, len(class_names)) if experiment else cross_entropy
     if not checked:
         check_fit(model, split, loss=loss)

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from ..data.arrays import Arrays, as_split
+from ..data.arrays import Arrays, as_split, unlabelled
 from ..data.splits import Split
 from ..errors import InputError, first_line
 from .feed import settled, stream
@@ -70,7 +70,7 @@ def predict_logits(
         InputError: there are no images.
     """
     if not isinstance(images, Split):
-        images = as_split((images, np.zeros(len(images), np.int32)))
+        images = unlabelled(images)
     if not len(images):
         raise InputError("there are no images to train or evaluate on")
     mesh = data_mesh(batch_size) if mesh is None else mesh
