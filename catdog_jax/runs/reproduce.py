@@ -65,9 +65,10 @@ def reproduce(
     # Wrong weights or a folder in the way should show now, not after hours of training.
     for recipe in recipes:
         build.initial_model(recipe, len(splits.class_names))
+        inputs = inputs_of(recipe, splits)
         for seed in seeds:
             experiment = replace(recipe, seed=seed)
-            is_finished(_folder(out, experiment), experiment, inputs_of(experiment, splits))
+            is_finished(_folder(out, experiment), experiment, inputs)
     make_folder(out)
     finished_runs(out)
     draw_data(splits, out)
