@@ -27,7 +27,6 @@ ROOT = Path(__file__).parent.parent
 _PROGRAMS = os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache/programs" / processor())
 )
-os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 jax.config.update("jax_compilation_cache_dir", _PROGRAMS)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
