@@ -39,8 +39,8 @@ def _train_anew(options: Train) -> "Run":
         raise InputError(f"which model? {', '.join(RECIPES)}, or your own as FILE.py:NAME")
     experiment = replace(recipe(options.model), **options.changes)
     from .runs.build import check, load_splits
-    from .runs.messages import describe
     from .runs.runner import run
+    from .runs.terminal import describe
 
     _start_jax()
     check(experiment)
@@ -99,7 +99,7 @@ def _demo(options: Demo) -> None:
 def _data(options: Data) -> None:
     from .data.load import load_data
     from .reports.sections import draw_data
-    from .runs.messages import describe
+    from .runs.terminal import describe
 
     splits = load_data(
         options.source,
@@ -120,8 +120,8 @@ def _data(options: Data) -> None:
 
 
 def _evaluate(options: Evaluate) -> None:
-    from .runs.messages import accuracy_line
     from .runs.results import load_run
+    from .runs.terminal import accuracy_line
 
     _start_jax()
     run = load_run(expanded(options.run), checkpoint=options.checkpoint)

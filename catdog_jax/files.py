@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
+import pooch
 from filelock import FileLock, Timeout
 
 from .errors import InputError, first_line
@@ -28,6 +29,14 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:  # a file whose name begins with ~
         return Path(path)
+
+
+def cache_folder(chosen: str | Path | None = None) -> Path:
+    """Where decoded photos, weights and compiled programs are kept.
+
+    `chosen`, or `$CATDOG_CACHE`, or the user's cache folder.
+    """
+    return expanded(chosen or os.environ.get("CATDOG_CACHE") or pooch.os_cache("catdog_jax"))
 
 
 def is_file(path: Path) -> bool:

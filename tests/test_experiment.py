@@ -20,7 +20,7 @@ from tqdm import tqdm
 import catdog_jax as cd
 from catdog_jax.data import sketches
 from catdog_jax.errors import InputError
-from catdog_jax.runs import build, messages, reproduce
+from catdog_jax.runs import build, reproduce, terminal
 from catdog_jax.runs.build import build_model
 from catdog_jax.runs.experiment import Experiment
 from catdog_jax.runs.history import is_dead, read_history
@@ -118,15 +118,15 @@ def test_the_progress_bar_ends_where_the_run_does(
 ) -> None:
     bars: list[tqdm] = []
     monkeypatch.setattr(
-        messages,
+        terminal,
         "tqdm",
         lambda **options: bars.append(tqdm(**options, file=io.StringIO())) or bars[0],
     )
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     clock = itertools.count(1.0, 0.3)  # every other call comes too soon after the last to be shown
-    monkeypatch.setattr(messages.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
     shown = []
-    with messages.progress(SMALL, 48, 0) as on_step:
+    with terminal.progress(SMALL, 48, 0) as on_step:
         assert on_step is not None
         for epoch in range(3):
             for count in steps:

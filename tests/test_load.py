@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from photo_files import color, write_classes, write_jpeg, write_photo, zip_of
 
-from catdog_jax.data import cached, decode, decoded, sources, tfds
+from catdog_jax.data import decode, decoded_cache, decoded_folder, sources, tfds
 from catdog_jax.data.load import load_data
 from catdog_jax.data.splits import SPLIT_NAMES, ImageView, class_counts
 from catdog_jax.errors import InputError
@@ -46,7 +46,7 @@ def _no_network(monkeypatch):
 @pytest.fixture
 def own_process(monkeypatch):
     """As for users: photos are decoded in a process of its own."""
-    monkeypatch.delenv(cached.DECODE_HERE)
+    monkeypatch.delenv(decoded_cache.DECODE_HERE)
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_folder_and_a_zip_of_it_hold_the_same_photos(tmp_path):
 def test_photos_are_decoded_once_whatever_the_cut(tmp_path, monkeypatch, cache):
     folder = write_classes(tmp_path / "photos", cat=20, dog=20)
     first = load_data(folder, SIZE)
-    monkeypatch.setattr(decoded, "write", lambda *args, **rest: pytest.fail("decoded again"))
+    monkeypatch.setattr(decoded_folder, "write", lambda *args, **rest: pytest.fail("decoded again"))
     start = time.perf_counter()
     others = [load_data(folder, SIZE, seed=1), load_data(folder, SIZE, sizes=(9, 5, 3))]
     assert time.perf_counter() - start < 2
@@ -163,7 +163,7 @@ def test_the_same_photos_under_another_name_are_not_decoded_again(tmp_path, cach
 def test_opening_reads_no_pixels(monkeypatch):
     load_data("sketches", SIZE, sizes=(12, 6, 2))
     monkeypatch.setattr(ImageView, "__getitem__", pytest.fail)
-    monkeypatch.setattr(decoded, "forget_pages", pytest.fail)
+    monkeypatch.setattr(decoded_folder, "forget_pages", pytest.fail)
     loaded = load_data("sketches", SIZE, sizes=(12, 6, 2))
     assert isinstance(loaded.train.images, ImageView)
     assert isinstance(loaded.train.images.array, np.memmap)

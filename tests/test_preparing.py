@@ -12,7 +12,7 @@ import time
 import pytest
 from photo_files import color, write_classes
 
-from catdog_jax.data import cached
+from catdog_jax.data import decoded_cache
 from catdog_jax.data.load import load_data
 
 LIMIT = 120
@@ -21,16 +21,16 @@ LIMIT = 120
 # what it wrote.
 PAUSING = """
 import sys
-from catdog_jax.data import decoded
+from catdog_jax.data import decoded_folder
 from catdog_jax.data.load import load_data
 
-def pausing(*arguments, write=decoded.write, **asked):
+def pausing(*arguments, write=decoded_folder.write, **asked):
     print("preparing", flush=True)
     write(*arguments, **asked)
     print("written", flush=True)
     sys.stdin.readline()
 
-decoded.write = pausing
+decoded_folder.write = pausing
 loaded = load_data("sketches", 32, sizes=(int(sys.argv[1]), 4, 2))
 print(loaded.folder, loaded.train.images[:].sum(), flush=True)
 """
@@ -119,7 +119,7 @@ def test_only_what_dead_processes_left_is_cleared_away(cache, start):
 def test_two_processes_decode_the_same_photos_after_one_was_killed(
     cache, start, tmp_path, monkeypatch
 ):
-    monkeypatch.delenv(cached.DECODE_HERE)
+    monkeypatch.delenv(decoded_cache.DECODE_HERE)
     folder = write_classes(tmp_path / "photos", cat=250, dog=250)
     code = "import sys; from catdog_jax.data.load import load_data; load_data(sys.argv[1], 32)"
     killed = start(code, folder, start_new_session=True)  # with the process that decodes for it
@@ -144,10 +144,10 @@ def test_a_disk_that_fills_up_ends_in_one_line(small_disk, start):
     # As if the room had been there when it was looked for, and others then took it.
     code = """
 import sys
-from catdog_jax.data import decoded
+from catdog_jax.data import decoded_folder
 from catdog_jax.data.load import InputError, load_data
 
-decoded._check_space = lambda *arguments: None
+decoded_folder._check_space = lambda *arguments: None
 try:
     load_data("sketches", 128, sizes=(300, 4, 0), cache_dir=sys.argv[1])
 except InputError as error:

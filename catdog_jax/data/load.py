@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ..cache import cache_folder
 from ..errors import InputError
-from ..files import expanded
-from . import decoded
-from .cached import SOURCES, Request, find
-from .cut import cut
+from ..files import cache_folder, expanded
+from . import decoded_folder
+from .decoded_cache import SOURCES, Request, find
 from .listing import picture_kinds
 from .splits import (
     LARGEST_IMAGE,
@@ -32,6 +30,7 @@ from .splits import (
     checked_sizes,
     class_counts,
 )
+from .splitting import split_indices
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -160,13 +159,13 @@ def _cut(
     passed_over: Mapping[str, int],
 ) -> Splits:
     """The splits of decoded photos."""
-    meta, images = decoded.read(folder)
+    meta, images = decoded_folder.read(folder)
     there = np.array([bool(digest) for digest in meta.digests], bool)
     names, labels, pools = np.array(meta.names), np.array(meta.labels, np.int32), {}
     for pool in dict.fromkeys(meta.pools):
         pools[pool] = np.flatnonzero(there & (np.array(meta.pools) == pool))
     default = None if meta.sizes is None else checked_sizes(meta.sizes)
-    parts = cut(pools, labels, meta.digests, sizes or default, seed, source)
+    parts = split_indices(pools, labels, meta.digests, sizes or default, seed, source)
     class_names = tuple(meta.class_names)
     splits = {
         name: Split(
@@ -186,7 +185,7 @@ def _cut(
     )
 
 
-def _shared(meta: decoded.Meta, parts: dict[str, Any]) -> tuple[Shared, ...]:
+def _shared(meta: decoded_folder.Meta, parts: dict[str, Any]) -> tuple[Shared, ...]:
     split_of = {index: name for name in SPLIT_NAMES for index in parts[name].tolist()}
     shared = []
     for copies in meta.copies:

@@ -16,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ..cache import cache_folder
 from ..data.download import fetch
 from ..errors import InputError, first_line
-from ..files import expanded
+from ..files import cache_folder, expanded
 from .keras_files import Shapes, layers_by_class, numbered, read_mobilenet, turned
 from .mobilenet_v2 import ConvNorm, MobileNetV2
 

@@ -14,10 +14,10 @@ from ..training.metrics import wilson_interval
 from .checkpoint import Record
 from .experiment import Experiment
 from .history import best_epoch, is_dead, write_history
-from .messages import result_lines
 from .predictions import judged, predictions_of
 from .results import Log, Run, load_run, put_checkpoint
 from .run_folder import CHECKPOINT, HISTORY, METRICS, write_json
+from .terminal import result_lines
 
 _PACKAGES = ("catdog_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 

@@ -12,11 +12,11 @@ from ..reports import plots, tables
 from ..reports.sections import draw_augmentations, draw_data
 from . import build
 from .experiment import Experiment
-from .messages import describe
 from .recipes import RECIPES
 from .results import Log, Run, load_run
 from .run_folder import METRICS, absolute, inputs_of, is_finished
 from .runner import run
+from .terminal import describe
 
 POSTS_PHOTOS = "240a27920562f6527fc68e34f5e635b9540ea0a4dc9280ce633e9a033961d60f"
 """Fingerprint of the photos of cats_and_dogs_filtered.zip."""

@@ -19,7 +19,6 @@ from . import build, checkpoint
 from .checkpoint import Record
 from .experiment import Experiment
 from .history import COLUMNS, Row, best_epoch, is_dead, write_history
-from .messages import epoch_line, progress
 from .report import report
 from .results import Log, Run, load_run
 from .run_folder import (
@@ -41,6 +40,7 @@ from .run_folder import (
     with_code_of,
     write_json,
 )
+from .terminal import epoch_line, progress
 
 
 def run(

@@ -19,8 +19,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from ..cache import cache_folder
 from ..errors import InputError
+from ..files import cache_folder
 
 _MAX_CPU_DEVICES = 16
 _CACHE_BYTES = 2**30  # the least recently used programs go first

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from ..errors import InputError, first_line
 from ..files import alone
-from . import decoded, own_process, tfds
+from . import decoded_folder, own_process, tfds
 from .sources import Source, download_filtered, open_tree, sketches_source, tree_source
 
 SOURCES = ("cats_vs_dogs", "cats_and_dogs_filtered", "sketches")
@@ -52,7 +52,7 @@ def find(request: Request, *, here: bool = False) -> tuple[Path, Mapping[str, in
         path = download_filtered(data_dir or Path(request.cache, "downloads"))
     else:
         path = Path(request.source)
-    if decoded.is_decoded(path):
+    if decoded_folder.is_decoded(path):
         _check_size(path, request.image_size)
         return path, {}
     with open_tree(path) as root:
@@ -71,7 +71,7 @@ def find_here(**request: Any) -> str:
 
 
 def _check_size(folder: Path, image_size: int) -> None:
-    there = decoded.read(folder)[0].image_size
+    there = decoded_folder.read(folder)[0].image_size
     if there != image_size:
         raise InputError(
             f"{folder} holds photos decoded at {there} pixels, not {image_size}: "
@@ -80,7 +80,7 @@ def _check_size(folder: Path, image_size: int) -> None:
 
 
 def _cached(source: Source, request: Request, *, here: bool) -> Path:
-    identity = [decoded.FORMAT, source.identity, request.image_size]
+    identity = [decoded_folder.FORMAT, source.identity, request.image_size]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     folder = Path(request.cache, "data", digest[:16])
     try:
@@ -115,7 +115,7 @@ def _decode(folder: Path, source: Source, request: Request) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed while we waited
     unfinished.mkdir()
     try:
-        decoded.write(
+        decoded_folder.write(
             unfinished,
             source.photos(),
             source=request.source,

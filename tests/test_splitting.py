@@ -5,9 +5,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from catdog_jax.data import cut as module
-from catdog_jax.data.cut import cut
+from catdog_jax.data import splitting
 from catdog_jax.data.splits import SPLIT_NAMES
+from catdog_jax.data.splitting import split_indices
 from catdog_jax.errors import InputError
 
 
@@ -18,7 +18,7 @@ def digests(count, start=0):
 def cut_pool(labels, content=None, sizes=None, seed=0):
     labels = np.asarray(labels, np.int32)
     pools = {"all": np.arange(len(labels))}
-    return cut(pools, labels, content or digests(len(labels)), sizes, seed, "here")
+    return split_indices(pools, labels, content or digests(len(labels)), sizes, seed, "here")
 
 
 def by_content(parts, content):
@@ -57,7 +57,7 @@ def test_identical_photos_land_together():
 def test_the_cut_is_pinned():
     # Published results depend on which photos are test photos.
     parts = cut_pool(np.zeros(60))
-    draws = {i: module._draw(0, digest) for i, digest in enumerate(digests(60))}
+    draws = {i: splitting._draw(0, digest) for i, digest in enumerate(digests(60))}
     content = hashlib.sha256(f"0 {digests(1)[0]}".encode()).digest()
     assert draws[0] == int.from_bytes(content[:6], "big") / 2**48
     for low, high, name in ((0, 0.7, "train"), (0.7, 0.9, "validation"), (0.9, 1, "test")):
@@ -118,7 +118,7 @@ def test_sizes_of_one_pool():
 def test_the_test_set_of_the_post_is_held_back(validation, sizes):
     count = 10 + validation
     pools = {"train": np.arange(10), "validation": np.arange(10, count)}
-    parts = cut(pools, np.zeros(count, np.int32), digests(count), None, 0, "here")
+    parts = split_indices(pools, np.zeros(count, np.int32), digests(count), None, 0, "here")
     assert sizes_of(parts) == [10, *sizes]
     held = np.concatenate([parts["test"], parts["validation"]])
     assert sorted(held) == list(range(10, count))
@@ -132,9 +132,11 @@ def test_given_pools_with_sizes():
     }
     labels = np.arange(24, dtype=np.int32) % 2
     for given in (pools, {name: pools[name] for name in ("train", "validation")}):
-        parts = cut(given, labels, digests(24), (6, 4, 2), 0, "here")
+        parts = split_indices(given, labels, digests(24), (6, 4, 2), 0, "here")
         assert sizes_of(parts) == [6, 4, 2]
         assert set(parts["train"]) <= set(pools["train"])
         assert set(parts["validation"]) <= set(pools["validation"])
     with pytest.raises(InputError, match="the validation split was to hold 5 photos"):
-        cut({name: pools[name] for name in SPLIT_NAMES[:2]}, labels, digests(24), (6, 5, 4), 0, "x")
+        split_indices(
+            {name: pools[name] for name in SPLIT_NAMES[:2]}, labels, digests(24), (6, 5, 4), 0, "x"
+        )

@@ -1,4 +1,4 @@
-"""The cut into splits: by seed, without overlap; each photo's place follows from its content."""
+"""Which photo goes into which split: by seed, without overlap, each by its own content."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ _BOUNDS, _TRAIN_BOUNDS = (0.7, 0.9), (0.8, 1.0)
 _Draws: TypeAlias = Float64[np.ndarray, " photos"]
 
 
-def cut(
+def split_indices(
     pools: Mapping[str, Indices],
     labels: Labels,
     digests: Sequence[str],
