@@ -10,7 +10,9 @@ import pytest
 from contenders.keras_models import post_layers
 from flax import nnx
 
-from catdog_jax.models.create import MobileNetV2, Model1, load_keras_weights
+from catdog_jax.models.cnn import Model1
+from catdog_jax.models.keras_weights import load_keras_weights
+from catdog_jax.models.mobilenet_v2 import MobileNetV2
 from catdog_jax.training.state import in_mode
 
 # Keras's own, when it turns a variable into an array under NumPy 2.

@@ -34,8 +34,8 @@ from PIL import Image
 
 from catdog_jax.data import decode
 from catdog_jax.errors import InputError, RunError
-from catdog_jax.models.create import MobileNetV2, load_keras_weights
-from catdog_jax.models.keras_weights import _variables
+from catdog_jax.models.keras_weights import _variables, load_keras_weights
+from catdog_jax.models.mobilenet_v2 import MobileNetV2
 
 pytestmark = [reference.ignore_keras_warnings, pytest.mark.slow]
 

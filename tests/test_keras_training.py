@@ -21,7 +21,9 @@ from flax import nnx
 from keras_reference import blank
 from test_step import jitted_step
 
-from catdog_jax.models.create import Model1, Model2, Model3, Model4, load_keras_weights
+from catdog_jax.models.cnn import Model1, Model2, Model3
+from catdog_jax.models.keras_weights import load_keras_weights
+from catdog_jax.models.transfer import Model4
 from catdog_jax.training.mesh import data_mesh, shard
 from catdog_jax.training.optimizers import keras_adam, scale_by_keras_adam
 

@@ -17,9 +17,11 @@ from keras_reference import blank, infer, largest_error, mobilenet, random_image
 
 from catdog_jax.errors import InputError
 from catdog_jax.models import keras_weights
-from catdog_jax.models.create import MobileNetV2, Model1, Model4
+from catdog_jax.models.cnn import Model1
 from catdog_jax.models.keras_files import read_mobilenet
 from catdog_jax.models.keras_weights import load_keras_weights, save_keras_weights, weights_file
+from catdog_jax.models.mobilenet_v2 import MobileNetV2
+from catdog_jax.models.transfer import Model4
 
 pytestmark = reference.ignore_keras_warnings
 

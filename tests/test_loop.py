@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 
 from catdog_jax.data.splits import Split
 from catdog_jax.errors import InputError, RunError
-from catdog_jax.models.create import Model4, create_model
+from catdog_jax.models.create import create_model
+from catdog_jax.models.transfer import Model4
 from catdog_jax.training.augment import mixup, random_flip, random_rotation
 from catdog_jax.training.evaluation import evaluate, predict_logits
 from catdog_jax.training.feed import settled

@@ -9,7 +9,8 @@ from flax import nnx
 
 from catdog_jax.data.splits import Split
 from catdog_jax.errors import InputError
-from catdog_jax.models.create import Model4, create_model
+from catdog_jax.models.create import create_model
+from catdog_jax.models.transfer import Model4
 from catdog_jax.training.evaluation import evaluate, predict_logits
 from catdog_jax.training.losses import cross_entropy, smoothed
 from catdog_jax.training.metrics import (

@@ -10,7 +10,8 @@ from flax import nnx
 from keras_reference import infer, largest_error, mobilenet, random_images
 from scipy import stats
 
-from catdog_jax.models.create import MobileNetV2, load_keras_weights
+from catdog_jax.models.keras_weights import load_keras_weights
+from catdog_jax.models.mobilenet_v2 import MobileNetV2
 
 pytestmark = reference.ignore_keras_warnings
 

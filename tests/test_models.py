@@ -13,15 +13,10 @@ from keras_reference import blank, infer, largest_error
 from scipy import stats
 
 from catdog_jax.errors import InputError
-from catdog_jax.models.create import (
-    MODELS,
-    Model1,
-    Model2,
-    Model3,
-    Model4,
-    create_model,
-    load_keras_weights,
-)
+from catdog_jax.models.cnn import Model1, Model2, Model3
+from catdog_jax.models.create import MODELS, create_model
+from catdog_jax.models.keras_weights import load_keras_weights
+from catdog_jax.models.transfer import Model4
 from catdog_jax.training.state import in_mode
 
 pytestmark = reference.ignore_keras_warnings

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from scipy import stats
 
 from catdog_jax.errors import InputError
-from catdog_jax.models.create import Model4, create_model
+from catdog_jax.models.create import create_model
+from catdog_jax.models.transfer import Model4
 from catdog_jax.training.augment import combined
 from catdog_jax.training.losses import cross_entropy
 from catdog_jax.training.mesh import data_mesh, replicate, shard

@@ -16,7 +16,8 @@ from filelock import FileLock
 from ..errors import InputError, first_line
 from ..files import alone
 from . import decoded_folder, own_process, tfds
-from .sources import Source, download_filtered, open_tree, sketches_source, tree_source
+from .listing import open_tree
+from .sources import Source, download_filtered, sketches_source, tree_source
 
 SOURCES = ("cats_vs_dogs", "cats_and_dogs_filtered", "sketches")
 DECODE_HERE = "CATDOG_DECODE_HERE"

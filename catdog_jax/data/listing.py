@@ -142,7 +142,7 @@ def picture_kinds(passed_over: Mapping[str, int]) -> dict[str, int]:
     }
 
 
-def said(passed_over: Mapping[str, int]) -> str:
+def also_there(passed_over: Mapping[str, int]) -> str:
     """What to add to an error: "; passed over: 3 .heic files"."""
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(passed_over.items()))
     return f"; passed over: {counts}" if counts else ""
@@ -164,9 +164,9 @@ def list_photos(path: str | Path) -> list[Path]:
     photos = [Path(str(photo)) for photo in folder.below().values()]
     if not photos:
         kinds = " ".join(SUFFIXES)
-        raise InputError(f"{path} holds no pictures ({kinds}){said(passed_over)}")
+        raise InputError(f"{path} holds no pictures ({kinds}){also_there(passed_over)}")
     if kinds := picture_kinds(passed_over):
-        _LOGGER.warning("%s%s", path, said(kinds))
+        _LOGGER.warning("%s%s", path, also_there(kinds))
     return photos
 
 

@@ -20,25 +20,11 @@ from .listing import (
     SUFFIXES,
     Folder,
     Tree,
-    list_photos,
+    also_there,
     list_tree,
-    open_tree,
     picture_kinds,
-    said,
 )
 from .splits import SPLIT_NAMES, Images, Indices, Labels, Sizes
-
-__all__ = [
-    "Photos",
-    "Source",
-    "download_filtered",
-    "list_photos",
-    "open_tree",
-    "picture_kinds",
-    "sketches_source",
-    "stamp",
-    "tree_source",
-]
 
 _FILTERED_URL = "https://storage.googleapis.com/mledu-datasets/cats_and_dogs_filtered.zip"
 _SKETCHES_SIZES = (600, 168, 32)
@@ -135,7 +121,7 @@ def tree_source(root: Tree) -> Source:
         try:
             pools = _find_pools(listed)
         except InputError as error:
-            raise InputError(f"{root} {error}{said(picture_kinds(passed_over))}") from error
+            raise InputError(f"{root} {error}{also_there(picture_kinds(passed_over))}") from error
         stamps = [
             [pool, [[name, *stamp(picture)] for name, picture in pictures.items()]]
             for pool, classes in pools.items()

@@ -8,7 +8,6 @@ from flax import nnx
 
 from ..errors import InputError
 from .cnn import Model1, Model2, Model3
-from .keras_weights import load_keras_weights
 from .mobilenet_v2 import MobileNetV2
 from .transfer import Model4
 
@@ -21,17 +20,6 @@ MODELS: Mapping[str, Callable[..., nnx.Module]] = MappingProxyType(
         "mobilenet_v2": MobileNetV2,
     }
 )
-
-__all__ = [
-    "MODELS",
-    "MobileNetV2",
-    "Model1",
-    "Model2",
-    "Model3",
-    "Model4",
-    "create_model",
-    "load_keras_weights",
-]
 
 
 def create_model(name: str, *, rngs: nnx.Rngs, **options: Any) -> nnx.Module:

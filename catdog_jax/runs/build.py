@@ -2,8 +2,6 @@
 
 import platform
 from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from ..data.splits import Split, Splits
 from ..errors import InputError, RunError
 from ..models.create import MODELS
 from ..models.keras_weights import load_keras_weights, weights_file
-from ..training import augment
+from ..training.augment import Augmentation, named_augmentation
 from ..training.loop import Callback, EpochRecord
 from ..training.losses import Loss, cross_entropy, label_classes, smoothed
 from ..training.optimizers import DIRECTIONS, make_optimizer
@@ -225,31 +223,13 @@ def _callback(name: str) -> Callback:
         try:
             function(record, state)
         except Exception as error:
-            raise RunError(f"{name} failed ({named.said(error)})") from error
+            raise RunError(f"{name} failed ({named.where_it_failed(error)})") from error
 
     return callback
 
 
-def _augmentation(text: str, num_classes: int) -> augment.Augmentation:
-    if named.is_code(text):
-        return named.load(text)
-    name, given, number = text.partition("=")
-    plain = {"flip": augment.random_flip, "mirror": augment.random_mirror}
-    made: dict[str, tuple[Callable[[float], augment.Augmentation], float, float]] = {
-        "rotation": (augment.random_rotation, 0, 1),
-        "crop": (augment.random_crop, 0.01, 1),
-        "colour": (augment.random_colour, 0, 1),
-        "mixup": (partial(augment.mixup, num_classes=num_classes), 0.01, 100),
-    }
-    if name in plain and not given:
-        return plain[name]
-    if name not in made:
-        raise named.unknown(text, [*plain, *(f"{n}=NUMBER" for n in made)], "augmentation")
-    make, least, most = made[name]
-    with suppress(ValueError):
-        if least <= float(number) <= most:
-            return make(float(number))
-    raise InputError(f"augment: {name} must be a number from {least} to {most}, not {number!r}")
+def _augmentation(text: str, num_classes: int) -> Augmentation:
+    return named.load(text) if named.is_code(text) else named_augmentation(text, num_classes)
 
 
 def device(count: int) -> str:

@@ -44,7 +44,7 @@ def source(name: str) -> Path | None:
     try:
         spec = importlib.util.find_spec(where)
     except Exception as error:  # whatever the packages do when they are imported
-        raise InputError(f"{where} cannot be imported ({said(error)})") from error
+        raise InputError(f"{where} cannot be imported ({where_it_failed(error)})") from error
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
@@ -128,7 +128,7 @@ def call(
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{name} failed ({said(error)})") from error
+        raise InputError(f"{name} failed ({where_it_failed(error)})") from error
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -147,7 +147,7 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise InputError(f"{path} cannot be imported ({said(error)})") from error
+        raise InputError(f"{path} cannot be imported ({where_it_failed(error)})") from error
     finally:
         sys.path.remove(str(path.parent))
     return module
@@ -157,10 +157,10 @@ def _import_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:
-        raise InputError(f"{name} cannot be imported ({said(error)})") from error
+        raise InputError(f"{name} cannot be imported ({where_it_failed(error)})") from error
 
 
-def said(error: Exception) -> str:
+def where_it_failed(error: Exception) -> str:
     """An error in code that is not ours: its kind, what it says, and the last line of that code."""
     frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):

@@ -5,9 +5,11 @@ is `(key, images, labels) -> (images, labels)` over a batch. The transforms them
 `rotate`) take the drawn coins and angles.
 """
 
+import contextlib
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, TypeAlias
 
@@ -15,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, Num
 
+from ..errors import InputError
 from ..models.ops import in_microbatches
 from .losses import Labels, one_hot
 
@@ -40,6 +43,34 @@ def combined(augmentations: Augmentation | Sequence[Augmentation]) -> BatchAugme
         return images, labels
 
     return augment
+
+
+def named_augmentation(text: str, num_classes: int) -> Augmentation:
+    """One of ours by its name: `"flip"`, `"mirror"`, or with a number, `"rotation=0.2"`.
+
+    Raises:
+        InputError: there is none of this name, or its number is out of range.
+    """
+    name, given, number = text.partition("=")
+    plain: dict[str, ImageAugmentation] = {"flip": random_flip, "mirror": random_mirror}
+    with_range: dict[str, tuple[Callable[[float], Augmentation], float, float]] = {
+        "rotation": (random_rotation, 0, 1),
+        "crop": (random_crop, 0.01, 1),
+        "colour": (random_colour, 0, 1),
+        "mixup": (partial(mixup, num_classes=num_classes), 0.01, 100),
+    }
+    if name in plain and not given:
+        return plain[name]
+    if name not in with_range:
+        choices = ", ".join([*plain, *(f"{name}=NUMBER" for name in with_range)])
+        raise InputError(
+            f"unknown augmentation '{text}'; choose one of: {choices}; or your own FILE.py:NAME"
+        )
+    make, least, most = with_range[name]
+    with contextlib.suppress(ValueError):
+        if least <= float(number) <= most:
+            return make(float(number))
+    raise InputError(f"augment: {name} must be a number from {least} to {most}, not '{number}'")
 
 
 def _is_for_one_image(augmentation: Augmentation) -> bool:

@@ -74,7 +74,7 @@ def make_step(task: Task) -> Step:
         gradients = jax.tree.map(lambda gradient: gradient / sums["count"], gradients)
         updates, opt_state = task.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = state.ema if task.ema is None else _averaged(task.ema, state, params)
+        ema = state.ema if task.ema is None else _updated_ema(task.ema, state, params)
         return TrainState(state.step + 1, state.key, params, other, opt_state, ema), sums
 
     return step
@@ -91,8 +91,8 @@ def jit_epoch(task: Task, mesh: Mesh) -> Epoch:
     """An epoch as one program over photos that are on the devices.
 
     `(state, photos, rows, mask) -> (state, sums over the epoch, after which steps the sum of losses
-    was finite)`; see `feed.Rows`. The host sends the order of the photos, a few kilobytes, rather
-    than let the device draw it, so that an epoch is the same one however photos are fed.
+    was finite)`; see `Batches.rows`. The host sends the order of the photos, a few kilobytes, so
+    that an epoch is the same one however photos are fed.
     """
     step = make_step(task)
 
@@ -104,7 +104,7 @@ def jit_epoch(task: Task, mesh: Mesh) -> Epoch:
     return jit(donate_argnums=0, out_shardings=NamedSharding(mesh, PartitionSpec()))(epoch)
 
 
-def _averaged(decay: float, state: TrainState, params: PyTree) -> PyTree:
+def _updated_ema(decay: float, state: TrainState, params: PyTree) -> PyTree:
     # Warm-up: the average of the first steps would be mostly of untrained weights.
     rate = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
     return optax.incremental_update(params, state.ema, 1 - rate)

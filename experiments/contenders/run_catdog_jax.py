@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from worker import Result, Spec
 
 from catdog_jax.data.splits import Split
-from catdog_jax.models.create import MobileNetV2
+from catdog_jax.models.mobilenet_v2 import MobileNetV2
 from catdog_jax.runs.build import device, initial_model, load_splits, training_of
 from catdog_jax.runs.experiment import Experiment
 from catdog_jax.runs.recipes import RECIPES
