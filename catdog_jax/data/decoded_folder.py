@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..files import FORGET_EVERY, forget_pages
 from .decode import Filled
 from .sources import Photos
-from .splits import Images, Sizes
+from .splits import Sizes, UInt8Images
 
 FORMAT = 5
 """Raise it when the same source would now give other pixels or files."""
@@ -111,7 +111,7 @@ def write(
         os.fsync(file.fileno())
 
 
-def read(folder: Path) -> tuple[Meta, Images]:
+def read(folder: Path) -> tuple[Meta, UInt8Images]:
     """What the photos of such a folder are, and their pixels, memory-mapped.
 
     Raises:
@@ -178,7 +178,7 @@ def _check_failures(photos: Photos, filled: Filled, source: str) -> None:
                 )
 
 
-def _copies(images: Images, filled: Filled) -> list[list[int]]:
+def _copies(images: UInt8Images, filled: Filled) -> list[list[int]]:
     alike: dict[bytes, list[int]] = defaultdict(list)
     for index, image in enumerate(images):
         if filled.digests[index]:

@@ -24,7 +24,7 @@ from .listing import (
     list_tree,
     picture_kinds,
 )
-from .splits import SPLIT_NAMES, Images, Indices, Labels, Sizes
+from .splits import SPLIT_NAMES, Indices, Labels, Sizes, UInt8Images
 
 _FILTERED_URL = "https://storage.googleapis.com/mledu-datasets/cats_and_dogs_filtered.zip"
 _SKETCHES_SIZES = (600, 168, 32)
@@ -53,7 +53,7 @@ class Photos:
     names: tuple[str, ...]
     labels: Labels
     pools: Mapping[str, Indices]
-    fill: Callable[[Indices, Images], Filled]
+    fill: Callable[[Indices, UInt8Images], Filled]
     passed_over: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -79,7 +79,7 @@ def sketches_source(count: int | None) -> Source:
     count = count or sum(_SKETCHES_SIZES)
     sizes = _SKETCHES_SIZES if count == sum(_SKETCHES_SIZES) else None
 
-    def fill(chosen: Indices, images: Images) -> Filled:
+    def fill(chosen: Indices, images: UInt8Images) -> Filled:
         digests = []
         for row, index in enumerate(chosen.tolist()):
             images[row] = sketches.draw_numbered(index, images.shape[1], 0)

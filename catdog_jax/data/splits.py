@@ -20,7 +20,7 @@ SMALLEST_IMAGE, LARGEST_IMAGE = 32, 4096
 MOST_PHOTOS = 10**6
 """Of one split: their names alone take 100 MB of memory."""
 
-Images: TypeAlias = UInt8[np.ndarray, "n height width 3"]
+UInt8Images: TypeAlias = UInt8[np.ndarray, "n height width 3"]
 Labels: TypeAlias = Int32[np.ndarray, " n"]
 SoftLabels: TypeAlias = Float[np.ndarray, "n classes"]
 Indices: TypeAlias = Int64[np.ndarray, " n"]
@@ -60,7 +60,7 @@ class ImageView:
     a memory-mapped array stays on disk.
     """
 
-    def __init__(self, array: Images, index: Indices) -> None:
+    def __init__(self, array: UInt8Images, index: Indices) -> None:
         self.array, self.index = array, index
         self.shape = (len(index), *array.shape[1:])
         self.dtype, self.ndim = array.dtype, array.ndim

@@ -1,8 +1,8 @@
 """What several of the networks are made of."""
 
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Num
 
-Images = Float[Array, "batch height width channels"]
+from .ops import Images
 
 
 def rescale(images: Num[Array, "batch height width channels"]) -> Images:

@@ -6,7 +6,7 @@ from importlib.resources import files
 from statistics import mean, stdev
 from typing import Any
 
-Metrics = Mapping[str, Any]
+RunMetrics = Mapping[str, Any]
 """What `metrics.json` holds of a run."""
 
 
@@ -15,7 +15,7 @@ def published() -> dict[str, Any]:
     return json.loads(files("catdog_jax.reports").joinpath("published.json").read_text("utf-8"))
 
 
-def summary_table(metrics: Sequence[Metrics], published: Metrics | None = None) -> str:
+def summary_table(metrics: Sequence[RunMetrics], published: RunMetrics | None = None) -> str:
     """One line per model, over its seeds. Dead runs are counted, but left out of the means.
 
     Args:
@@ -36,7 +36,7 @@ def summary_table(metrics: Sequence[Metrics], published: Metrics | None = None) 
     return _table([*header, "published: validation; test"] if published else header, rows)
 
 
-def runs_table(metrics: Sequence[Metrics]) -> str:
+def runs_table(metrics: Sequence[RunMetrics]) -> str:
     """One line per run, accuracies with their 95 % Wilson intervals."""
     header = ["model", "seed", "best validation accuracy (epoch)", "test, best epoch"]
     header += ["test, last epoch", "seconds", "images/s"]
@@ -74,13 +74,13 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([table_line(header), rule, *map(table_line, rows)])
 
 
-def _cell(result: Metrics | None) -> str:
+def _cell(result: RunMetrics | None) -> str:
     if not result:
         return "no test photos"
     return percent(result.get("accuracy", result.get("val_accuracy", 0.0)), result["interval"])
 
 
-def _published_cell(published: Metrics, model: str) -> str:
+def _published_cell(published: RunMetrics, model: str) -> str:
     if model not in published["histories"]:
         return "–"
     values = published["histories"][model]["val_accuracy"]

@@ -18,11 +18,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, Num
 
 from ..errors import InputError
-from ..models.ops import in_microbatches
+from ..models.ops import Images, in_microbatches
 from .losses import Labels, one_hot
 
 Image: TypeAlias = Float[Array, "height width channels"]
-Images: TypeAlias = Float[Array, "batch height width channels"]
 ImageAugmentation: TypeAlias = Callable[[Key[Array, ""], Image], Image]
 BatchAugmentation: TypeAlias = Callable[[Key[Array, ""], Images, Labels], tuple[Images, Labels]]
 Augmentation: TypeAlias = ImageAugmentation | BatchAugmentation
