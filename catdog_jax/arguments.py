@@ -11,20 +11,40 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import dropwhile, takewhile
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
+import docstring_parser
 import tyro
 from tyro.conf import Fixed, Positional, arg
 
 from .errors import InputError
-from .runs.experiment import Experiment
+from .runs.experiment import Experiment, range_of
 from .runs.recipes import RECIPES, recipe
 
 Options = TypeVar("Options")
+Kind = TypeVar("Kind", bound=type)
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 RunFolder = Positional[Annotated[Path, arg(metavar="RUN")]]
 
 
+_MEANINGS = {
+    param.arg_name: " ".join((param.description or "").split())
+    for param in docstring_parser.parse_from_object(Experiment).params
+}
+
+
+def help_of_settings(kind: Kind) -> Kind:
+    """A class decorator: options named as settings of an experiment have their help and range."""
+    hints = get_type_hints(Experiment, include_extras=True)
+    own = get_type_hints(kind, include_extras=True)
+    for name in _MEANINGS.keys() & own.keys():
+        limits = range_of(hints[name])
+        text = f"{_MEANINGS[name]} {limits.capitalize()}." if limits else _MEANINGS[name]
+        kind.__annotations__[name] = Annotated[own[name], arg(help=text)]
+    return kind
+
+
+@help_of_settings
 @dataclass(frozen=True)
 class Settings(Experiment):
     """An experiment's settings as options. The experiment that is made of them checks them."""
@@ -53,11 +73,12 @@ class Train(Settings):
     The defaults shown are those of the MODEL given before --help.
     """
 
-    model: Positional[Annotated[str, arg(metavar="MODEL", help_behavior_hint="")]] = ""
+    model: Positional[
+        Annotated[str, arg(metavar="MODEL", help=_MEANINGS["model"], help_behavior_hint="")]
+    ] = ""
     out: Path | None = None  # The run folder; None: in runs/, named after what the run is.
     resume: Path | None = None
-    """Run folder to go on with; a finished run is lengthened by --epochs. If the photos have moved,
-    give --data."""
+    """Run folder to go on with; --epochs lengthens it, --data says where its photos are now."""
     finish: Flag = False  # With --resume: train no further, evaluate and report what there is.
     predictions: Path | None = None  # CSV file for the predictions on the test photos.
 
@@ -95,6 +116,7 @@ class Demo:
     out: Path = Path("runs/demo")  # Folder of the runs.
 
 
+@help_of_settings
 @dataclass(frozen=True)
 class Data:
     """Prepare a data set, count its classes and draw some of its photos.
@@ -102,11 +124,11 @@ class Data:
     Example: catdog-jax data my_photos/ --out runs/my_photos
     """
 
-    source: Positional[Annotated[str, arg(metavar="SOURCE")]]  # As --data of train.
-    data_dir: str | None = None  # Folder of TFDS's prepared data, or for the downloaded zip.
-    image_size: int = 160  # Height and width the photos are resized to.
-    sizes: tuple[int, int, int] | None = None  # Photos to train, validate and test on.
-    split_seed: int = 0  # Which photos are set apart.
+    source: Positional[Annotated[str, arg(metavar="SOURCE", help=_MEANINGS["data"])]]
+    data_dir: str | None = Experiment.data_dir
+    image_size: int = Experiment.image_size
+    sizes: tuple[int, int, int] | None = Experiment.sizes
+    split_seed: int = Experiment.split_seed
     out: Path = Path("runs/data")  # Folder of the figures.
     strict: Flag = False  # Stop if a photo cannot be read or is passed over.
 

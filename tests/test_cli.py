@@ -188,20 +188,20 @@ def test_the_demo_says_that_these_are_drawings(
         (["train", "model4", *SMALL, *SIZES, "--weights", "no.h5"], "no weights file at no.h5"),
         (
             ["train", "model1", *SMALL, "--epochs", "0"],
-            "epochs must be a whole number from 1 to 1000000, not 0",
+            "epochs must be a whole number, 1 to 1000000, not 0",
         ),
         (
             ["train", "model1", *SMALL, "--batch-size", "-1"],
-            "batch_size must be a whole number from 1 to",
+            "batch_size must be a whole number, 1 to",
         ),
         (
             ["train", "model1", *SMALL, "--learning-rate", "nan"],
-            "learning_rate must be a number above",
+            "learning_rate must be a number, above 0",
         ),
         (["train", "model1", *SMALL, "--augment", "rotate=1"], "rotate"),
         (["train", "model1", *SMALL, "--augment", "rotation=x"], "rotation"),
         (["train", "absent.py:Net", *SMALL], "absent.py cannot be read"),
-        (["train", "model1", *SMALL, "--seed", "-1"], "seed must be a whole number from 0 to"),
+        (["train", "model1", *SMALL, "--seed", "-1"], "seed must be a whole number, 0 to"),
         (["train"], "which model? model1, model2, model3, model4, or your own as FILE.py:NAME"),
         (["train", "model1", "--resume", "run"], "--resume goes on with a run as it was begun"),
         (["train", "--resume", "run", "--epochs", "3"], "run is not a run: it has no config.json"),
@@ -355,7 +355,7 @@ def test_every_command_is_listed_and_has_an_example(capsys: pytest.CaptureFixtur
         assert callable(parsed(words[1:]))
 
 
-def test_help_shows_each_setting_with_its_recipes_default(
+def test_help_shows_each_setting_with_its_range_and_its_recipes_default(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     shown = help_of(capsys, "train", "model4")
@@ -365,6 +365,9 @@ def test_help_shows_each_setting_with_its_recipes_default(
     assert re.search(r"--learning-rate FLOAT [^()]*\(default: 0.0001\)", shown)
     assert re.search(r"--threshold FLOAT [^()]*\(default: 0.5\)", shown)
     assert "--schedule {constant,cosine}" in shown
+    assert "Photos a step. 1 to 65536. (default: 32)" in shown
+    assert "biases or scales. 0 or more. (default: 0.0)" in shown
+    assert "in pixels. 32 to 4096. (default: 160)" in help_of(capsys, "data")
     assert re.search(r"--learning-rate FLOAT [^()]*\(default: 0.001\)", help_of(capsys, "train"))
     assert "--seed " not in help_of(capsys, "reproduce")
 

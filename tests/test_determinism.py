@@ -1,7 +1,6 @@
 """The same seed is the same training, bit for bit; on other devices and as a scan, up to rounding.
 
-Elsewhere: standard layers on one device and on eight, and in float64 (test_loop.py, test_step.py);
-the same for whole run folders (test_experiment.py).
+Elsewhere: in float64 (test_loop.py, test_step.py); whole run folders (test_experiment.py).
 """
 
 import subprocess
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import Residual
 
 from catdog_jax.data import sketches
 from catdog_jax.data.splits import Split
@@ -24,16 +24,20 @@ from catdog_jax.training.loop import fit
 from catdog_jax.training.optimizers import keras_adam
 from catdog_jax.training.state import TrainState
 
-MODELS = {
-    **{name: {"image_size": 32, "blog_logits": True} for name in ("model1", "model2", "model3")},
-    "model4": {"alpha": 0.35},
+MODELS: dict[str, Callable[[nnx.Rngs], nnx.Module]] = {
+    **{
+        name: lambda rngs, name=name: create_model(name, rngs=rngs, image_size=32, blog_logits=True)
+        for name in ("model1", "model2", "model3")
+    },
+    "model4": lambda rngs: create_model("model4", rngs=rngs, alpha=0.35),
+    "residual": lambda rngs: Residual(rngs=rngs),
 }
 SHORT = mobilenet_v2.STAGES[:2]
 Trained = dict[str, np.ndarray]
 
 
 def trained(name: str, *, seed: int = 0, on_device: bool = False) -> Trained:
-    """The history, the weights and the optimizer's moments after two epochs of three batches.
+    """The history, the model and the optimizer's moments after two epochs of three batches.
 
     With flips, rotations, dropout and a padded last batch.
     """
@@ -42,7 +46,7 @@ def trained(name: str, *, seed: int = 0, on_device: bool = False) -> Trained:
     states: list[TrainState] = []
     records = list(
         fit(
-            create_model(name, rngs=nnx.Rngs(seed), **MODELS[name]),
+            MODELS[name](nnx.Rngs(seed)),
             photos,
             photos,
             epochs=2,
@@ -57,7 +61,8 @@ def trained(name: str, *, seed: int = 0, on_device: bool = False) -> Trained:
     )
     assert {record.on_device for record in records} == {on_device}
     last = states[-1]
-    arrays = jax.tree_util.tree_leaves_with_path((last.params, last.opt_state))
+    statistics = nnx.filter_state(last.other, nnx.Not(nnx.RngKey))
+    arrays = jax.tree_util.tree_leaves_with_path((last.params, last.opt_state, statistics))
     return {jax.tree_util.keystr(path): np.asarray(array) for path, array in arrays} | {
         "history": np.array([[r.loss, r.accuracy, r.val_loss, r.val_accuracy] for r in records])
     }
@@ -67,8 +72,8 @@ def trained(name: str, *, seed: int = 0, on_device: bool = False) -> Trained:
 # Few where more would only take longer.
 ELSEWHERE = {
     4: [("model4", False)],
-    8: [("model1", False), ("model3", True), ("model4", False)],
-    1: [("model3", False)],
+    8: [("model1", False), ("model3", True), ("model4", False), ("residual", False)],
+    1: [("model3", False), ("residual", True)],
 }
 
 

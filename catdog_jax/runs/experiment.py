@@ -14,12 +14,21 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from ..data.splits import LARGEST_IMAGE, SMALLEST_IMAGE, checked_sizes
 from ..errors import InputError
 
+_LEAST, _GREATEST = 1e-38, 3e38  # of float32, which the settings become
+
 
 class Range(NamedTuple):
     """The least and the greatest value of a setting, both allowed."""
 
     least: float
     most: float
+
+    def __str__(self) -> str:
+        if self.most < _GREATEST:
+            return f"{self.least:g} to {self.most:.10g}"
+        if self.least == -_GREATEST:
+            return "any number"
+        return "0 or more" if self.least == 0 else "above 0"
 
 
 _Seed = Annotated[int, Range(0, 2**32 - 1)]  # JAX takes larger ones and drops the higher bits
@@ -61,15 +70,15 @@ class Experiment:
     optimizer: str = "adam"
     """adam, adamw, sgd (momentum 0.9), keras_adam, or FILE.py:NAME, an optax transformation
     or a function that returns one and may take learning_rate, steps and steps_per_epoch."""
-    learning_rate: Annotated[float, Range(1e-38, 3e38)] = 1e-3
+    learning_rate: Annotated[float, Range(_LEAST, _GREATEST)] = 1e-3
     """The highest learning rate of the schedule."""
     schedule: Literal["constant", "cosine"] = "constant"
     """How the learning rate goes on after warm-up; cosine falls to zero."""
     warmup: Annotated[float, Range(0, 10**6)] = 0.0
     """Epochs in which the learning rate rises from zero."""
-    weight_decay: Annotated[float, Range(0, 3e38)] = 0.0
+    weight_decay: Annotated[float, Range(0, _GREATEST)] = 0.0
     """Decoupled weight decay, times the learning rate, of kernels but not of biases or scales."""
-    clip: Annotated[float, Range(1e-38, 3e38)] | None = None
+    clip: Annotated[float, Range(_LEAST, _GREATEST)] | None = None
     """The greatest global norm of a step's gradients."""
     loss: str = "cross_entropy"
     """cross_entropy (sigmoid for one logit, softmax for several), or FILE.py:NAME, a function
@@ -86,7 +95,7 @@ class Experiment:
     """Decay of a moving average of the weights, which is then what is evaluated and saved."""
     patience: Annotated[int, Range(1, 10**6)] | None = None
     """Stop after so many epochs without a better validation accuracy."""
-    threshold: Annotated[float, Range(-3e38, 3e38)] = 0.0
+    threshold: Annotated[float, Range(-_GREATEST, _GREATEST)] = 0.0
     """One logit: above which it means class 1. 0 is a probability of one half; Keras has 0.5."""
     stop_when_dead: bool = True
     """End a run whose outputs are all zero: it has no gradient left and cannot recover."""
@@ -151,15 +160,10 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _words(hint: Any) -> str:
-    """A type and its range in words, as `a whole number from 1 to 65536`."""
+    """A type and its range in words, as `a whole number, 1 to 65536`."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        least, most = args[1]
-        if most >= 3e38:
-            return f"{_words(args[0])}{' above 0' if 0 < least < 1e-30 else ''}" + (
-                f" of at least {least:g}" if least == 0 else ""
-            )
-        return f"{_words(args[0])} from {least:g} to {most:.10g}"
+        return f"{_words(args[0])}, {args[1]}"
     if origin in (Union, types.UnionType):
         return " or ".join(map(_words, args))
     if origin is Literal:
@@ -174,3 +178,10 @@ def _words(hint: Any) -> str:
         bool: "True or False",
         type(None): "None",
     }[hint]
+
+
+def range_of(hint: Any) -> str:
+    """The range of a setting's type in words, as `1 to 65536`, or nothing."""
+    if get_origin(hint) is Annotated:
+        return str(get_args(hint)[1])
+    return "".join(map(range_of, get_args(hint)))

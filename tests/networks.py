@@ -1,0 +1,33 @@
+"""Small networks of standard NNX layers, as a user would write them."""
+
+from typing import Any
+
+from flax import nnx
+
+
+class Linear(nnx.Module):
+    """The smallest network that takes photos: mean colour, dropout, one linear layer."""
+
+    def __init__(self, *, outputs: int = 2, rngs: nnx.Rngs) -> None:
+        self.linear = nnx.Linear(3, outputs, rngs=rngs)
+        self.dropout = nnx.Dropout(0.2, rngs=rngs)
+
+    def __call__(self, images: Any) -> Any:
+        return self.linear(self.dropout(images.mean(axis=(1, 2)) / 255))
+
+
+class Residual(nnx.Module):
+    """A small residual network of standard layers, with batch norm and dropout."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.stem = nnx.Conv(3, 8, (3, 3), strides=2, use_bias=False, rngs=rngs)
+        self.convs = nnx.List([nnx.Conv(8, 8, (3, 3), use_bias=False, rngs=rngs) for _ in "ab"])
+        self.norms = nnx.List([nnx.BatchNorm(8, momentum=0.9, rngs=rngs) for _ in "ab"])
+        self.dropout = nnx.Dropout(0.3, rngs=rngs)
+        self.head = nnx.Linear(8, 2, rngs=rngs)
+
+    def __call__(self, images: Any) -> Any:
+        x = self.stem(images / 127.5 - 1)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = x + nnx.relu(norm(conv(x)))
+        return self.head(self.dropout(x.mean(axis=(1, 2))))
