@@ -107,12 +107,11 @@ class Demo:
     Example: catdog-jax demo
     """
 
-    weights: str | None = (
-        None  # A Keras MobileNetV2; with it (or once downloaded) model 4 is shown.
-    )
-    epochs: int = 6  # Epochs per model.
-    image_size: int = 160  # Height and width of the drawings.
-    sizes: tuple[int, int, int] = (600, 168, 32)  # Drawings to train, validate and test on.
+    weights: str | None = None
+    """A Keras MobileNetV2; with it (or once downloaded) model 4 is shown."""
+    epochs: int = 10  # Epochs per model.
+    image_size: int = 64  # Height and width of the drawings.
+    sizes: tuple[int, int, int] = (1000, 200, 100)  # Drawings to train, validate and test on.
     out: Path = Path("runs/demo")  # Folder of the runs.
 
 

@@ -83,8 +83,7 @@ def reproduce(options: Reproduce) -> list["Run"]:
 def _demo(options: Demo) -> None:
     from .models.keras_weights import cached_official_weights
 
-    say("These are drawings made by a program, not photos, and a few epochs on 600 of them hardly")
-    say("beat chance: the demo shows that everything runs, not how well.")
+    say("These are drawings made by a program, not photos, which are harder to tell apart.")
     weights = options.weights or cached_official_weights()
     if not weights:
         say("Model 4 needs pretrained weights and is left out; give a file with --weights.")

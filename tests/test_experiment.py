@@ -347,7 +347,7 @@ def test_a_run_goes_on_where_its_photos_have_moved(
 
 
 def write_photos(folder: Path, seed: int = 0) -> None:
-    images, labels = sketches.draw(20, 32, seed=seed)
+    images, labels = sketches.draw(30, 32, seed=seed)
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         path = folder / sketches.CLASS_NAMES[label] / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ def load_data(
     seed and sizes; of two calls at once, one waits for the other. Photos that cannot be read are
     left out and listed in `Splits.skipped`, unless they are more than half.
 
-    Photos that come as one pool are cut into 2000/808/192 (TFDS), 600/168/32 (sketches) or about
+    Photos that come as one pool are cut into 2000/808/192 (TFDS), 1000/200/100 (sketches) or about
     70/20/10 % (a folder a class; a photo's split depends on the photo alone). Where there are
     train/ and validation/, the former is the training set, and the test set is held back from the
     latter as in the post (192 of 1000), unless there is a test/. Where there are train/ and test/

@@ -27,7 +27,7 @@ from .listing import (
 from .splits import SPLIT_NAMES, Indices, Labels, Sizes, UInt8Images
 
 _FILTERED_URL = "https://storage.googleapis.com/mledu-datasets/cats_and_dogs_filtered.zip"
-_SKETCHES_SIZES = (600, 168, 32)
+_SKETCHES_SIZES = (1000, 200, 100)
 # What people call the splits' folders, in any case and with or without "set".
 _SPLIT_FOLDER = re.compile(
     r"(?P<train>train(ing)?)|(?P<validation>val(id(ation)?)?)|(?P<test>test(ing)?)"
