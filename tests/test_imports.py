@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "catdog_jax"
-# A folder imports only itself, those before it here, and errors, files and cache, which all share.
+# A folder imports only itself, those before it here, and errors and files, which all share.
 LAYERS = ["data", "models", "training", "reports", "runs"]
-ROOT = {"errors", "files", "cache"}
+ROOT = {"errors", "files"}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/*.py")), ids=lambda path: str(path)[-40:])
@@ -31,11 +31,6 @@ def fresh(code: str) -> None:
 @pytest.mark.parametrize("module", ["catdog_jax.training.loop", "catdog_jax.runs.runner"])
 def test_training_imports_neither_tensorflow_nor_matplotlib(module: str) -> None:
     fresh(f"import {module}; assert not {{'tensorflow', 'matplotlib'}} & set(sys.modules)")
-
-
-def test_reading_weights_needs_no_jax() -> None:
-    """It is done by a process that is started for each file."""
-    fresh("import catdog_jax.models.keras_files; assert not {'jax', 'flax'} & set(sys.modules)")
 
 
 @pytest.mark.parametrize("module", ["catdog_jax", "catdog_jax.cli"])
