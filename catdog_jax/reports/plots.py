@@ -151,6 +151,7 @@ def _import_matplotlib() -> None:
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Write a figure as a PNG file, complete or not at all."""
+    """Write a figure as a PNG file, complete or not at all; its folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path, "wb") as file:
         figure.savefig(file, format="png", dpi=90)

@@ -32,6 +32,12 @@ def place(name: str) -> Path | str:
     return expanded(before) if before.endswith(".py") else before
 
 
+def short(name: str) -> str:
+    """`my_net.py:Net` wherever that file is; one of our own names as it is."""
+    before, colon, attribute = name.rpartition(":")
+    return f"{Path(before).name}{colon}{attribute}"
+
+
 def source(name: str) -> Path | None:
     """The file that `name`'s code is in; None if Python cannot find its module's.
 

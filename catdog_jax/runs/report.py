@@ -11,6 +11,7 @@ from flax import nnx
 from ..data.splits import Split, Splits, majority_baseline
 from ..reports.plots import plot_history
 from ..training.metrics import wilson_interval
+from . import named
 from .checkpoint import Record
 from .experiment import Experiment
 from .history import best_epoch, is_dead, write_history
@@ -48,7 +49,7 @@ def report(
     # The first epoch, which compiles, is left out of the median where there are others.
     seconds = [row["seconds"] for row in history]
     metrics = {
-        "model": experiment.model,
+        "model": named.short(experiment.model),
         "seed": experiment.seed,
         "epochs": len(history),
         "dead": is_dead(history[-1]),
@@ -68,7 +69,7 @@ def report(
         | {"python": sys.version.split()[0]},
     }
     write_history(out / HISTORY, history)
-    plot_history(out / "history.png", history, f"{experiment.model}, seed {experiment.seed}")
+    plot_history(out / "history.png", history, f"{metrics['model']}, seed {experiment.seed}")
     # Written last: a folder with this file is a finished run.
     write_json(out / METRICS, metrics)
     for line in result_lines(metrics):

@@ -41,7 +41,7 @@ def default_folder(experiment: Experiment) -> Path:
     usual, parts = recipe(experiment.model), [_short(experiment.model)]
     for field in fields(Experiment):
         value = getattr(experiment, field.name)
-        if field.name not in ("model", "seed") and value != getattr(usual, field.name):
+        if field.name not in ("model", "callbacks", "seed") and value != getattr(usual, field.name):
             between = "-" if isinstance(value, str | tuple) else ""
             parts.append(f"{field.name.replace('_', '-')}{between}{_short(value)}")
     name = re.sub(r"[^\w.=+-]+", "_", "-".join(parts), flags=re.ASCII)[:_LONGEST_NAME]
@@ -51,10 +51,9 @@ def default_folder(experiment: Experiment) -> Path:
 def _short(value: Any) -> str:
     if isinstance(value, tuple):
         return "+".join(map(_short, value))
-    if named.is_code(str(value)):
-        before, _, name = str(value).rpartition(":")
-        return f"{Path(before).name.removesuffix('.py')}-{name}"
-    return Path(value).name if isinstance(value, str) else f"{value}"
+    if isinstance(value, str):
+        return Path(value.rpartition(":")[2]).name
+    return f"{value}"
 
 
 def absolute(experiment: Experiment) -> Experiment:
@@ -245,11 +244,7 @@ def difference(
 
 
 def _identity(experiment: Experiment) -> dict[str, Any]:
-    def nameless(name: str) -> str:
-        file, _, attribute = name.rpartition(":")
-        return f"{Path(file).name}:{attribute}"
-
-    values = plain(_map_code(experiment, nameless))
+    values = plain(_map_code(experiment, named.short))
     return {n: v for n, v in values.items() if n not in ("data", "data_dir", "weights", "epochs")}
 
 

@@ -15,7 +15,7 @@ from ..files import claimed, expanded, is_file, uninterrupted
 from ..training.evaluation import check_fit
 from ..training.loop import EpochRecord, fit
 from ..training.state import TrainState, create_state
-from . import build, checkpoint
+from . import build, checkpoint, named
 from .checkpoint import Record
 from .experiment import Experiment
 from .history import COLUMNS, Row, best_epoch, is_dead, write_history
@@ -259,7 +259,7 @@ def _train(
         (out / METRICS).unlink(missing_ok=True)  # or it would be a finished run
         write_json(out / CONFIG, config_of(experiment, splits, inputs))
         keep_code(experiment, out)
-        log(f"{experiment.model}, seed {experiment.seed}, into {out}")
+        log(f"{named.short(experiment.model)}, seed {experiment.seed}, into {out}")
         if saved:
             log(f"going on after epoch {saved[-1]}, the last that was saved")
         for _ in epochs:

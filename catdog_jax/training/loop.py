@@ -48,6 +48,11 @@ class EpochRecord:
     devices: int = field(compare=False)
     """How many devices shared each batch."""
 
+    def __str__(self) -> str:
+        columns = ("loss", "accuracy", "val_loss", "val_accuracy")
+        numbers = "  ".join(f"{name} {getattr(self, name):.4f}" for name in columns)
+        return f"epoch {self.epoch:>2}  {numbers}  {self.seconds:.1f} s"
+
 
 def fit(
     model: nnx.Module,
