@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -109,3 +110,8 @@ def test_a_python_block_of_the_readme_runs(code: str, tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_the_page_of_public_names_is_current() -> None:
+    made = runpy.run_path(str(ROOT / "docs/make_api.py"))
+    assert made["PAGE"].read_text("utf-8") == made["page"](), "run: python docs/make_api.py"

@@ -1,0 +1,82 @@
+"""Write `docs/api.md`, the public names of the package, from their docstrings.
+
+python docs/make_api.py
+"""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterable
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import docstring_parser
+
+import catdog_jax as cd
+
+PAGE = Path(__file__).with_name("api.md")
+HEAD = """# The public names
+
+`import catdog_jax as cd`. Made from the docstrings by `python docs/make_api.py`.
+"""
+
+
+def page() -> str:
+    """The whole page, in Markdown."""
+    return "\n".join([HEAD, *(section(name) for name in cd.__all__)])
+
+
+def section(name: str) -> str:
+    """A name's signature and what its docstring says."""
+    thing = getattr(cd, name)
+    if not callable(thing):
+        return f"## {name}\n\nThe post's runs, an `Experiment` each: {', '.join(thing)}.\n"
+    text = docstring_parser.parse(thing.__doc__, docstring_parser.DocstringStyle.GOOGLE)
+    lines = [f"## {name}", ""]
+    if inspect.isfunction(thing):
+        lines += ["```py", signature(thing), "```", ""]
+    lines += [prose(text.short_description), ""]
+    if text.long_description:
+        lines += [text.long_description, ""]
+    if is_dataclass(thing):
+        lines += [*settings(thing, text), ""]
+    else:
+        lines += [f"- `{param.arg_name}`: {prose(param.description)}" for param in text.params]
+        lines += [""] if text.params else []
+    if text.returns:
+        lines += [f"Returns: {prose(text.returns.description)}", ""]
+    if text.raises:
+        lines += [f"Raises `{one.type_name}`: {prose(one.description)}" for one in text.raises]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def signature(function: Any) -> str:
+    """The lines of a function's definition, as they are in its source."""
+    source = textwrap.dedent(inspect.getsource(function))
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.FunctionDef)
+    head = source.splitlines()[definition.lineno - 1 : definition.body[0].lineno - 1]
+    return "\n".join(head).rstrip(":")
+
+
+def settings(kind: Any, text: docstring_parser.Docstring) -> Iterable[str]:
+    """A table of a dataclass's fields."""
+    of_attributes = docstring_parser.parse_from_object(kind).params
+    meanings = {p.arg_name: prose(p.description) for p in [*of_attributes, *text.params]}
+    yield "| name | default | meaning |"
+    yield "|---|---|---|"
+    for field in fields(kind):
+        has_one = field.default is not MISSING
+        default = f"`{field.default!r}`" if has_one else ""
+        yield f"| `{field.name}` | {default} | {meanings.get(field.name, '')} |"
+
+
+def prose(text: str | None) -> str:
+    """A paragraph in one line, which Markdown's tables and lists need."""
+    return " ".join((text or "").split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")
