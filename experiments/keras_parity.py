@@ -15,7 +15,7 @@ Runs of Keras recorded elsewhere can be compared, too (`--recorded FOLDER`): fil
 
 With `--recorded` Keras is trained only as far as `--keras-seeds` says; without, five seeds of four
 models are forty runs, each roughly 3 (model 4) to 8 minutes on two CPU cores. What came out, with
-seeds and hardware, is in `experiments/results/README.md`.
+seeds and hardware, is in `experiments/results/accuracy.md`.
 """
 
 import json

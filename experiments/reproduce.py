@@ -4,7 +4,7 @@
 
 Writes a folder a run, `summary.md`, and `curves.png`, our validation accuracies over the published
 ones. Published: 63.7, 70.5, 78.1 and 96.5 % best validation accuracy, 97.4 % test accuracy. What
-came out, with seeds, spread and hardware, is in `experiments/results/README.md`.
+came out, with seeds, spread and hardware, is in `experiments/results/accuracy.md`.
 """
 
 from catdog_jax.arguments import Reproduce
