@@ -5,7 +5,7 @@ import sys
 
 
 def main() -> int:
-    """Run the command line; gives the exit code. Ctrl-C ends it quietly even while it starts."""
+    """Run the command line and return the exit code; Ctrl-C is quiet even during imports."""
     try:
         _open_closed_streams()
         _use_utf8()
@@ -18,16 +18,16 @@ def main() -> int:
 
 
 def _open_closed_streams() -> None:
-    """Open /dev/null where a shell closed a stream (`>&-`), or the next file takes its number."""
+    """Open /dev/null for streams that a shell closed (`>&-`): files must not get their numbers."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            null = os.open(os.devnull, os.O_RDWR)  # the lowest number free, so this one
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest free number, so this one
             os.set_inheritable(null, True)
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def _use_utf8() -> None:
-    """Start again in UTF-8 where the locale is POSIX's: of our libraries only Python obeys it."""
+    """Restart Python in UTF-8 mode where the POSIX locale would make it use ASCII."""
     if sys.getfilesystemencoding() == "ascii" and os.name == "posix":
         environment = {**os.environ, "PYTHONUTF8": "1"}
         os.execve(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]], environment)

@@ -1,6 +1,6 @@
-"""The options of each command, and arguments → options, by tyro.
+"""The options of each command, parsed by tyro.
 
-The settings of a run are those of `Experiment`. This module is light, so that `--help` is fast.
+The settings of a run come from `Experiment`. This module imports little, so that `--help` is fast.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _MEANINGS = {
 
 
 def help_of_settings(kind: Kind) -> Kind:
-    """A class decorator: options named as settings of an experiment have their help and range."""
+    """A class decorator: options named like a setting of `Experiment` get its help and range."""
     hints = get_type_hints(Experiment, include_extras=True)
     own = get_type_hints(kind, include_extras=True)
     for name in _MEANINGS.keys() & own.keys():
@@ -47,18 +47,18 @@ def help_of_settings(kind: Kind) -> Kind:
 @help_of_settings
 @dataclass(frozen=True)
 class Settings(Experiment):
-    """An experiment's settings as options. The experiment that is made of them checks them."""
+    """The settings of an experiment as options, unchecked: the `Experiment` made of them is."""
 
     stop_when_dead: tyro.conf.FlagConversionOff[bool] = True
     strict: Flag = False  # Stop if a photo cannot be read or is passed over.
     changes: Fixed[Mapping[str, Any]] = field(default_factory=dict)
-    """The settings that were given, by name."""
+    """The settings given on the command line, by name."""
 
     def __post_init__(self) -> None:
         """Check nothing."""
 
     def adapt(self, recipe: Experiment) -> Experiment:
-        """The recipe with those changes that it has a use for."""
+        """`recipe` with those of the changes that apply to it."""
         unused = {"weights": "none", "trainable": "all", "model_options": ()}
         skip = {name for name, value in unused.items() if getattr(recipe, name) == value}
         return replace(recipe, **{k: v for k, v in self.changes.items() if k not in skip})
@@ -66,7 +66,7 @@ class Settings(Experiment):
 
 @dataclass(frozen=True)
 class Train(Settings):
-    """Train a model, or go on with an interrupted run.
+    """Train a model, or resume an interrupted run.
 
     Example: catdog-jax train model3 --data my_photos/ --epochs 5
 
@@ -78,8 +78,8 @@ class Train(Settings):
     ] = ""
     out: Path | None = None  # The run folder; None: in runs/, named after what the run is.
     resume: Path | None = None
-    """Run folder to go on with; --epochs lengthens it, --data says where its photos are now."""
-    finish: Flag = False  # With --resume: train no further, evaluate and report what there is.
+    """Run folder to resume; --epochs lengthens the run, --data says where its photos are now."""
+    finish: Flag = False  # With --resume: do not train further, evaluate and report as it is.
     predictions: Path | None = None  # CSV file for the predictions on the test photos.
 
 
@@ -89,8 +89,8 @@ class Reproduce(Settings):
 
     Example: catdog-jax reproduce --seeds 3
 
-    A setting changes all recipes; --weights, --trainable and --model-options only those that set
-    them. The defaults shown are model3's.
+    Settings apply to all recipes; --weights, --trainable and --model-options only to recipes that
+    set them. The defaults shown are model3's.
     """
 
     model: Fixed[str] = ""
@@ -102,13 +102,13 @@ class Reproduce(Settings):
 
 @dataclass(frozen=True)
 class Demo:
-    """See it work in minutes, offline: the models on drawings of cats and dogs.
+    """See it work in two minutes, offline: the models on drawings of cats and dogs.
 
     Example: catdog-jax demo
     """
 
     weights: str | None = None
-    """A Keras MobileNetV2; with it (or once downloaded) model 4 is shown."""
+    """A Keras MobileNetV2 file; with it (or once downloaded) model 4 is included."""
     epochs: int = 10  # Epochs per model.
     image_size: int = 64  # Height and width of the drawings.
     sizes: tuple[int, int, int] = (1000, 200, 100)  # Drawings to train, validate and test on.
@@ -172,7 +172,7 @@ def parse(kind: type[Options], args: Sequence[str], prog: str) -> Options:
         shown = recipe(model) if issubclass(kind, Train) else RECIPES["model3"]
         default = kind(**{**vars(shown), "model": ""})
     if {"-h", "--help"} & set(args):
-        args = ["--help"]  # or tyro leaves a positional argument that is given out of the help
+        args = ["--help"]  # given positional arguments would be missing from the help
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -208,7 +208,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _first_part(box: str) -> str:
-    """What one of tyro's boxes says above its first inner rule, in one line."""
+    """The text of a tyro error box above its first inner rule, in one line."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
     lines = [line.strip("│ ") for line in plain.splitlines()[1:]]
     within = dropwhile(_is_rule, lines)

@@ -1,6 +1,6 @@
 """The command line: `catdog-jax train model3 --data PATH` and its siblings.
 
-What needs JAX is imported where a command starts to work, so that `--help` is fast.
+Modules that need JAX are imported inside the commands, so that `--help` is fast.
 """
 
 import json
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def train(options: Train) -> "Run":
-    """Train a model, or go on with a run."""
+    """Train a model, or resume a run."""
     done = _train_anew(options) if options.resume is None else _resume(options, options.resume)
     if options.predictions:
         done.predict(split="test").write_csv(expanded(options.predictions))
@@ -34,7 +34,7 @@ def train(options: Train) -> "Run":
 
 def _train_anew(options: Train) -> "Run":
     if options.finish:
-        raise InputError("--finish ends a run early: give --resume RUN beside it")
+        raise InputError("--finish ends a run early; it needs --resume RUN")
     if not options.model:
         raise InputError(f"which model? {', '.join(RECIPES)}, or your own as FILE.py:NAME")
     experiment = replace(recipe(options.model), **options.changes)
@@ -53,8 +53,8 @@ def _train_anew(options: Train) -> "Run":
 def _resume(options: Train, folder: Path) -> "Run":
     if options.model or options.out or not options.changes.keys() <= {"epochs", "data", "data_dir"}:
         raise InputError(
-            "--resume goes on with a run as it was begun; beside it give only --epochs, --data, "
-            "--data-dir, --finish or --predictions"
+            "--resume continues a run with its own settings; only --epochs, --data, --data-dir, "
+            "--finish and --predictions can be given with it"
         )
     from .runs.runner import resume
 
@@ -63,7 +63,7 @@ def _resume(options: Train, folder: Path) -> "Run":
 
 
 def reproduce(options: Reproduce) -> list["Run"]:
-    """Train the post's models over seeds, into one folder with a summary."""
+    """Train the post's models over several seeds into one folder, with a summary."""
     from .runs.reproduce import reproduce as reproduce_series
 
     if not 1 <= options.seeds <= 1000:
@@ -91,8 +91,8 @@ def _demo(options: Demo) -> None:
     changes |= {"data": "sketches", "weights": str(weights)}
     models = tuple(n for n, recipe in RECIPES.items() if weights or recipe.weights == "none")
     reproduce(Reproduce(models=models, out=options.out, changes=changes))
-    say("These were drawings; the real thing, on 3,000 photos, which it downloads with the weights")
-    say("of model 4:  catdog-jax reproduce")
+    say("These were drawings. For the real photos (68 MB) and the weights of model 4 (9 MB):")
+    say("    catdog-jax reproduce")
 
 
 def _data(options: Data) -> None:
@@ -139,7 +139,7 @@ def _predict(options: Predict) -> int:
     from .runs.results import load_run, predict
 
     if not options.photos:
-        raise InputError("no photos to classify; give some after the run's folder")
+        raise InputError("no photos to classify; name some after the run folder")
     _start_jax()
     run = load_run(expanded(options.run))
     _warn_of_death(run)
@@ -177,11 +177,14 @@ def _predict(options: Predict) -> int:
 
 def _warn_of_death(run: "Run") -> None:
     if run.is_dead:
-        print("note: this model died in training: it says the same of any photo", file=sys.stderr)
+        print(
+            "note: this model died in training: its answer is the same for any photo",
+            file=sys.stderr,
+        )
 
 
 def _start_jax() -> None:
-    """Set up JAX, and refuse a platform in JAX_PLATFORMS that is not there."""
+    """Set up JAX; refuse a platform in JAX_PLATFORMS that does not exist here."""
     import jax
 
     from .training.mesh import set_up_jax
@@ -210,13 +213,13 @@ _COMMANDS: dict[str, tuple[type, Command]] = {
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit code: 0, 1 a failed run, 2 wrong input, 130 Ctrl-C."""
+    """Run the command line; returns 0, 1 (a run failed), 2 (wrong input) or 130 (Ctrl-C)."""
     logging.basicConfig(format="note: %(message)s")
     return guarded(lambda: parsed(list(sys.argv[1:] if args is None else args))())
 
 
 def parsed(args: list[str]) -> Callable[[], object]:
-    """The command that `args` ask for, ready to run."""
+    """The command in `args`, ready to run."""
     name, *rest = args or [""]
     if name in ("-h", "--help"):
         return _help
@@ -237,6 +240,6 @@ def _help() -> None:
 
 
 def script(kind: type, command: Command, *args: str) -> None:
-    """Run an experiment script: `args` and the command line's arguments make its options."""
+    """Run an experiment script with `args` and the arguments of the command line."""
     prog = f"python {sys.argv[0]}"
     sys.exit(guarded(lambda: command(parse(kind, [*args, *sys.argv[1:]], prog))))

@@ -1,4 +1,4 @@
-"""What is said to users: the two errors that they can cause, each in one line, and printing."""
+"""Errors that users can cause, each told in one line, and printing."""
 
 import os
 import sys
@@ -14,29 +14,29 @@ class RunError(RuntimeError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return what any error says, in one line, to be told in one of the above."""
+    """The first line of an error's message, or its type's name."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return said.strip().split("\n")[0] or type(error).__name__
 
 
 def printable(text: str) -> str:
-    """Return `text` with what a line on a terminal cannot hold escaped: file names may have it."""
+    """`text` with unprintable characters escaped; file names may hold them."""
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
     )
 
 
 def say(line: str) -> None:
-    """Print a line at once, whatever names it holds, and wherever it goes."""
-    encoding = sys.stdout.encoding or "utf-8"  # of a terminal or file that may not take them all
+    """Print a line and flush it; characters that stdout cannot encode are escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
     print(printable(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def guarded(command: Callable[[], object]) -> int:
-    """Run `command`; an error that the user can mend ends in one line, without a traceback.
+    """Run `command`; an error that the user can fix is one line on stderr, without a traceback.
 
     Returns:
-        The exit code: what `command` returns, if that is a number.
+        The exit code: what `command` returns if that is a number, else 0; 1, 2 or 130 on errors.
     """
     try:
         code = command()
@@ -48,14 +48,14 @@ def guarded(command: Callable[[], object]) -> int:
     except OSError as error:
         try:
             sys.stdout.flush()
-        except OSError:  # nobody reads our output, or its disk is full: do not let Python try again
+        except OSError:  # broken pipe or full disk: keep Python from flushing again at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # as of `| head`
             return 1
         where = f"{error.filename}: " if error.filename else ""
         return _failed(f"{where}{first_line(error)}", 1)
     except (MemoryError, RuntimeError) as error:
-        # When an accelerator's memory is full, XLA raises a kind of RuntimeError.
+        # XLA raises a RuntimeError when an accelerator's memory is full.
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         what_to_try = "try a smaller --batch-size or --image-size, or --on-device False"

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and by one run at a time, so that nothing saved is lost."""
+"""Files and folders: atomic writes, locks, hashes, so that nothing saved is lost."""
 
 import hashlib
 import logging
@@ -20,14 +20,14 @@ from .errors import InputError, first_line
 _LOGGER = logging.getLogger(__name__)
 
 FORGET_EVERY = 100
-"""Photos written through a map after which `forget_pages` is worth its call."""
+"""Call `forget_pages` after so many photos written to a memory map."""
 
 
 def expanded(path: str | Path) -> Path:
-    """Return `path` with the user's folder for its `~`, where there is such a user."""
+    """`path` with `~` expanded to the user's home folder."""
     try:
         return Path(path).expanduser()
-    except RuntimeError:  # a file whose name begins with ~
+    except RuntimeError:  # no such user: a file whose name begins with ~
         return Path(path)
 
 
@@ -40,36 +40,36 @@ def cache_folder(chosen: str | Path | None = None) -> Path:
 
 
 def is_file(path: Path) -> bool:
-    """Return whether a file is there; no, where that cannot be told (a name that is too long)."""
+    """Whether `path` is a file; False, too, where asking fails (a name that is too long)."""
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises then
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` if it is not there.
+    """Create `folder` if it does not exist.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"{folder} cannot be made a folder ({first_line(error)}); choose another"
+            f"{folder} cannot be created ({first_line(error)}); choose another folder"
         ) from error
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def forget_pages(array: np.ndarray) -> None:
-    """Let go of the memory behind a memory-mapped array, what was written to it included.
+    """Release the memory pages of a memory-mapped array, written ones included.
 
-    Pages of a map count as this process's memory until it ends. Once forgotten they stay in the
-    system's file cache, so reading them again is fast: 3,000 photos took 35 ms instead of 25 when
-    pages were forgotten after each batch of 32. Other arrays, and private maps, are left alone.
+    Mapped pages count as this process's memory until it ends. Released pages stay in the system's
+    file cache, so reading them again is fast: releasing them after each batch of 32, a pass over
+    3,000 photos took 35 ms instead of 25. Other arrays, and private maps, are left alone.
     """
     shared = isinstance(array, np.memmap) and array.mode != "c"
     if shared and isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
@@ -78,10 +78,10 @@ def forget_pages(array: np.ndarray) -> None:
 
 @contextmanager
 def written_whole(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
-    """A file to write, UTF-8 text or binary, which replaces `path` once it is complete.
+    """Open a temporary file (UTF-8 text or binary) that replaces `path` once it is complete.
 
-    If the body raises or the process is killed, what was there stays. Of two processes that write
-    at once the last one wins.
+    If the body raises or the process is killed, the old file stays. If two processes write at once,
+    the last one wins.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     encoding, newline = ("utf-8", "") if mode == "w" else (None, None)
@@ -96,7 +96,7 @@ def written_whole(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any
 
 @contextmanager
 def alone(path: Path, work: str) -> Iterator[None]:
-    """Be the only process that makes `path`; where another does, say so and wait for it."""
+    """Hold the lock of `path`; if another process has it, say so and wait."""
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(blocking=False)
@@ -110,10 +110,10 @@ def alone(path: Path, work: str) -> Iterator[None]:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether `folder` is absent, or holds nothing but hidden files, such as those of this module.
+    """Whether `folder` is absent or holds only hidden files, such as this module's locks.
 
     Raises:
-        InputError: it is no folder, or cannot be listed.
+        InputError: it is not a folder, or cannot be listed.
     """
     try:
         return all(path.name.startswith(".") for path in folder.iterdir())
@@ -125,10 +125,10 @@ def is_empty(folder: Path) -> bool:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Make `folder` and hold it against other processes; a killed one lets go of it, too.
+    """Create `folder` and lock it; a killed process's lock is released.
 
     Raises:
-        InputError: another process holds it, or it cannot be written to.
+        InputError: another process holds the lock, or the folder cannot be written to.
     """
     lock = FileLock(folder / ".lock")
     make_folder(folder)
@@ -150,8 +150,8 @@ def claimed(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait until the body is done, then raise KeyboardInterrupt."""
-    in_main_thread = threading.current_thread() is threading.main_thread()  # signals reach no other
+    """Delay Ctrl-C until the body is done, then raise KeyboardInterrupt."""
+    in_main_thread = threading.current_thread() is threading.main_thread()  # others get no signals
     if not in_main_thread or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield
         return

@@ -84,7 +84,7 @@ def test_a_folder_is_held_against_other_processes_until_its_holder_is_gone(tmp_p
 def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        message = r"cannot be made a folder \(.*\); choose another"
+        message = r"cannot be created \(.*\); choose another folder"
         with pytest.raises(InputError, match=message), claimed(folder):
             pass
     with pytest.raises(InputError, match=r"file cannot be listed \(Not a directory\)"):
@@ -102,7 +102,7 @@ def test_a_read_only_folder_is_told(tmp_path: Path) -> None:
             claimed(tmp_path),
         ):
             pass
-        message = r"run cannot be made a folder \(Read-only file system\); choose another"
+        message = r"run cannot be created \(Read-only file system\); choose another folder"
         with pytest.raises(InputError, match=message), claimed(tmp_path / "run"):
             pass
     finally:

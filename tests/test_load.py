@@ -426,14 +426,14 @@ def test_another_process_says_what_is_wrong_or_dies(tmp_path, own_process, monke
     for path in folder.rglob("*.png"):
         path.write_text("no photo")
     assert "10 of the 10 photos of" in error_of(folder)
-    ended = f"the process that was to read {folder} ended with"
+    ended = f"the process reading {folder} ended with code"
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     assert error_of(folder) == f"{ended} 1: try again, or with fewer photos"
     killed = tmp_path / "killed"
     killed.write_text("#!/bin/sh\nkill -9 $$\n")
     killed.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(killed))
-    assert f"{ended} -9 (killed, perhaps for want of memory): try" in error_of(folder)
+    assert f"{ended} -9 (killed, perhaps out of memory): try" in error_of(folder)
 
 
 def test_this_process_is_left_without_tensorflow(tmp_path, own_process):

@@ -1,4 +1,4 @@
-"""NumPy arrays as data: checked, and made splits."""
+"""NumPy arrays as data: checked and wrapped as splits."""
 
 import hashlib
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ def splits_from_arrays(
 
 
 def as_split(data: Split | Arrays) -> Split:
-    """`data` itself, or a split of the two arrays, with the classes' numbers as their names.
+    """`data` if it is a split, else a split of the two arrays; class names are their numbers.
 
     Raises:
         InputError: shapes or labels do not fit each other.
@@ -77,10 +77,10 @@ def as_split(data: Split | Arrays) -> Split:
 
 
 def unlabelled(images: Any) -> Split:
-    """Images alone as a split, whose labels mean nothing.
+    """A split of images without labels (all labels are 0).
 
     Raises:
-        InputError: they are no images.
+        InputError: they are not images.
     """
     return as_split((images, np.zeros(len(images), np.int32)))
 

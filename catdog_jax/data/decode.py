@@ -1,7 +1,7 @@
 """Encoded photos → uint8 pixels of one size.
 
-TensorFlow decodes JPEG, PNG and GIF, as the post does; Pillow decodes BMP, TIFF and WebP. Before
-that, Pillow reads size and orientation from the header, and refuses what would fill the memory.
+TensorFlow decodes JPEG, PNG and GIF, as in the post; Pillow decodes BMP, TIFF and WebP. Before
+that, Pillow reads size and orientation from the header, and refuses images too large for memory.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ..errors import InputError, first_line
 from ..files import FORGET_EVERY, expanded, forget_pages
 
-_MOST_BYTES = 200_000_000  # of one photo: more than any camera writes
+_MOST_BYTES = 200_000_000  # for one photo, more than cameras write
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")
 _BY_TENSORFLOW = ("JPEG", "MPO", "PNG", "GIF")  # MPO: a JPEG of several pictures
 # What reading one file of a folder or of a zip can raise (RuntimeError: it is encrypted).
@@ -36,29 +36,29 @@ _READ_ERRORS += (zlib.error,)
 
 
 class Filled(NamedTuple):
-    """What became of photos that were to be decoded, by their rows in the array of images."""
+    """The outcome of decoding, by row in the array of images."""
 
     failed: dict[int, str]
-    """Why, in a few words."""
+    """Rows that could not be decoded, and why."""
     digests: list[bytes]
-    """SHA-256 of the encoded photos; empty where one failed."""
+    """SHA-256 of each encoded photo; empty if it failed."""
 
 
 Reader: TypeAlias = Callable[[Collection[int], dict[int, str]], Iterator[tuple[int, bytes]]]
-"""Yields the encoded photos with the given indices, each with its index, in any order, and notes in
-the given dict why some cannot be read."""
+"""Yields (index, encoded photo) for the given indices in any order; why photos cannot be read goes
+into the given dict."""
 
 
 class _Header(NamedTuple):
     format: str
-    orientation: int  # as EXIF numbers it: 1 is upright
+    orientation: int  # EXIF orientation, 1 is upright
 
 
 def decode_file(path: str | Path, image_size: int) -> UInt8[np.ndarray, "height width 3"]:
     """Read one photo as `load_data` would: uint8[image_size, image_size, 3].
 
     Raises:
-        InputError: the file cannot be read, or is not a photo that can be decoded.
+        InputError: the file cannot be read or decoded.
     """
     path = expanded(path)
     try:
@@ -66,7 +66,7 @@ def decode_file(path: str | Path, image_size: int) -> UInt8[np.ndarray, "height 
     except _READ_ERRORS as error:
         raise InputError(f"{path} cannot be read: {first_line(error)}") from error
     try:
-        with native_stderr_hidden():  # TensorFlow grumbles at what is said below
+        with native_stderr_hidden():  # TensorFlow logs what is raised below
             return _decode_one(encoded, image_size)
     except ValueError as error:
         raise InputError(f"{path} cannot be decoded as a photo: {first_line(error)}") from error
@@ -102,7 +102,7 @@ def decode_all(
     def for_tensorflow() -> Iterator[tuple[int, bytes]]:
         for index, encoded in read(row_of.keys(), unread):
             filled.digests[row_of[index]] = hashlib.sha256(encoded).digest()
-            with contextlib.suppress(ValueError):  # said by one_by_one
+            with contextlib.suppress(ValueError):  # reported by one_by_one
                 headers[index] = _header(encoded)
             if index in headers and headers[index].format in _BY_TENSORFLOW:
                 yield index, encoded
@@ -119,7 +119,7 @@ def decode_all(
         for index, image in decoded.ignore_errors().prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
             images[row_of[int(index)]] = _upright(image, headers[int(index)].orientation)
             done(int(index))
-        # ignore_errors does not tell what it ignored: decode those few again.
+        # ignore_errors does not tell what it ignored: decode those few again, one by one.
         for index, encoded in read(missing - unread.keys(), unread):
             one_by_one(index, encoded)
     filled.failed.update({row_of[index]: flaw for index, flaw in unread.items()})
@@ -131,8 +131,8 @@ def decode_all(
 def read_files(
     files: list[Path | zipfile.Path], wanted: Collection[int], failed: dict[int, str]
 ) -> Iterator[tuple[int, bytes]]:
-    """Be the `Reader` of files, in a folder or in a zip."""
-    for index in sorted(wanted):  # by name, near the order in which most were written
+    """A `Reader` of files in a folder or a zip."""
+    for index in sorted(wanted):  # sorted by name, roughly the order on disk
         try:
             encoded = _read(files[index])
         except _READ_ERRORS as error:
@@ -142,28 +142,28 @@ def read_files(
 
 
 def op_reason(error: Exception) -> str:
-    """What an error says, less where in TensorFlow it was said."""
+    """A TensorFlow error's message without the op it came from."""
     said = getattr(error, "message", None) or first_line(error)
     return re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\]", "", said).strip().split("\n")[0]
 
 
 @functools.cache
 def tensorflow() -> Any:
-    """Import TensorFlow, quietly, and keep it off the GPU.
+    """Import TensorFlow quietly and keep it off the GPU.
 
     Raises:
-        InputError: it is not there.
+        InputError: it cannot be imported.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        with native_stderr_hidden():  # it greets before it reads its log level
+        with native_stderr_hidden():  # it logs before reading its log level
             import tensorflow as tf
-    except Exception as error:  # where it does not suit the machine or NumPy, of any kind
+    except Exception as error:  # an incompatible machine or NumPy raises errors of any kind
         raise InputError(
             f"decoding photos needs TensorFlow, which cannot be imported ({first_line(error)}): "
             "install it, or give a folder that load_data has decoded on another machine"
         ) from error
-    # Too late when the caller has already used TensorFlow: then its devices are the caller's.
+    # Too late if the caller has already used TensorFlow.
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")
     return tf
@@ -171,7 +171,7 @@ def tensorflow() -> Any:
 
 @contextlib.contextmanager
 def native_stderr_hidden() -> Iterator[None]:
-    """Hide what C++ code writes to file descriptor 2, which Python's sys.stderr cannot."""
+    """Hide what C++ code writes to file descriptor 2, below Python's sys.stderr."""
     try:
         stderr = os.dup(2)
     except OSError:  # closed, so there is nothing to hide
@@ -193,15 +193,15 @@ def _header(encoded: bytes) -> _Header:
     """What Pillow reads of a photo without decoding it.
 
     Raises:
-        ValueError: it is no photo, or of more pixels than Pillow allows.
+        ValueError: it is not a photo, or has more pixels than Pillow allows.
     """
     try:
         with _opened(encoded) as photo:
-            # Not photo.getexif(), which decodes a whole PNG to look for it behind the pixels.
+            # Not photo.getexif(): it decodes a whole PNG in search of EXIF data after the pixels.
             return _Header(str(photo.format), Image.Image.getexif(photo).get(0x0112, 1))
     except Image.UnidentifiedImageError as error:
         raise ValueError("unknown image format" if encoded else "the file is empty") from error
-    except Exception as error:  # Pillow's readers raise whatever they stumble over
+    except Exception as error:  # Pillow's readers raise all kinds of errors
         raise ValueError(first_line(error)) from error
 
 
@@ -209,7 +209,7 @@ def _decode_one(encoded: bytes, image_size: int) -> UInt8[np.ndarray, "height wi
     """Decode one photo.
 
     Raises:
-        ValueError: it cannot be.
+        ValueError: it cannot be decoded.
     """
     header, tf = _header(encoded), tensorflow()
     try:
@@ -234,7 +234,7 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
 
 
 def _eight_bits(photo: Image.Image) -> Image.Image:
-    """Scale 16 bits to 8; Pillow would cut them off, to white."""
+    """Scale 16 bits to 8; Pillow would clip them to white."""
     if photo.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
     if photo.mode in ("I", "F"):
@@ -245,11 +245,13 @@ def _eight_bits(photo: Image.Image) -> Image.Image:
 def _decode(encoded: Any, image_size: int) -> Any:
     tf = tensorflow()
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    return _resized(tf.ensure_shape(image, (None, None, 3)), image_size)  # resize must know that
+    return _resized(
+        tf.ensure_shape(image, (None, None, 3)), image_size
+    )  # resize needs a known rank
 
 
 def _resized(image: Any, image_size: int) -> Any:
-    """Resize as the post does, but rounded to uint8."""
+    """Resize as in the post, then round to uint8."""
     tf = tensorflow()
     size = (image_size, image_size)
     resized = tf.image.resize(image, size, method="bilinear", antialias=False)
@@ -259,9 +261,9 @@ def _resized(image: Any, image_size: int) -> Any:
 def _upright(
     image: UInt8[np.ndarray, "side side 3"], orientation: int
 ) -> UInt8[np.ndarray, "side side 3"]:
-    """Turn a square as its EXIF orientation, 1 to 8, asks for, as a photo viewer does.
+    """Apply an EXIF orientation, 1 to 8, to a square image, as photo viewers do.
 
-    Resizing to a square treats both axes alike, so it makes no difference which comes first.
+    Resizing to a square treats both axes alike, so the order of the two does not matter.
     """
     if orientation in (5, 6, 7, 8):
         image = image.swapaxes(0, 1)
@@ -276,12 +278,12 @@ def _upright(
 
 
 def _read(file: Path | zipfile.Path) -> bytes:
-    """Read a file or an entry of a zip, if it is one that neither hangs nor fills the memory."""
+    """Read a file or an entry of a zip, unless reading it could hang or fill the memory."""
     if isinstance(file, Path):
         if file.is_dir():
-            next(file.iterdir(), None)  # raises if it cannot be listed
+            next(file.iterdir(), None)  # raises if the folder cannot be listed
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not file.is_file() and file.exists():  # a pipe would wait for its writer
+        if not file.is_file() and file.exists():  # reading a pipe would block
             raise OSError("it is a pipe or a device, not a file")
         size = file.stat().st_size
     elif file.is_dir():
@@ -291,4 +293,4 @@ def _read(file: Path | zipfile.Path) -> bytes:
     if size > _MOST_BYTES:
         raise OSError(f"it is larger than {_MOST_BYTES // 10**6} MB")
     with file.open("rb") as stream:
-        return stream.read(size)  # no more than it said, should that have been a lie
+        return stream.read(size)  # no more than announced

@@ -1,4 +1,4 @@
-"""The cache of decoded photos: a source's are decoded once a size, into their own folder."""
+"""The cache of decoded photos: one folder for each source and size, decoded once."""
 
 import contextlib
 import dataclasses
@@ -21,12 +21,12 @@ from .sources import Source, download_filtered, sketches_source, tree_source
 
 SOURCES = ("cats_vs_dogs", "cats_and_dogs_filtered", "sketches")
 DECODE_HERE = "CATDOG_DECODE_HERE"
-"""Where this environment variable is set, photos are decoded in the process that asks for them."""
+"""Environment variable: if set, photos are decoded in the calling process."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What says which photos are to be decoded, at which size, and where they are kept."""
+    """Which photos to decode, at which size, and where to keep them."""
 
     source: str
     """One of `SOURCES`, or an absolute path."""
@@ -38,9 +38,9 @@ class Request:
 
 
 def find(request: Request, *, here: bool = False) -> tuple[Path, Mapping[str, int]]:
-    """The folder of the decoded photos, which are put there first if they are not there yet.
+    """The folder of the photos, decoded first if need be; and what was passed over.
 
-    Also gives what was passed over. `here`: decode in this process.
+    `here`: decode in this process.
     """
     here = here or bool(os.environ.get(DECODE_HERE))
     data_dir = Path(request.data_dir) if request.data_dir else None
@@ -67,7 +67,7 @@ def _in_own_process(request: Request) -> Path:
 
 
 def find_here(**request: Any) -> str:
-    """`find` in the process that decodes."""
+    """`find`, called in the decoding process."""
     return str(find(Request(**request), here=True)[0])
 
 
@@ -92,7 +92,7 @@ def _cached(source: Source, request: Request, *, here: bool) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _clear_away(folder.parent)
         with alone(folder, "decodes the same photos"):
-            if not folder.is_dir():  # else it was what we have waited for
+            if not folder.is_dir():  # else another process has just decoded it
                 _decode(folder, source, request)
     except OSError as error:
         raise InputError(
@@ -103,7 +103,7 @@ def _cached(source: Source, request: Request, *, here: bool) -> Path:
 
 
 def _clear_away(cache: Path) -> None:
-    """Delete what killed processes left half done: nobody holds its lock."""
+    """Delete unfinished folders of killed processes: those whose lock is free."""
     for leftover in cache.glob(".*.unfinished"):
         lock = FileLock(leftover.with_suffix(".lock"))
         with contextlib.suppress(OSError), lock.acquire(blocking=False):
@@ -111,9 +111,9 @@ def _clear_away(cache: Path) -> None:
 
 
 def _decode(folder: Path, source: Source, request: Request) -> None:
-    """Write the decoded photos, all of them or nothing."""
+    """Write all the decoded photos, or nothing."""
     unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed while we waited
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a process killed while we waited
     unfinished.mkdir()
     try:
         decoded_folder.write(

@@ -1,6 +1,6 @@
-"""A source's photos, decoded once: `images.npy`, and `meta.json` with all that is known of them.
+"""The files of a decoded source: `images.npy`, and `meta.json` with everything known about them.
 
-A folder of these two is a source of its own: it can be copied to a machine without TensorFlow.
+Such a folder is itself a source and can be copied to a machine without TensorFlow.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from .sources import Photos
 from .splits import Sizes, UInt8Images
 
 FORMAT = 5
-"""Raise it when the same source would now give other pixels or files."""
+"""Increase it when the same source would now give other pixels or files."""
 _META, _IMAGES = "meta.json", "images.npy"
 _START = b'{"format": '
 _DAMAGED = (
@@ -35,42 +35,42 @@ _DAMAGED = (
 
 @dataclass(frozen=True)
 class Meta:
-    """What meta.json says. All lists but `skipped` and `copies` have an entry a photo."""
+    """The content of meta.json. All lists but `skipped` and `copies` have one entry a photo."""
 
     format: int
     source: str
     image_size: int
     sizes: Sequence[int] | None
-    """Of the splits, unless others are asked for."""
+    """Default sizes of the splits."""
     fingerprint: str
     class_names: Sequence[str]
     names: Sequence[str]
     labels: Sequence[int]
     pools: Sequence[str]
     digests: Sequence[str]
-    """Of the encoded photo, 16 hexadecimal digits; empty where it could not be decoded."""
+    """Of the encoded photo, 16 hexadecimal digits; empty if it could not be decoded."""
     skipped: Sequence[Any]
     """Name and reason."""
     copies: Sequence[Sequence[int]]
-    """Photos of the same pixels."""
+    """Groups of photos with the same pixels."""
     passed_over: Mapping[str, int]
 
 
 def is_decoded(path: Path) -> bool:
-    """Whether `path` is such a folder, be it a damaged one or of an older format."""
+    """Whether `path` is such a folder, even a damaged one or one of an older format."""
     try:
         if not (path / _META).is_file():
             return False
         with (path / _META).open("rb") as file:
             return file.read(len(_START)) == _START or any(path.glob("*images.npy"))
-    except OSError:  # a folder closed to this user, which listing it will report
+    except OSError:  # unreadable folder: listing it will report that
         return False
 
 
 def write(
     folder: Path, photos: Photos, *, source: str, image_size: int, sizes: Sizes | None
 ) -> None:
-    """Decode all photos into `folder`, which is empty.
+    """Decode all photos into the empty `folder`.
 
     Raises:
         InputError: the disk is too small, or too few of the photos can be read.
@@ -104,7 +104,7 @@ def write(
         copies=_copies(images, filled),
         passed_over=dict(photos.passed_over),
     )
-    images.flush()  # or a power failure could leave a whole folder of zeros
+    images.flush()  # or a power failure could leave zeros
     with (folder / _META).open("w", encoding="utf-8") as file:
         json.dump(dataclasses.asdict(meta), file)
         file.flush()
@@ -112,10 +112,10 @@ def write(
 
 
 def read(folder: Path) -> tuple[Meta, UInt8Images]:
-    """What the photos of such a folder are, and their pixels, memory-mapped.
+    """The meta data of such a folder, and its pixels, memory-mapped.
 
     Raises:
-        InputError: it cannot be read, or is of another format.
+        InputError: it cannot be read, or has another format.
     """
     name, version = _META, None
     try:

@@ -1,4 +1,4 @@
-"""A file from the web, downloaded once: under its name it is whole."""
+"""Files from the web, downloaded once; a file with its final name is complete."""
 
 import contextlib
 import logging
@@ -17,23 +17,23 @@ _TIMEOUT = 30  # seconds without a byte
 
 
 def fetch(url: str, path: Path, check: Callable[[Path], object]) -> Path:
-    """`path`, downloaded first where it is missing; of several processes, by one.
+    """`path`, downloaded first if it is missing; if several processes want it, one downloads.
 
-    It gets its name when all of it is there and `check` is content: no publisher gives a hash.
+    The file gets its name once it is complete and passes `check`: no publisher gives a hash.
 
     Args:
-        url: where the file comes from.
-        path: where it is kept.
-        check: raises an error, any, at a file that is not whole or of another kind.
+        url: of the file.
+        path: where to keep it.
+        check: raises any error for a file that is incomplete or of another kind.
 
     Raises:
-        InputError: the file cannot be had, or is not what it should be.
+        InputError: the file cannot be downloaded, or is not what it should be.
     """
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             with alone(path, "downloads the same file"):
-                if not path.is_file():  # else the process that was waited for has fetched it
+                if not path.is_file():  # else another process has just downloaded it
                     _download(url, path, check)
     except (OSError, ValueError) as error:
         raise InputError(
@@ -46,7 +46,7 @@ def fetch(url: str, path: Path, check: Callable[[Path], object]) -> Path:
 def _download(url: str, path: Path, check: Callable[[Path], object]) -> None:
     pooch.get_logger().setLevel(logging.WARNING)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, unfinished, ignore_errors=True)
 
@@ -56,7 +56,9 @@ def _download(url: str, path: Path, check: Callable[[Path], object]) -> None:
         download: Any = pooch.HTTPDownloader(
             progressbar=sys.stderr is not None and sys.stderr.isatty(),
             timeout=_TIMEOUT,
-            headers={"Accept-Encoding": "identity"},  # so that the announced size is the file's
+            headers={
+                "Accept-Encoding": "identity"
+            },  # so that the announced size is that of the file
             hooks={"response": close_later},
         )
         part = Path(pooch.retrieve(url, None, path.name, unfinished, downloader=download))
@@ -66,10 +68,10 @@ def _download(url: str, path: Path, check: Callable[[Path], object]) -> None:
 
 
 def _flaw(path: Path, check: Callable[[Path], object]) -> str | None:
-    """What is wrong with a file, as the rest of a sentence about it."""
+    """What is wrong with a file, as the end of a sentence, or None."""
     try:
         check(path)
-    except Exception as error:  # readers have many ways to say that a file is not theirs
+    except Exception as error:  # readers raise all kinds of errors
         with path.open("rb") as file:
             start = file.read(1024).lower()
         if b"<html" in start or b"<!doctype html" in start:
@@ -79,7 +81,7 @@ def _flaw(path: Path, check: Callable[[Path], object]) -> str | None:
 
 
 def _cause(error: BaseException) -> str:
-    """What began it, in one line: requests and urllib3 wrap errors up in each other."""
+    """The first error of a chain, in one line: requests and urllib3 wrap errors repeatedly."""
     while error.__context__ is not None:
         error = error.__context__
     return first_line(error).partition(" for url")[0]

@@ -1,6 +1,6 @@
-"""Which pictures a folder or a zip holds, and how many other files were passed over, by kind.
+"""The pictures in a folder or a zip, and counts of the other files by kind.
 
-Data sets and the folders given to predict are listed alike.
+Used for data sets and for the folders given to `predict`.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _LINKS = "links that lead nowhere or back"
 _HIDDEN = "hidden files"
 _OTHER_PROGRAMS = "folders of other programs"
 _OUR_RUNS = "folders of our own runs"
-# Kinds that are not read: other picture formats, camera raw among them.
+# Picture formats that are not read, such as camera raw.
 _OTHER_PICTURES = re.compile(
     r"\.(hei[cf]|hif|avif|jxl|jp2|j2k|jpe|raw|dng|cr[23]|nef|arw|orf|rw2|raf|pef|psd|xcf|tga|svg|"
     r"p[bgp]m|ico|exr) files"
@@ -35,7 +35,7 @@ _OTHER_PICTURES = re.compile(
 _SERVICE = re.compile(
     r"__MACOSX|\.ipynb_checkpoints|\.Trash.*|@eaDir|\$RECYCLE\.BIN", re.IGNORECASE
 )
-# Files that tell this package's output.
+# Files by which this package's own output is recognized.
 _OUTPUTS = (
     {"config.json", "history.csv"},
     {"config.json", "checkpoint"},
@@ -50,7 +50,7 @@ Tree: TypeAlias = Path | zipfile.Path
 
 @contextlib.contextmanager
 def open_tree(path: Path) -> Iterator[Tree]:
-    """Open a folder or a zip, which is closed again.
+    """Open a folder or a zip; the zip is closed afterwards.
 
     Raises:
         InputError: it is neither.
@@ -58,11 +58,11 @@ def open_tree(path: Path) -> Iterator[Tree]:
     if path.is_dir():
         yield path
         return
-    if not path.is_file():  # opening a pipe would wait for its writer
+    if not path.is_file():  # opening a pipe would block
         raise InputError(f"{path} is a pipe or a device: give a folder or a zip")
     try:
         archive = zipfile.ZipFile(path)
-    except Exception as error:  # damaged zips raise all kinds of errors
+    except Exception as error:  # damaged zips raise errors of many types
         raise InputError(
             f"{path} is neither a folder nor a zip that can be opened ({first_line(error)}): "
             "if it was downloaded, delete it and download it again"
@@ -91,10 +91,9 @@ class Folder:
 
 
 def list_tree(root: Tree) -> tuple[Folder, Counter[str]]:
-    """List a folder or a zip and count what is passed over; no photo is read.
+    """List a folder or a zip and count the files passed over; no photo is read.
 
-    Linked folders are followed once. They come last, so that a folder's pictures are listed where
-    the folder is, not where a link shows it.
+    Linked folders are followed once, and last, so that pictures are listed where they really are.
 
     Raises:
         OSError: a folder cannot be listed.
@@ -134,7 +133,7 @@ def list_tree(root: Tree) -> tuple[Folder, Counter[str]]:
 
 
 def picture_kinds(passed_over: Mapping[str, int]) -> dict[str, int]:
-    """The kinds that are pictures, or may be: `strict` refuses data with any of them."""
+    """The kinds that are, or may be, pictures: `strict` refuses data with any of them."""
     return {
         kind: count
         for kind, count in passed_over.items()
@@ -143,7 +142,7 @@ def picture_kinds(passed_over: Mapping[str, int]) -> dict[str, int]:
 
 
 def also_there(passed_over: Mapping[str, int]) -> str:
-    """What to add to an error: "; passed over: 3 .heic files"."""
+    """The end of an error message: `; passed over: 3 .heic files`."""
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(passed_over.items()))
     return f"; passed over: {counts}" if counts else ""
 
@@ -171,14 +170,14 @@ def list_photos(path: str | Path) -> list[Path]:
 
 
 def _passed_over(child: Tree) -> str | None:
-    """The kind of what is passed over; None of pictures, and of folders to enter."""
+    """The kind of a child that is passed over; None for pictures and folders to enter."""
     if _SERVICE.fullmatch(child.name):
         return _OTHER_PROGRAMS
     if child.name.startswith("."):
         return _HIDDEN
     if child.is_dir():
         return _OUR_RUNS if _is_ours(child) else None
-    if _is_picture(child.name):  # a broken link or a pipe, too: reading it says why
+    if _is_picture(child.name):  # even a broken link or a pipe: reading it reports why
         return None
     if _is_link(child) and not child.exists():
         return _LINKS
@@ -189,7 +188,7 @@ def _passed_over(child: Tree) -> str | None:
 def _is_ours(folder: Tree) -> bool:
     try:
         names = _children(folder).keys()
-    except OSError:  # listing it will say so
+    except OSError:  # listing it reports that
         return False
     # A run that has just begun holds only its lock.
     return names == {".lock"} or any(files <= names for files in _OUTPUTS)
@@ -208,7 +207,7 @@ def _is_link(file: Tree) -> bool:
 
 
 def _children(folder: Tree) -> dict[str, Tree]:
-    """What a folder holds, by name, sorted. Of a name twice in a zip, the last counts."""
+    """A folder's children by name, sorted. If a zip has a name twice, the last one counts."""
     children = {}
     if isinstance(folder, Path):
         children = {child.name: child for child in folder.iterdir()}
@@ -220,7 +219,7 @@ def _children(folder: Tree) -> dict[str, Tree]:
 
 @functools.lru_cache(maxsize=1)
 def _names_by_folder(archive: zipfile.ZipFile) -> dict[str, list[str]]:
-    """List a zip once, implied folders included: `iterdir` goes through it for each folder."""
+    """List a zip once, implied folders included: `iterdir` scans all of it for each folder."""
     names: dict[str, list[str]] = {}
     for name in archive.namelist():
         names.setdefault(posixpath.dirname(name.rstrip("/")), []).append(name)

@@ -1,7 +1,4 @@
-"""`load_data`: a source's photos, decoded once into the cache, cut into splits.
-
-source → decoded photos in the cache → cut by seed → splits
-"""
+"""`load_data`: source → decoded photos in the cache → splits by seed."""
 
 import logging
 import operator
@@ -45,17 +42,16 @@ def load_data(
     cache_dir: str | Path | None = None,
     strict: bool = False,
 ) -> Splits:
-    """Load a data set, cut by `seed` into training, validation and test photos.
+    """Load a data set, split by `seed` into training, validation and test photos.
 
-    The first call decodes all photos into the cache, later ones open what is there, whatever their
-    seed and sizes; of two calls at once, one waits for the other. Photos that cannot be read are
-    left out and listed in `Splits.skipped`, unless they are more than half.
+    The first call decodes all photos into the cache; later calls with any seed and sizes only open
+    them. Photos that cannot be read are left out and listed in `Splits.skipped`; it is an error if
+    they are more than half.
 
-    Photos that come as one pool are cut into 2000/808/192 (TFDS), 1000/200/100 (sketches) or about
-    70/20/10 % (a folder a class; a photo's split depends on the photo alone). Where there are
-    train/ and validation/, the former is the training set, and the test set is held back from the
-    latter as in the post (192 of 1000), unless there is a test/. Where there are train/ and test/
-    only, a fifth of the former is validated on.
+    A single pool of photos is split into 2000/808/192 (TFDS), 1000/200/100 (sketches) or about
+    70/20/10 % (a folder a class; a photo's split depends on the photo alone). With train/
+    and validation/ but no test/, the test set is held back from validation/ as in the post (192 of
+    1000). With train/ and test/ only, a fifth of train/ becomes the validation set.
 
     Args:
         source: `"cats_vs_dogs"` (TFDS), `"cats_and_dogs_filtered"` (downloads the post's zip),
@@ -64,20 +60,20 @@ def load_data(
             photos (`Splits.folder`).
         image_size: side of the images in pixels, 32 to 4096; bilinear, aspect ratio not kept.
         data_dir: for `"cats_vs_dogs"` the TFDS folder, for `"cats_and_dogs_filtered"` the folder
-            of the zip; both are downloaded into it where missing. Not used otherwise.
-        seed: decides which photos go where, 0 or more.
-        sizes: number of training, validation and test photos, instead of those above.
-        cache_dir: where decoded photos are kept; `$CATDOG_CACHE`, or the user's cache folder.
-        strict: refuse the data if a photo cannot be read, or if pictures of another kind or behind
-            a link were passed over.
+            of the zip; missing files are downloaded into it. Not used otherwise.
+        seed: decides which photos go into which split, 0 or more.
+        sizes: number of training, validation and test photos, instead of the above.
+        cache_dir: where to keep decoded photos; by default `$CATDOG_CACHE`, or the user's cache.
+        strict: raise an error if a photo cannot be read, or if pictures of unsupported formats or
+            behind broken links were passed over.
 
     Returns:
         The splits, images uint8[n, image_size, image_size, 3] and labels int32[n] by sorted class
         name.
 
     Raises:
-        InputError: an argument is out of range, the source does not exist, cannot be downloaded,
-            is not laid out as said above or is damaged, or the cache cannot be written.
+        InputError: an argument is out of range; the source does not exist, cannot be downloaded,
+            has another layout or is damaged; or the cache cannot be written.
     """
     size, seed = _whole("image_size", image_size), _whole("seed", seed)
     if not SMALLEST_IMAGE <= size <= LARGEST_IMAGE:
@@ -107,7 +103,7 @@ def _existing(source: str | Path) -> Path:
     path = expanded(source).absolute()
     try:
         exists = path.exists()
-    except OSError:  # no possible path: too long a name, say
+    except OSError:  # not a possible path, for example too long
         exists = False
     if not exists:
         raise InputError(
@@ -158,7 +154,7 @@ def _cut(
     sizes: Sizes | None,
     passed_over: Mapping[str, int],
 ) -> Splits:
-    """The splits of decoded photos."""
+    """The splits of the decoded photos in `folder`."""
     meta, images = decoded_folder.read(folder)
     there = np.array([bool(digest) for digest in meta.digests], bool)
     names, labels, pools = np.array(meta.names), np.array(meta.labels, np.int32), {}

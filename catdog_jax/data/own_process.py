@@ -1,7 +1,7 @@
-"""Call a function in a process of its own: TensorFlow never gives its memory back.
+"""Call a function in a process of its own, because TensorFlow never frees its memory.
 
-In the process that trains it would cost half a gigabyte, and slow a step of model 4 from 86 to
-98 ms. A photo that crashes TensorFlow ends only that process.
+In the training process it would cost half a gigabyte and slow a step of model 4 from 86 to 98 ms.
+A photo that crashes TensorFlow ends only that process.
 """
 
 import json
@@ -22,21 +22,21 @@ _GRACE = 5.0
 
 
 def call(module: str, function: str, arguments: Mapping[str, Any], *, reads: str) -> Any:
-    """`function(**arguments)` of a module, in a process of its own.
+    """Call a module's function in a process of its own and return its result.
 
     Args:
         module: full name of the module.
-        function: name of the function in it; what it returns must fit JSON.
-        arguments: must fit JSON, too.
+        function: name of the function, whose result JSON can hold.
+        arguments: keyword arguments that JSON can hold.
         reads: what the function reads, named in errors.
 
     Raises:
-        InputError: as the function does, or the process ended without an answer.
+        InputError: the function raised it, or the process ended without an answer.
     """
     command = [sys.executable, "-P", "-c", f"from {__name__} import _answer; _answer()"]
     with subprocess.Popen(
         [*command, json.dumps([module, function, arguments, reads])],
-        stdin=subprocess.PIPE,  # which closes when this process ends, however it does
+        stdin=subprocess.PIPE,  # closes when this process ends, even if it is killed
         stdout=subprocess.PIPE,
         encoding="utf-8",
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8"},
@@ -44,9 +44,9 @@ def call(module: str, function: str, arguments: Mapping[str, Any], *, reads: str
         assert process.stdout is not None
         lines = process.stdout.read().splitlines()
     if process.returncode or not lines:
-        killed = " (killed, perhaps for want of memory)" if process.returncode == -9 else ""
+        killed = " (killed, perhaps out of memory)" if process.returncode == -9 else ""
         raise InputError(
-            f"the process that was to read {reads} ended with {process.returncode}{killed}: "
+            f"the process reading {reads} ended with code {process.returncode}{killed}: "
             "try again, or with fewer photos"
         )
     answer = json.loads(lines[-1])
@@ -56,10 +56,10 @@ def call(module: str, function: str, arguments: Mapping[str, Any], *, reads: str
 
 
 def _answer() -> None:
-    """Be the other process: call the function and print what it returns, or what is wrong."""
+    """The other process: call the function and print its result, or the error."""
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     module, function, arguments, reads = json.loads(sys.argv[1])
-    # TensorFlow's C++ grumbles at every photo that it cannot read; Python shows the progress.
+    # Keeps Python's progress bar; TensorFlow's C++ logs about unreadable photos are hidden below.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     try:
         with native_stderr_hidden():
@@ -69,14 +69,14 @@ def _answer() -> None:
     except (OSError, MemoryError) as error:
         why = f"{type(error).__name__}: {first_line(error)}"
         answer = {"error": f"{reads} could not be read ({why}): try with fewer photos"}
-    except KeyboardInterrupt:  # Ctrl-C goes to both processes; the other one will say so
+    except KeyboardInterrupt:  # Ctrl-C reaches both processes; the parent reports it
         sys.exit(130)
     print(json.dumps(answer))
 
 
 def _end_with_the_parent() -> None:
-    """Wait until nobody waits for the answer any more, then end this process."""
-    while os.read(0, 1):  # not through sys.stdin, which could not be closed meanwhile
+    """End this process when its parent has ended."""
+    while os.read(0, 1):  # not sys.stdin, whose lock would block the exit
         pass
-    time.sleep(_GRACE)  # after Ctrl-C, to clear away what was half done
+    time.sleep(_GRACE)  # time to clean up after Ctrl-C
     os._exit(1)

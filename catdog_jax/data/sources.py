@@ -1,4 +1,4 @@
-"""Which photos there are, before any is decoded: in folders and zips, or drawn by a program."""
+"""Sources of photos, before decoding: folders and zips, and drawings made by a program."""
 
 import functools
 import hashlib
@@ -28,7 +28,7 @@ from .splits import SPLIT_NAMES, Indices, Labels, Sizes, UInt8Images
 
 _FILTERED_URL = "https://storage.googleapis.com/mledu-datasets/cats_and_dogs_filtered.zip"
 _SKETCHES_SIZES = (1000, 200, 100)
-# What people call the splits' folders, in any case and with or without "set".
+# Usual names of the splits' folders, in any case, with or without "set".
 _SPLIT_FOLDER = re.compile(
     r"(?P<train>train(ing)?)|(?P<validation>val(id(ation)?)?)|(?P<test>test(ing)?)"
 )
@@ -38,15 +38,15 @@ _Pictures: TypeAlias = dict[str, Tree]
 
 @dataclass(frozen=True)
 class Photos:
-    """What a source holds.
+    """The photos of a source.
 
     Attributes:
         class_names: sorted.
         names: of the photos.
         labels: of the photos.
-        pools: which photos the splits are drawn from: "all", or "train" and "validation" or "test".
-        fill: writes the photos with the given indices, in that order, into an array.
-        passed_over: how many files of each kind were not taken for photos.
+        pools: photos the splits are drawn from: "all", or "train" and "validation" or "test".
+        fill: decodes the photos with the given indices, in that order, into an array.
+        passed_over: how many files of each kind are not photos.
     """
 
     class_names: tuple[str, ...]
@@ -59,13 +59,13 @@ class Photos:
 
 @dataclass(frozen=True)
 class Source:
-    """A source that was found.
+    """A source that exists.
 
     Attributes:
         identity: anything JSON can hold that changes when the photos change.
-        photos: lists the photos, which may take a while: not called when the cache has them all.
-        sizes: of the splits of a single pool; None for 70/20/10 %.
-        passed_over: as in `Photos`, now.
+        photos: lists the photos, which may take a while; not called if they are in the cache.
+        sizes: default sizes of the splits of a single pool; None for 70/20/10 %.
+        passed_over: as in `Photos`.
     """
 
     identity: Any
@@ -75,7 +75,7 @@ class Source:
 
 
 def sketches_source(count: int | None) -> Source:
-    """`count` drawings, by default enough for the default splits."""
+    """`count` drawings; by default as many as the default splits need."""
     count = count or sum(_SKETCHES_SIZES)
     sizes = _SKETCHES_SIZES if count == sum(_SKETCHES_SIZES) else None
 
@@ -99,7 +99,7 @@ def sketches_source(count: int | None) -> Source:
 
 
 def download_filtered(folder: Path) -> Path:
-    """The post's zip in `folder`, downloaded if need be."""
+    """The post's zip in `folder`, downloaded if it is missing."""
     path = folder / _FILTERED_URL.rpartition("/")[2]
     return fetch(_FILTERED_URL, path, _check_every_entry)
 
@@ -114,7 +114,7 @@ def tree_source(root: Tree) -> Source:
     """The photos in a folder or a zip: a folder a class, or train/ and validation/ of those.
 
     Raises:
-        InputError: it is laid out otherwise, or cannot be listed.
+        InputError: the layout is another, or it cannot be listed.
     """
     try:
         listed, passed_over = list_tree(root)
@@ -133,13 +133,13 @@ def tree_source(root: Tree) -> Source:
     if outside := len(listed.below()) - taken:
         passed_over[OUTSIDE] = outside
     identity = [list(next(iter(pools.values()))), stamps]
-    if isinstance(root, zipfile.Path):  # its directory does not tell of damage
+    if isinstance(root, zipfile.Path):  # a zip's directory does not show damage
         identity.append(stamp(Path(str(root.root.filename))))
     photos = functools.partial(_tree_photos, pools, passed_over)
     return Source(identity, photos, passed_over=passed_over)
 
 
-# The layout of folders. These errors follow the name of the source.
+# The layout of folders. The messages of these errors begin with the name of the source.
 
 
 def _find_pools(root: Folder) -> dict[str, dict[str, _Pictures]]:
@@ -176,7 +176,7 @@ def _find_pools(root: Folder) -> dict[str, dict[str, _Pictures]]:
 
 
 def _split_folders(folder: Folder) -> dict[str, str]:
-    """The names of the folders that are called as a split is, by split."""
+    """The names of folders named like a split, by split."""
     splits: dict[str, str] = {}
     for name in folder.folders:
         called = _SPLIT_FOLDER.fullmatch(re.sub("[ _-]?set$", "", name.lower()))
@@ -190,7 +190,7 @@ def _split_folders(folder: Folder) -> dict[str, str]:
 
 
 def _refuse_unnamed_splits(root: Folder) -> None:
-    """Refuse "classes" that hold the same classes: a model would learn to tell splits apart."""
+    """Refuse "classes" that contain the same classes: they are probably splits."""
     inside = [tuple(folder.folders) for folder in root.folders.values()]
     has_own = any(folder.pictures for folder in root.folders.values())
     if not has_own and len(set(inside)) == 1 and len(inside[0]) > 1:
@@ -220,11 +220,11 @@ def _classes(folder: Folder, prefix: str) -> dict[str, _Pictures]:
 
 
 def stamp(picture: Tree) -> tuple[int, ...]:
-    """Numbers that change when the file does, or who may read it."""
+    """Numbers that change when the file or its permissions change."""
     if isinstance(picture, Path):
         try:
             status = picture.stat()
-        except OSError:  # a link to nowhere, which decoding will report
+        except OSError:  # a broken link, which decoding will report
             status = picture.lstat()
         return status.st_size, status.st_mtime_ns, status.st_mode
     if picture.is_dir():

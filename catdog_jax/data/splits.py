@@ -1,4 +1,4 @@
-"""A data set as it is used: its splits, and their photos batch by batch."""
+"""Data sets in use: splits and their batches."""
 
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,9 +16,9 @@ from ..files import forget_pages
 
 SPLIT_NAMES: tuple[str, str, str] = ("train", "validation", "test")
 SMALLEST_IMAGE, LARGEST_IMAGE = 32, 4096
-"""Least and most pixels of an image's side."""
+"""Smallest and largest side of an image, in pixels."""
 MOST_PHOTOS = 10**6
-"""Of one split: their names alone take 100 MB of memory."""
+"""In one split: their names alone take 100 MB of memory."""
 
 UInt8Images: TypeAlias = UInt8[np.ndarray, "n height width 3"]
 Labels: TypeAlias = Int32[np.ndarray, " n"]
@@ -28,10 +28,10 @@ Sizes: TypeAlias = tuple[int, int, int]
 
 
 def checked_sizes(sizes: Sequence[int]) -> Sizes:
-    """The sizes of three splits as whole numbers.
+    """The sizes of the three splits, as whole numbers in range.
 
     Raises:
-        InputError: they are not three, or out of range.
+        InputError: they are not.
     """
     try:
         train, validation, test = map(operator.index, sizes)
@@ -46,7 +46,7 @@ def checked_sizes(sizes: Sequence[int]) -> Sizes:
 
 
 class Batch(TypedDict):
-    """A batch of fixed size; where `mask` is False a photo only fills it up."""
+    """A batch of fixed size; `mask` is False for photos that only fill it up."""
 
     image: Num[np.ndarray, "batch height width channels"]
     label: Num[np.ndarray, "batch ..."]
@@ -54,10 +54,10 @@ class Batch(TypedDict):
 
 
 class ImageView:
-    """uint8[n, height, width, 3]: rows of a larger array, read when they are indexed.
+    """uint8[n, height, width, 3]: rows of a larger array, read when indexed.
 
-    Behaves like the array of these rows as far as indexing its first axis and `np.asarray` go, but
-    a memory-mapped array stays on disk.
+    Like an array of these rows it can be indexed along its first axis and given to `np.asarray`; a
+    memory-mapped array stays on disk.
     """
 
     def __init__(self, array: UInt8Images, index: Indices) -> None:
@@ -91,7 +91,7 @@ class Split:
     Attributes:
         images: `[n, height, width, channels]`, pixels 0…255.
         labels: int32[n], indices into `class_names`; or the classes' probabilities, `[n, classes]`.
-        class_names: the classes in the order of their labels.
+        class_names: in the order of the labels.
         names: the photos' names, relative to their source.
     """
 
@@ -115,7 +115,7 @@ class Split:
         return Batches(self, np.arange(len(self)), batch_size)
 
     def shuffled(self, batch_size: int = 32, *, seed: int) -> Callable[[int], "Batches"]:
-        """A function from an epoch's number to its batches, in an order of its own.
+        """A function from an epoch's number to its batches, shuffled anew for each epoch.
 
         The order is `np.random.default_rng((seed, epoch)).permutation(n)`.
         """
@@ -129,14 +129,14 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """The batches of a split in a fixed order; every loop over them starts anew.
+    """The batches of a split in a fixed order, for any number of loops.
 
-    A short last batch is filled up with the first photos, whose mask is False: real photos, so
-    that the statistics of batch normalization are those of photos.
+    A short last batch is filled up with the first photos, masked False: real
+    photos, so that batch normalization sees the statistics of photos.
 
     Attributes:
-        split: where the photos are.
-        order: which photos, in which order.
+        split: holds the photos.
+        order: indices of the photos, in order.
         batch_size: of every batch.
 
     Raises:
@@ -155,7 +155,7 @@ class Batches:
         return -(-len(self.order) // self.batch_size)
 
     def rows(self) -> tuple[Int64[np.ndarray, "steps batch"], Bool[np.ndarray, "steps batch"]]:
-        """Which photos are in each batch, and which of them count."""
+        """The photos of each batch, and which of them count."""
         shape = len(self), self.batch_size
         rows = np.resize(self.order, shape)
         return rows, np.arange(rows.size).reshape(shape) < len(self.order)
@@ -163,13 +163,13 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         for rows, mask in zip(*self.rows(), strict=True):
             yield Batch(image=self.split.images[rows], label=self.split.labels[rows], mask=mask)
-            if isinstance(self.split.images, np.ndarray):  # a view has forgotten them
+            if isinstance(self.split.images, np.ndarray):  # a view does this itself
                 forget_pages(self.split.images)
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A photo that could not be read or decoded, and why."""
+    """A photo that could not be read, and why."""
 
     name: str
     reason: str
@@ -177,13 +177,13 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Shared:
-    """A photo that is in an earlier split, too: the same pixels once it is decoded.
+    """A photo that is also in an earlier split: the same decoded pixels.
 
     Attributes:
         split: validation or test.
-        name: of the photo there.
-        other_split: the first split that has it.
-        other_name: of the photo there.
+        name: of the photo in it.
+        other_split: the first split that has the photo.
+        other_name: of the photo in that one.
     """
 
     split: str
@@ -194,19 +194,19 @@ class Shared:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """A data set, cut once into parts without overlap.
+    """A data set, divided once into parts without overlap.
 
     Attributes:
-        train: what models learn from.
-        validation: what epochs are compared on.
-        test: what the final model is judged by; may be empty where there are few photos.
-        class_names: the classes in the order of their labels.
-        source: what was asked of `load_data`.
+        train: to train on.
+        validation: to compare epochs by.
+        test: to judge the final model by; may be empty if there are few photos.
+        class_names: in the order of the labels.
+        source: the source given to `load_data`.
         fingerprint: of the content of all photos, split or not.
-        folder: where the decoded photos are; itself a source for `load_data`.
+        folder: of the decoded photos; itself a source for `load_data`.
         skipped: photos that could not be read.
-        shared: photos that are in more than one split.
-        passed_over: how many files of each kind were not taken for photos.
+        shared: photos in more than one split.
+        passed_over: how many files of each kind are not photos.
     """
 
     train: Split
@@ -227,22 +227,22 @@ class Splits:
 
 
 def hard_labels(split: Split) -> Labels:
-    """The class of each photo: the most probable of soft labels."""
+    """The class of each photo; of soft labels, the most probable one."""
     return split.labels.argmax(axis=1) if split.labels.ndim == 2 else split.labels
 
 
 def class_counts(split: Split) -> dict[str, int]:
-    """How many photos of each class a split holds."""
+    """The number of photos of each class."""
     counts = np.bincount(hard_labels(split).astype(int), minlength=len(split.class_names))
     return dict(zip(split.class_names, counts.tolist(), strict=True))
 
 
 def majority_baseline(split: Split) -> float:
-    """The accuracy of always naming the split's largest class, in 0…1.
+    """The accuracy of always predicting the largest class, in 0…1.
 
     Raises:
         InputError: the split is empty.
     """
     if len(split) == 0:
-        raise InputError("an empty split has no majority class: give a split that holds photos")
+        raise InputError("an empty split has no majority class: give a split with photos")
     return max(class_counts(split).values()) / len(split)

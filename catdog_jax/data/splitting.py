@@ -14,7 +14,7 @@ from .splits import SPLIT_NAMES, Indices, Labels, Sizes
 # The post holds back one fifth of the validation batches, of 32 photos each, as the test set.
 _POST_BATCH = 32
 _POST_TEST_SHARE = 5
-# Draws at which validation and test begin: in one pool, 70, 20 and 10 %; in a given train/.
+# Draws at which validation and test begin: in a single pool (70, 20, 10 %), and in train/.
 _BOUNDS, _TRAIN_BOUNDS = (0.7, 0.9), (0.8, 1.0)
 
 _Draws: TypeAlias = Float64[np.ndarray, " photos"]
@@ -28,18 +28,18 @@ def split_indices(
     seed: int,
     source: str | Path,
 ) -> dict[str, Indices]:
-    """Which photos go into which split, in what order.
+    """The photos of each split, in order.
 
-    A photo's draw is a hash of its content and the seed. Without sizes it alone decides on the
-    split, so that photos added later move no other; with sizes, those of each class with the lowest
-    draws are taken. Every beginning of a split has the classes in the proportions of the whole.
+    A photo's draw is a hash of its content and the seed. Without sizes the draw alone decides the
+    split, so that photos added later do not move others. With sizes, the photos of each class with
+    the lowest draws are taken. Any beginning of a split has the class proportions of the whole.
 
     Args:
         pools: indices of photos: "all", or "train" and "validation" or "test" or both.
         labels: of all photos.
-        digests: of the content of all photos.
-        sizes: of the splits; None for 70, 20 and 10 % of "all", or the given pools. A validation
-            set that is not given is a fifth of "train", a test set a fifth of "validation".
+        digests: hashes of the content of all photos.
+        sizes: of the splits; None for 70, 20 and 10 % of "all", or the given pools. A missing
+            validation set is a fifth of "train", a missing test set a fifth of "validation".
         seed: of the draws.
         source: named in errors.
 
@@ -76,7 +76,7 @@ def _draw(seed: int, digest: str) -> float:
 
 
 def _balanced(pool: Indices, labels: Labels, draws: _Draws) -> Indices:
-    """The pool by its draws, every beginning of it in the proportions of the whole."""
+    """The pool sorted by draw, with the class proportions of the whole in any beginning."""
     rank = np.empty(len(pool))
     for label in np.unique(labels[pool]):
         members = np.flatnonzero(labels[pool] == label)
@@ -88,10 +88,10 @@ def _balanced(pool: Indices, labels: Labels, draws: _Draws) -> Indices:
 def _by_shares(
     pool: Indices, labels: Labels, draws: _Draws, bounds: tuple[float, float]
 ) -> dict[str, Indices]:
-    """By each photo's own draw.
+    """Split by each photo's own draw.
 
-    Of a small class, train or validation may get none by chance: it then gets the photo with the
-    nearest draw (with its copies), until later photos fill the gap.
+    If by chance train or validation gets no photo of a small class, it gets the one with the
+    nearest draw (and its copies), until photos added later fill the gap.
     """
     labels_in, draws_in = labels[pool], draws[pool]
     split = np.searchsorted(bounds, draws_in, side="right")
@@ -112,7 +112,7 @@ def _by_shares(
 def _given(
     pools: Mapping[str, Indices], labels: Labels, draws: _Draws, sizes: Sizes | None
 ) -> dict[str, Indices]:
-    """The given pools, and what is held back from one of them for the split that is not given."""
+    """The given pools; a missing split is held back from one of them."""
     parts = {name: _balanced(pool, labels, draws) for name, pool in pools.items()}
     if "validation" not in parts and sizes:
         parts["validation"], parts["train"] = np.split(parts["train"], [sizes[1]])

@@ -1,4 +1,4 @@
-"""cats_vs_dogs of TensorFlow Datasets (TFDS), as a source of photos."""
+"""cats_vs_dogs of TensorFlow Datasets (TFDS) as a source of photos."""
 
 import functools
 import logging
@@ -27,8 +27,8 @@ _SIZES = (2000, 808, 192)
 def source(data_dir: Path | None, *, download: bool) -> Source | None:
     """cats_vs_dogs as TFDS keeps it in `data_dir`.
 
-    Told from its files, without TFDS; where they are not there, they are downloaded (by TFDS, which
-    imports TensorFlow) or the answer is None.
+    Its files are recognized without importing TFDS. If they are missing, they are downloaded (by
+    TFDS, which imports TensorFlow), or the result is None.
 
     Raises:
         InputError: they cannot be downloaded.
@@ -46,7 +46,7 @@ def source(data_dir: Path | None, *, download: bool) -> Source | None:
 
 
 def _shards(root: Path) -> list[Path]:
-    """The files of the newest version that is complete."""
+    """The files of the newest complete version."""
     infos = (root / "cats_vs_dogs").glob("[0-9]*.[0-9]*.[0-9]*/dataset_info.json")
     versions = {tuple(map(int, info.parent.name.split("."))): info.parent for info in infos}
     return sorted(versions[max(versions)].glob("*.tfrecord*")) if versions else []
@@ -55,10 +55,10 @@ def _shards(root: Path) -> list[Path]:
 @functools.cache
 def tensorflow_datasets() -> Any:
     """Import TFDS, quietly."""
-    decode.tensorflow()  # first, so that it is quiet and off the GPU
+    decode.tensorflow()  # first, to keep it quiet and off the GPU
     import tensorflow_datasets as tfds
 
-    # The logger of TFDS, which warns of folders that are not there yet.
+    # TFDS's logger warns about folders that do not exist yet.
     logging.getLogger("absl").setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
@@ -72,7 +72,7 @@ def _download(root: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with alone(folder / "download", "downloads cats_vs_dogs"):
             tensorflow_datasets().builder("cats_vs_dogs", data_dir=root).download_and_prepare()
-    except Exception as error:  # TFDS documents none of what it raises
+    except Exception as error:  # TFDS does not document what it raises
         raise InputError(
             f"cats_vs_dogs is not in {root} and could not be downloaded to it "
             f"({first_line(error)}): give the data_dir that holds it, or go online"
@@ -80,7 +80,7 @@ def _download(root: Path) -> None:
 
 
 def _check_host() -> None:
-    """Fail at once when offline: TFDS itself would retry for minutes."""
+    """Fail at once if offline: TFDS would retry for minutes."""
     try:
         urllib.request.urlopen(_HOST, timeout=20).close()
     except urllib.error.HTTPError as answer:  # any answer will do
@@ -101,7 +101,7 @@ def _photos(root: Path) -> Photos:
     labels = np.concatenate([record["label"] for record in records]).astype(np.int32)
     names = np.concatenate([record["image/filename"] for record in records])
     return Photos(
-        # TFDS says cat and dog; they are the classes of the other sources, in the same order.
+        # TFDS calls them cat and dog; use the names of the other sources, in the same order.
         class_names=sketches.CLASS_NAMES,
         names=tuple(name.decode() for name in names),
         labels=labels,
@@ -113,7 +113,7 @@ def _photos(root: Path) -> Photos:
 def _records(builder: Any, decoders: Any) -> Any:
     """The examples as a `tf.data.Dataset`, always in the same order."""
     tfds = tensorflow_datasets()
-    # Autocaching would keep what is read once in memory.
+    # Autocaching would keep everything in memory.
     config = tfds.ReadConfig(try_autocache=False)
     return builder.as_dataset(
         split="train", decoders=decoders, read_config=config, shuffle_files=False

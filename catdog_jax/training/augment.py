@@ -1,8 +1,8 @@
-"""Random changes to training photos: pure functions of a key.
+"""Random augmentation of training photos: pure functions of a key.
 
-Most are `(key, image) -> image`, for one image of pixels 0…255; one that mixes images, as `mixup`,
-is `(key, images, labels) -> (images, labels)` over a batch. The transforms themselves (`flip`,
-`rotate`) take the drawn coins and angles.
+Most are `(key, image) -> image`, for one image of pixels 0…255. Those that mix images, like
+`mixup`, are `(key, images, labels) -> (images, labels)` over a batch. The transforms themselves
+(`flip`, `rotate`) take coins and angles that have been drawn.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ Augmentation: TypeAlias = ImageAugmentation | BatchAugmentation
 
 
 def combined(augmentations: Augmentation | Sequence[Augmentation]) -> BatchAugmentation:
-    """All of them, in order, as one over a batch; each image has a key of its own."""
+    """All augmentations in order, as one over a batch; each image gets its own key."""
     if callable(augmentations):
         augmentations = [augmentations]
     steps: list[Any] = []
@@ -45,10 +45,10 @@ def combined(augmentations: Augmentation | Sequence[Augmentation]) -> BatchAugme
 
 
 def named_augmentation(text: str, num_classes: int) -> Augmentation:
-    """One of ours by its name: `"flip"`, `"mirror"`, or with a number, `"rotation=0.2"`.
+    """An augmentation of this module by name: `flip`, `mirror`, or with a number, `rotation=0.2`.
 
     Raises:
-        InputError: there is none of this name, or its number is out of range.
+        InputError: the name is unknown, or the number is out of range.
     """
     name, given, number = text.partition("=")
     plain: dict[str, ImageAugmentation] = {"flip": random_flip, "mirror": random_mirror}
@@ -97,7 +97,7 @@ def _over_batch(functions: Sequence[Any]) -> BatchAugmentation:
 
 
 def random_flip(key: Key[Array, ""], image: Image) -> Image:
-    """Flip each axis by its own fair coin.
+    """Flip each axis with probability one half, independently.
 
     (`RandomFlip("horizontal_and_vertical")` of Keras 3 tosses one coin for both axes.)
     """
@@ -106,7 +106,7 @@ def random_flip(key: Key[Array, ""], image: Image) -> Image:
 
 
 def random_mirror(key: Key[Array, ""], image: Image) -> Image:
-    """Mirror left-right by a fair coin."""
+    """Mirror left-right with probability one half."""
     return flip(image, jax.random.bernoulli(key), jnp.array(False))
 
 
@@ -143,11 +143,11 @@ def rotate(image: Image, angle: Float[Array, ""]) -> Image:
 def _bilinear(
     image: Image, y: Float[Array, "out_height out_width"], x: Float[Array, "out_height out_width"]
 ) -> Image:
-    """Pixels at (y, x), at most half the image's diagonal from its centre; others are not safe.
+    """Interpolate at (y, x), which must be within half the image's diagonal from its centre.
 
-    The mirrored border is laid out once: a third of the time of mirroring pixel by pixel. It is 2
-    pixels wider than the diagonal needs, for the second pixel of a pair and for rounding. Whole
-    pixels are fetched; `map_coordinates` takes a channel at a time.
+    Padding with the mirrored border once takes a third of the time of mirroring pixel by pixel. The
+    border is 2 pixels wider than the diagonal needs, for the neighbouring pixel and for rounding.
+    Gathers whole pixels; `map_coordinates` would take one channel at a time.
     """
     height, width, _ = image.shape
     diagonal = math.hypot(height, width)
@@ -166,10 +166,10 @@ def _bilinear(
 
 
 def random_crop(least_area: float = 0.5) -> ImageAugmentation:
-    """Cut out a random part and resize it to the whole (as arXiv:1409.4842).
+    """Crop a random part and resize it to the image's size (arXiv:1409.4842).
 
-    Its share of the area is uniform from `least_area` to 1, its aspect ratio log-uniform from 3/4
-    to 4/3 as far as it fits; bilinear, without antialiasing.
+    Its share of the area is uniform in `least_area` to 1, its aspect ratio log-uniform in 3/4 to
+    4/3, clipped to the image; bilinear, without antialiasing.
     """
 
     def crop(key: Key[Array, ""], image: Image) -> Image:

@@ -1,4 +1,4 @@
-"""Evaluation: logits, accuracy and loss over all images, if model, images and labels fit."""
+"""Evaluation: logits, loss and accuracy over all images; whether model, images and labels fit."""
 
 from typing import Any
 
@@ -82,14 +82,14 @@ def predict_logits(
             for batch in stream(images.batches(batch_size), mesh)
         )
         logits = np.concatenate([np.asarray(output) for output in settled(outputs)])
-    return logits[: len(images)]  # the rest is padding
+    return logits[: len(images)]  # without padding
 
 
 infer = jit(static_argnums=(0, 1))(apply)
 
 
 def check_fit(model: nnx.Module, *splits: Split, loss: Loss = cross_entropy) -> None:
-    """Refuse images or labels that the model or the loss cannot take.
+    """Refuse images or labels that do not fit the model or the loss.
 
     Raises:
         InputError: they do not fit.
@@ -103,7 +103,7 @@ def check_fit(model: nnx.Module, *splits: Split, loss: Loss = cross_entropy) -> 
 
 
 def _logits_of_two(model: nnx.Module, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    """What the model gives for two images of this shape."""
+    """Shape and dtype of the logits of two images of this shape."""
     name, size = type(model).__name__, "×".join(map(str, shape))
     graphdef, state = nnx.split(in_mode(model, training=False))
     images = jax.ShapeDtypeStruct((2, *shape), jnp.uint8)

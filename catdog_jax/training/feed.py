@@ -1,4 +1,4 @@
-"""How photos reach the devices: all at once, to stay there, or batch by batch, read ahead."""
+"""How photos reach the devices: all at once to stay there, or streamed with read-ahead."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,16 +15,16 @@ from .mesh import replicate, shard
 
 Item = TypeVar("Item")
 
-# Of a device's free memory; the rest is for weights and activations.
+# Of a device's free memory; the rest is left for weights and activations.
 _PHOTOS_SHARE = 0.5
 _READ_AHEAD = 2
 _STEPS_AHEAD = 8
 
 
 def fit_on_devices(splits: Iterable[Split]) -> bool:
-    """Whether these photos take no more than half of the free memory of a GPU or TPU.
+    """Whether these photos fit into half of the free memory of a GPU or TPU.
 
-    On a CPU "the device" is the host, and convolutions in a scan are slow: there they never do.
+    Never on a CPU: its memory is the host's, and convolutions in a scan are slow there.
     """
     if jax.default_backend() == "cpu":
         return False
@@ -42,17 +42,17 @@ def on_every_device(split: Split, mesh: Mesh) -> PyTree:
 
 
 def stream(batches: Iterable[Mapping[str, Any]], mesh: Mesh) -> Iterator[PyTree]:
-    """The batches cut over the mesh, one by one; the next ones are read meanwhile."""
+    """The batches, sharded over the mesh; the next ones are read meanwhile."""
     for batch in prefetch(batches):
         yield shard(dict(batch), mesh)
 
 
 def settled(results: Iterable[Item]) -> Iterator[Item]:
-    """The same results, each waited for once a few more are being computed.
+    """The same results; the loop waits for each once a few more have been dispatched.
 
-    XLA lets a CPU device take on 32 programs, in no fixed order; a loop that runs far ahead of two
-    CPU devices can deadlock in the all-reduce, so there the loop is one step ahead, no more. On
-    other devices it is so far ahead that they never wait for it, but batches do not pile up.
+    XLA lets a CPU device queue 32 programs and run them in any order, so a loop far ahead of two
+    CPU devices can deadlock in the all-reduce: there it stays one step ahead. Elsewhere it stays
+    far enough ahead that devices never wait, without batches piling up.
     """
     ahead = 1 if jax.default_backend() == "cpu" else _STEPS_AHEAD
     pending: deque[Item] = deque()
@@ -64,10 +64,9 @@ def settled(results: Iterable[Item]) -> Iterator[Item]:
 
 
 def prefetch(items: Iterable[Item], depth: int = _READ_AHEAD) -> Iterator[Item]:
-    """The same items in the same order, up to `depth` of them taken ahead of the caller.
+    """The same items in order, read up to `depth` ahead of the caller.
 
-    `items` is gone through in another thread, which ends with this iterator. What it raises is
-    raised here, in its place.
+    Another thread iterates over `items` and ends with this iterator. Its errors are raised here.
     """
     iterator, end = iter(items), object()
     reader = ThreadPoolExecutor(1, thread_name_prefix="prefetch")

@@ -35,7 +35,7 @@ _WHAT_TO_TRY = "try a smaller learning rate or rescaled images"
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of a history. Losses in nats, accuracies as shares, `seconds` with validation."""
+    """One epoch. Losses in nats, accuracies in 0…1; `seconds` include validation."""
 
     epoch: int
     loss: float
@@ -44,7 +44,7 @@ class EpochRecord:
     val_accuracy: float
     seconds: float = field(compare=False)
     on_device: bool = field(compare=False)
-    """Whether it was one program over photos on the devices."""
+    """Whether the epoch was one program over photos on the devices."""
     devices: int = field(compare=False)
     """How many devices shared each batch."""
 
@@ -79,44 +79,44 @@ def fit(
 ) -> Iterator[EpochRecord]:
     """Train `model` and yield a record after each epoch.
 
-    After each record `model` holds the weights of that epoch.
+    When a record is yielded, `model` holds the weights of that epoch.
 
     Args:
         model: any NNX module that is called with pixels 0…255, `[batch, height, width, channels]`,
-            and gives logits. Batch statistics and keys of dropout are carried from step to step.
-        train: the photos to train on, shuffled anew for each epoch; or two arrays, images and
-            labels (class numbers, or probabilities `[n, classes]`).
-        validation: as `train`; evaluated after each epoch, in order.
-        epochs: how many, those before `after` counted in.
-        batch_size: photos a step; the last batch of an epoch is filled up with photos that do not
+            and returns logits. Batch statistics and dropout keys are carried from step to step.
+        train: photos to train on, reshuffled in each epoch; or two arrays, images and labels
+            (class numbers, or probabilities `[n, classes]`).
+        validation: like `train`; evaluated after each epoch, in order.
+        epochs: total number, including those done before `after`.
+        batch_size: photos in a step; the last batch of an epoch is padded with photos that do not
             count for the loss.
-        optimizer: any optax transformation, or a function that returns one for so many steps;
-            by default Adam at 1e-3.
+        optimizer: an optax transformation, or a function from the number of steps to one; by
+            default Adam at 1e-3.
         loss: (logits, labels) -> one number an image.
-        augment: one or several, see `catdog_jax.training.augment`.
-        trainable: an `nnx` filter: the parameters that are trained, by default all.
-        class_weights: factors of the training losses of each class.
-        ema: decay of a moving average of the weights, which is then what is evaluated.
-        patience: stop after so many epochs without a better validation accuracy.
-        threshold: for models with one logit: above which it means class 1.
+        augment: one augmentation or several, see `catdog_jax.training.augment`.
+        trainable: an `nnx` filter of the parameters to train, by default all.
+        class_weights: a factor for the training losses of each class.
+        ema: decay of a moving average of the weights, which is then evaluated instead of them.
+        patience: stop after this many epochs without a better validation accuracy.
+        threshold: a single logit above it means class 1.
         seed: of the order of photos and of augmentation.
-        dtype: what the model computes in, forward and backward: "float32", or "bfloat16", half the
-            memory and faster on accelerators made for it. Stored weights, augmentation, losses,
-            the optimizer and metrics are float32 all the same.
-        on_device: whether photos are kept on the devices and an epoch is one program over them; by
-            default on a GPU or TPU where they take no more than half of the free memory. The
-            history is the same up to rounding.
+        dtype: of the model's computations, forward and backward: "float32", or "bfloat16", which
+            takes half the memory and is faster on accelerators made for it. Stored weights,
+            augmentation, losses, optimizer and metrics stay float32.
+        on_device: keep the photos on the devices and run each epoch as one program; by default on
+            a GPU or TPU if they fit into half of the free memory. The history is the same up to
+            rounding.
         mesh: the devices; by default all.
-        callbacks: called as (record, state) after each epoch. The state may be read; the next
-            epoch reuses its memory, so copy what is to be kept (`jax.tree.map(jnp.copy, …)`).
-        after: to go on with a training: the validation accuracies of its epochs, and its state.
-            With the other arguments of then, what follows is what would have followed then.
-        on_step: called with the epoch's number from 0 and its sums so far: after each step, or
-            after the epoch where that is one program.
+        callbacks: called as (record, state) after each epoch. The next epoch reuses the state's
+            memory: read it, and copy what you keep (`jax.tree.map(jnp.copy, …)`).
+        after: to resume a training: the validation accuracies of its epochs, and its state. With
+            the same other arguments, training continues as if it had not stopped.
+        on_step: called with the epoch's number, from 0, and its sums so far, after each step (or
+            after the epoch if that is one program).
 
     Raises:
         InputError: images, labels, loss, filter or batch size do not fit each other.
-        RunError: the loss or the weights are no longer finite numbers; that epoch has no record.
+        RunError: the loss or the weights are not finite; that epoch yields no record.
     """
     splits = as_split(train), as_split(validation)
     check_fit(model, *splits, loss=loss)
@@ -184,11 +184,11 @@ def _epochs(
         put_weights(model, state)
         trained, validated = Metrics.from_sums(totals), validate(model)
         if epoch == first:
-            give_back_freed_memory()  # all programs of an epoch are compiled now
-        # The last step's loss is that of the weights before it.
+            give_back_freed_memory()  # all programs of an epoch are now compiled
+        # A step's loss is computed before its update, so the last update is checked here.
         if not (np.isfinite(validated.loss) and _all_finite((state.params, state.opt_state))):
             raise RunError(
-                f"the weights are no longer finite numbers, or give no finite validation loss, "
+                f"the weights or the validation loss are not finite "
                 f"after the last step of epoch {epoch + 1}; {_WHAT_TO_TRY}"
             )
         accuracies.append(validated.accuracy)
@@ -218,9 +218,9 @@ def _all_finite(tree: PyTree) -> Bool[jax.Array, ""]:
 def _make_train_epoch(
     task: Task, split: Split, batch_size: int, seed: int, mesh: Mesh, *, resident: bool
 ) -> _TrainEpoch:
-    """A function of the state and the epoch's number from 0, and of what is told of each step.
+    """A function `(state, epoch from 0, report of each step) -> (state, sums, bad step)`.
 
-    It gives the next state, the sums, and the first step (from 1) whose loss was not finite, or 0.
+    The bad step is the first, from 1, whose loss was not finite, or 0.
     """
     batches_of = split.shuffled(batch_size, seed=seed)
     if resident:

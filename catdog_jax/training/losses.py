@@ -30,7 +30,7 @@ def cross_entropy(logits: Logits, labels: Labels) -> Float[Array, " batch"]:
 
 
 def one_hot(labels: Labels, num_classes: int) -> Float[Array, "batch classes"]:
-    """Class numbers as probabilities; probabilities as they are."""
+    """Class numbers as probabilities; probabilities are returned as they are."""
     return labels if labels.ndim == 2 else jax.nn.one_hot(labels, num_classes)
 
 
@@ -44,7 +44,7 @@ def smoothed(loss: Loss, amount: float, num_classes: int) -> Loss:
 
 
 def label_classes(labels: Labels) -> Int[Array, " batch"]:
-    """The class of each label: the most probable of soft ones."""
+    """The class of each label; of soft labels, the most probable one."""
     if labels.ndim == 2:
         return jnp.argmax(labels, axis=-1)
     return labels if jnp.issubdtype(labels.dtype, jnp.integer) else (labels > 0.5).astype(int)

@@ -1,8 +1,8 @@
 """The devices as a mesh of one axis, `data`, and how programs are compiled for them.
 
-A batch is cut over the mesh along its first axis, all else is on every device: `shard` and
-`replicate` place arrays so, and `jit` partitions the program by where they are. The cores of a
-laptop (as JAX CPU devices) and the GPUs or TPU cores of a host are the same path.
+Batches are sharded over the mesh along their first axis, everything else is replicated (`shard`,
+`replicate`), and `jit` partitions programs accordingly. CPU cores (as JAX devices), GPUs and TPU
+cores all take the same path.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ from ..errors import InputError
 from ..files import cache_folder
 
 _MAX_CPU_DEVICES = 16
-_CACHE_BYTES = 2**30  # the least recently used programs go first
+_CACHE_BYTES = 2**30  # least recently used programs are deleted first
 
-# jaxlib 0.10 to 0.12 hand convolutions on a CPU to a library (YNN) in which their gradients take up
-# to three times as long as in XLA's own code. With this, only matrix products go there.
+# jaxlib 0.10 to 0.12 leave CPU convolutions to a library (YNN) whose gradients take up to three
+# times as long as XLA's own. This option sends it matrix products only.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
 Arguments = ParamSpec("Arguments")
@@ -34,13 +34,13 @@ Result = TypeVar("Result")
 
 
 def jit(**options: Any) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """A decorator: `jax.jit(**options)`, compiled with what makes this platform fast.
+    """A decorator: `jax.jit(**options)` with this platform's compiler options.
 
-    For whole programs: JAX takes no compiler options inside another `jax.jit`.
+    Only for whole programs: JAX refuses compiler options inside another `jax.jit`.
     """
 
     def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-        @cache  # not before the first call: asking for the platform starts JAX
+        @cache  # at the first call: asking for the platform starts JAX
         def jitted() -> Callable[Arguments, Result]:
             return jax.jit(function, compiler_options=_compiler_options(), **options)
 
@@ -65,7 +65,7 @@ def _compiler_options() -> dict[str, str] | None:
 
 
 def set_up_jax() -> None:
-    """What every run begins with: all CPU cores, and programs compiled once and kept."""
+    """For the command line: use all CPU cores, and keep compiled programs."""
     use_cpu_cores()
     keep_compiled_programs()
 
@@ -73,22 +73,22 @@ def set_up_jax() -> None:
 def use_cpu_cores() -> None:
     """Let JAX see each CPU core (up to 16) as a device.
 
-    Call it before JAX starts: later, or where `jax_num_cpu_devices` is set already, it does
-    nothing. GPUs and TPUs are not concerned.
+    Call it before JAX starts; afterwards, or if `jax_num_cpu_devices` is already set, it does
+    nothing. It does not affect GPUs and TPUs.
     """
     if jax.config.jax_num_cpu_devices != -1:  # pyright: ignore[reportAttributeAccessIssue]
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    # Once it has devices JAX refuses to change their number; a caller's own choice then stands.
+    # JAX refuses once it has devices; the caller's choice then stands.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", min(cores or 1, _MAX_CPU_DEVICES))
 
 
 def keep_compiled_programs() -> None:
-    """Let JAX keep compiled programs in the cache, for the next process.
+    """Let JAX keep compiled programs in the cache for the next process.
 
-    Where JAX has such a folder already (`JAX_COMPILATION_CACHE_DIR`), that one stays; where ours
-    cannot be written to, nothing is kept. `JAX_ENABLE_COMPILATION_CACHE=false` switches it off.
+    A folder that JAX already has (`JAX_COMPILATION_CACHE_DIR`) is used instead. If ours cannot be
+    written to, nothing is kept. `JAX_ENABLE_COMPILATION_CACHE=false` switches it off.
     """
     if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore[reportAttributeAccessIssue]
         return
@@ -99,24 +99,23 @@ def keep_compiled_programs() -> None:
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
-        # Building a model compiles many small programs: a second each time, all in all.
+        # Building a model compiles many small programs, a second in total.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def give_back_freed_memory() -> None:
-    """Give the system what this process has freed; where C's library is not glibc, do nothing.
+    """Return freed memory to the system; does nothing without glibc.
 
-    Once a program is compiled glibc keeps the compiler's memory, a quarter of a gigabyte, for it
-    may be wanted again.
+    After compiling, glibc would keep the compiler's memory, a quarter of a gigabyte.
     """
     with contextlib.suppress(OSError, TypeError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def processor() -> str:
-    """A name for the processor's features, on Linux; the same for all processors elsewhere.
+    """A name for the processor's features on Linux; elsewhere always the same.
 
-    A home folder may be shared by machines, and a program compiled for one processor may end in an
+    Machines may share a home folder, and a program compiled for one processor can crash with an
     illegal instruction on another.
     """
     info = Path("/proc/cpuinfo")
@@ -126,10 +125,10 @@ def processor() -> str:
 
 
 def data_mesh(batch_size: int) -> Mesh:
-    """All devices, for batches of `batch_size`; of CPU devices, as many as cut a batch evenly.
+    """A mesh of all devices; on a CPU, of the largest number that divides `batch_size`.
 
     Raises:
-        InputError: GPUs or TPU cores that do not cut it evenly, and would in part stand idle.
+        InputError: the number of GPUs or TPU cores does not divide `batch_size`.
     """
     devices = jax.devices()
     if jax.default_backend() == "cpu":
@@ -151,5 +150,5 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def shard(batch: PyTree, mesh: Mesh) -> PyTree:
-    """`batch` cut over the mesh along its first axis."""
+    """`batch` sharded over the mesh along its first axis."""
     return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))

@@ -1,4 +1,4 @@
-"""Accuracy and loss: sums over batches, padding left out, and what they come to."""
+"""Loss and accuracy: sums over batches without padding, and the resulting metrics."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from .losses import Labels, Logits, Loss, cross_entropy, label_classes
 
 
 class Sums(TypedDict):
-    """Sums over the images that the mask lets through."""
+    """Sums over images whose mask is True."""
 
     loss: Float[Array | np.ndarray | np.number, ""]
     correct: Int[Array | np.ndarray | np.number, ""]
@@ -26,7 +26,7 @@ class Sums(TypedDict):
 
 @dataclass(frozen=True)
 class Metrics:
-    """Mean loss and accuracy over `count` images, of which `correct` were classified rightly."""
+    """Mean loss and accuracy over `count` images, `correct` of them classified correctly."""
 
     loss: float
     accuracy: float
@@ -48,7 +48,7 @@ class Metrics:
 
 
 def predicted(logits: Logits, threshold: float = 0.0) -> Int[Array, " batch"]:
-    """The class of each image: one logit against `threshold`, or the largest of several."""
+    """The predicted class: a single logit compared with `threshold`, or the largest of several."""
     if logits.shape[-1] == 1:
         return (logits[:, 0] > threshold).astype(jnp.int32)
     return jnp.argmax(logits, axis=-1)
@@ -61,7 +61,7 @@ def metric_sums(
     mask: Bool[Array, " batch"],
     threshold: float,
 ) -> Sums:
-    """Sums of loss, hits and images where `mask` is True, so that padding counts for nothing."""
+    """Sums of losses, hits and images where `mask` is True: padding does not count."""
     return {
         "loss": jnp.sum(losses * mask),
         "correct": jnp.sum((predicted(logits, threshold) == label_classes(labels)) & mask),
@@ -70,7 +70,7 @@ def metric_sums(
 
 
 def no_sums() -> Sums:
-    """What a sum over no images is."""
+    """Sums over no images."""
     return {"loss": np.float32(0), "correct": np.int32(0), "count": np.int32(0)}
 
 
@@ -81,20 +81,21 @@ def scan_rows(
     rows: Int[Array, "steps batch"],
     mask: Bool[Array, "steps batch"],
 ) -> tuple[PyTree, Sums, Bool[Array, " steps"]]:
-    """`step(carry, batch)` for one batch of rows after the other, and the sum of its sums.
+    """Scan `step(carry, batch)` over batches of rows.
 
-    Also tells, for each step, whether the sum of losses was finite after it.
+    Returns the last carry, the total of the sums, and for each step whether the sum of losses was
+    still finite.
 
     Args:
-        step: gives the next `carry` and the sums of `batch`.
-        carry: what the first step begins with.
-        photos: arrays along photos, on every device.
-        rows: which photos are a step's batch.
+        step: returns the next carry and the sums of the batch.
+        carry: of the first step.
+        photos: arrays of all photos and labels, replicated on the devices.
+        rows: the photos of each step's batch.
         mask: False for padding.
     """
 
     def batch_of(rows: Array, mask: Array) -> PyTree:
-        # Each device fetches its own part of the batch, and no other.
+        # Each device gathers its own part of the batch only.
         rows, mask = lax.with_sharding_constraint((rows, mask), PartitionSpec("data"))
         return {**jax.tree.map(lambda array: array[rows], photos), "mask": mask}
 
@@ -105,7 +106,7 @@ def scan_rows(
         return (after, totals), jnp.isfinite(totals["loss"])
 
     _, shapes = jax.eval_shape(lambda: step(carry, batch_of(rows[0], mask[0])))
-    # Not `no_sums()`: a scan wants the very dtypes of the step, which in 64 bits are others.
+    # Not `no_sums()`: a scan needs the exact dtypes of the step, which differ in 64 bits.
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     (carry, totals), finite = lax.scan(add_step, (carry, zeros), (rows, mask))
     return carry, totals, finite
@@ -114,7 +115,7 @@ def scan_rows(
 def probabilities(
     logits: Float[np.ndarray, "batch outputs"], num_classes: int
 ) -> Float[np.ndarray, "batch classes"]:
-    """Probability of each class; outputs beyond the classes (the post's 64) are left out."""
+    """Probabilities of the classes; further outputs (of the post's 64) are ignored."""
     if logits.shape[-1] == 1:
         second = 1 / (1 + np.exp(-logits.astype(np.float64)))
         return np.concatenate([1 - second, second], axis=-1)
@@ -124,7 +125,7 @@ def probabilities(
 
 
 def metrics_of(logits: Any, labels: Any, threshold: float, loss: Loss = cross_entropy) -> Metrics:
-    """Loss and accuracy of logits `[images, outputs]` that are already there."""
+    """Loss and accuracy from logits `[images, outputs]`."""
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     mask = jnp.ones(len(labels), bool)
     return Metrics.from_sums(metric_sums(loss(logits, labels), logits, labels, mask, threshold))

@@ -18,9 +18,9 @@ def scale_by_keras_adam(
 ) -> optax.GradientTransformation:
     """Adam's direction as Keras computes it.
 
-    Keras adds `eps` to the root of the second moment before that moment's bias is corrected,
-    `optax.scale_by_adam` after: the latter with eps / √(1 - b2^t) in step t, thirty times as much
-    in the first (both forms are in Kingma & Ba 2015, section 2, arXiv:1412.6980).
+    Keras adds `eps` to the root of the second moment before correcting its bias, `optax` after. In
+    step t Keras's is as if eps were eps / √(1 - b2^t), thirty times as much in the first step (both
+    forms are in Kingma & Ba 2015, section 2, arXiv:1412.6980).
     """
 
     def update(
@@ -51,7 +51,7 @@ DIRECTIONS: Mapping[str, Callable[[], optax.GradientTransformation]] = MappingPr
         "keras_adam": scale_by_keras_adam,
     }
 )
-"""What each optimizer makes of the gradients, before the learning rate."""
+"""The update direction of each optimizer, before the learning rate."""
 
 
 def make_optimizer(
@@ -68,12 +68,12 @@ def make_optimizer(
 
     Args:
         name: its name.
-        learning_rate: the highest of the schedule.
+        learning_rate: the peak of the schedule.
         steps: of the whole training.
         schedule: after warm-up; "cosine" falls to zero at the last step.
-        warmup_steps: in which the learning rate rises from zero.
+        warmup_steps: over which the learning rate rises from zero.
         weight_decay: of kernels, not of biases and scales; decoupled (adamw) or L2 (the others).
-        clip: the greatest global norm of the gradients.
+        clip: the largest global norm of the gradients.
 
     Raises:
         InputError: no optimizer has this name.

@@ -1,4 +1,4 @@
-"""The state of a training, a model's parts in it, and how they are put together and called."""
+"""The state of a training: how a model is split into it, put together and called."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ Model = TypeVar("Model", bound=nnx.Module)
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that a step reads and changes."""
+    """Everything a step reads and changes."""
 
     step: Int[Array, ""]
     key: Key[Array, ""]
-    """Of augmentation; a model's dropout has its own, in `other`."""
+    """For augmentation; a model's dropout has its own keys, in `other`."""
     params: PyTree
     """The trained part of the model."""
     other: PyTree
-    """The rest of it: frozen weights, batch statistics, keys of dropout."""
+    """The rest of the model: frozen weights, batch statistics, dropout keys."""
     opt_state: optax.OptState
     ema: PyTree
     """The moving average of `params`, or None."""
@@ -45,11 +45,11 @@ def create_state(
     """Split `model` into its structure and the state that training starts from.
 
     Args:
-        model: stays as it is.
-        optimizer: makes its own state.
-        trainable: an `nnx` filter; the parameters that it selects are trained.
+        model: is not changed.
+        optimizer: to initialize.
+        trainable: an `nnx` filter of the parameters to train.
         seed: of augmentation.
-        ema: whether a moving average of the weights is kept.
+        ema: keep a moving average of the weights.
 
     Raises:
         InputError: `trainable` selects no parameter.
@@ -63,25 +63,25 @@ def create_state(
         )
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
-        # Not the key that `nnx.Rngs(seed)` draws initial weights from.
+        # Another key than `nnx.Rngs(seed)` uses for initial weights.
         key=jax.random.split(jax.random.key(seed))[1],
         params=params,
         other=other,
         opt_state=optimizer.init(params),
         ema=params if ema else None,
     )
-    return graphdef, jax.tree.map(jnp.copy, state)  # a step gives its buffers away
+    return graphdef, jax.tree.map(jnp.copy, state)  # steps donate their state
 
 
 def put_weights(model: nnx.Module, state: TrainState) -> None:
-    """Fill `model`, in place, with what is to be evaluated: the average if one is kept."""
+    """Fill `model`, in place, with the weights to evaluate: the moving average if there is one."""
     params = state.params if state.ema is None else state.ema
-    # Copies: the next step gives the state's buffers away.
+    # Copies, because the next step donates the state.
     nnx.update(model, *jax.tree.map(jnp.copy, (params, state.other)))
 
 
 def in_mode(model: Model, *, training: bool) -> Model:
-    """A view of `model` with dropout and batch statistics as in training, or without."""
+    """A view of `model` in training mode (dropout, batch statistics of the batch) or not."""
     return nnx.view(
         model,
         raise_if_not_found=False,  # not every model has such layers
@@ -91,10 +91,10 @@ def in_mode(model: Model, *, training: bool) -> Model:
 
 
 def in_dtype(state: PyTree, dtype: Dtype) -> PyTree:
-    """A model's parameters in what it is to compute in; batch statistics stay float32.
+    """A model's parameters in the dtype to compute in; batch statistics stay float32.
 
     Raises:
-        InputError: no such dtype.
+        InputError: the dtype is unknown.
     """
     if dtype == "float32":  # as they are stored
         return state
@@ -110,21 +110,21 @@ def in_dtype(state: PyTree, dtype: Dtype) -> PyTree:
 
 
 def trained_parts(params: PyTree) -> Sequence[str]:
-    """The parts of a model, by their attributes' names, that hold trained parameters."""
+    """Names of the model's attributes that hold trained parameters."""
     return sorted({str(path[0]) for path, _ in nnx.to_flat_state(params)})
 
 
 def apply(graphdef: nnx.GraphDef, dtype: Dtype, state: PyTree, images: Array) -> Logits:
-    """Logits, in float32 at least, of a model in the mode of its structure."""
+    """Logits of a model, at least float32; its mode (training or not) is in `graphdef`."""
     model: Any = nnx.merge(graphdef, in_dtype(state, dtype))
     return full_precision(model(in_pixels(images, dtype)))
 
 
 def in_pixels(images: Array, dtype: Dtype) -> Array:
-    """Pixels as a model is given them; bfloat16 holds each of 0…255 exactly."""
-    return images.astype(float if dtype == "float32" else dtype)  # float64 in a test's x64 mode
+    """Pixels as models get them; bfloat16 represents 0…255 exactly."""
+    return images.astype(float if dtype == "float32" else dtype)  # float64 in x64 mode
 
 
 def full_precision(logits: Logits) -> Logits:
-    """`logits` in float32 at least, for losses to be computed from."""
+    """`logits` in at least float32, for the loss."""
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

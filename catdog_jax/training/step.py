@@ -25,10 +25,10 @@ Epoch: TypeAlias = Callable[
 
 @dataclass(frozen=True)
 class Task:
-    """What a step is made of, beside the state."""
+    """What a step needs beside the state."""
 
     graphdef: nnx.GraphDef
-    """Of the model; with the state's `params` and `other` it is the model."""
+    """Structure of the model; together with the state's `params` and `other` it is the model."""
     optimizer: optax.GradientTransformation
     loss: Loss
     augment: BatchAugmentation
@@ -42,20 +42,20 @@ def make_step(task: Task) -> Step:
     """A step of gradient descent, `(state, batch) -> (next state, metric sums)`, not yet jitted.
 
     `batch` has `image` `[batch, height, width, channels]` of pixels 0…255, `label` `[batch]` (or
-    soft ones, `[batch, classes]`) and `mask` `[batch]`, False for padding. The sums are those of
-    the step itself, with dropout and augmentation.
+    soft labels `[batch, classes]`) and `mask` `[batch]`, False for padding. The sums are those of
+    the forward pass in training, with dropout and augmentation.
     """
 
     def loss_sum(
         params: PyTree, other: PyTree, images: Array, labels: Labels, mask: Array, weights: Array
     ) -> tuple[Float[Array, ""], tuple[Sums, PyTree]]:
-        # Cast here, so that the gradients by the stored float32 weights are float32 again.
+        # Cast in here, so that gradients of the stored float32 weights are float32.
         model: Any = nnx.merge(task.graphdef, *in_dtype((params, other), task.dtype), copy=True)
         model = in_mode(model, training=True)
         logits = full_precision(model(in_pixels(images, task.dtype)))
         losses = task.loss(logits, labels) * weights
         sums = metric_sums(losses, logits, labels, mask, task.threshold)
-        # Batch statistics and counts of dropout have moved on; frozen weights have not.
+        # Updated: batch statistics and dropout counts. Unchanged: frozen weights.
         return jnp.asarray(sums["loss"]), (
             sums,
             nnx.merge_state(other, nnx.state(model, nnx.Not(nnx.Param))),
@@ -81,7 +81,7 @@ def make_step(task: Task) -> Step:
 
 
 def jit_step(task: Task, mesh: Mesh) -> Step:
-    """`make_step(task)`, compiled for the mesh; the state that it is given is given up."""
+    """`make_step(task)`, compiled for the mesh; the given state is donated."""
     return jit(donate_argnums=0, out_shardings=NamedSharding(mesh, PartitionSpec()))(
         make_step(task)
     )
@@ -90,9 +90,9 @@ def jit_step(task: Task, mesh: Mesh) -> Step:
 def jit_epoch(task: Task, mesh: Mesh) -> Epoch:
     """An epoch as one program over photos that are on the devices.
 
-    `(state, photos, rows, mask) -> (state, sums over the epoch, after which steps the sum of losses
-    was finite)`; see `Batches.rows`. The host sends the order of the photos, a few kilobytes, so
-    that an epoch is the same one however photos are fed.
+    `(state, photos, rows, mask) -> (state, sums, whether the sum of losses was finite after each
+    step)`; see `Batches.rows`. The host sends the order of the photos, a few kilobytes, so that an
+    epoch is the same however photos are fed.
     """
     step = make_step(task)
 

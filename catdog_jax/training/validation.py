@@ -1,4 +1,4 @@
-"""Validation after each epoch, by the way that suits the model and where the photos are."""
+"""Validation after each epoch: from cached features, on the devices, or streamed."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -34,11 +34,11 @@ Validation: TypeAlias = Callable[[nnx.Module], Metrics]
 class FeatureModel(Protocol):
     """A model whose logits are `classify(features(images))`.
 
-    Where none of `feature_parts` is trained, the features of an image are computed once.
+    If none of `feature_parts` is trained, the features of each image are computed only once.
     """
 
     feature_parts: Sequence[str]
-    """The attributes that `features` makes use of."""
+    """Names of the attributes that `features` uses."""
 
     def features(self, images: Any) -> Any:
         """Features of `images`, `[batch, features]`."""
@@ -59,7 +59,7 @@ def make_validation(
     *,
     resident: bool,
 ) -> Validation:
-    """A function that evaluates a model like `model` on `split`, as often as it is asked.
+    """A function that evaluates a model like `model` on `split`.
 
     Args:
         task: of the training.
@@ -85,9 +85,9 @@ def make_validation(
 
 
 def _by_features(task: Task, split: Split, batch_size: int, mesh: Mesh) -> Validation:
-    """Nothing random touches validation photos, so a frozen backbone sees them only once.
+    """Validation photos are not augmented, so a frozen backbone needs to see them only once.
 
-    Features are small and the head that reads them is fast, so they are a single batch.
+    Features are small and the head is fast, so all of them are one batch.
     """
     known: list[Array] = []
 
