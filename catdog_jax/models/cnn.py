@@ -1,9 +1,9 @@
 """Models 1 to 3 of the post: convolutional networks trained from scratch.
 
-All three take pixels 0…255. They end in one logit a class; with `blog_logits` they keep the post's
-largest quirk: its last hidden layer, 64 outputs behind a relu, goes straight to the softmax, though
-only the first two outputs are ever a label. A network whose 64 outputs are all zero then has no
-gradient left and stays at a loss of ln 64 for good.
+All three take pixels 0…255 and end in one logit a class. With `blog_logits` they keep the post's
+largest quirk: the softmax runs over the last hidden layer, 64 outputs after a relu, although only
+the first two are ever a label. If all 64 outputs are zero, the network has no gradient left and its
+loss stays at ln 64 for good.
 """
 
 import jax.numpy as jnp
@@ -26,8 +26,8 @@ _BLOG_OUTPUTS = 64
 class ConvPool(nnx.Module):
     """A 3×3 convolution, optionally 2×2 max pooling, a bias and a relu, in this order.
 
-    Pooling first is the post's network all the same, since bias and relu keep the order of
-    values, and leaves a quarter of them to add, clip and differentiate.
+    Pooling first gives the same result as in the post, since bias and relu preserve the order of
+    values, and leaves only a quarter of them to process.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class Model1(nnx.Module):
     Args:
         image_size: height and width of the images; at least 18.
         num_classes: number of classes, at most 64 with `blog_logits`.
-        blog_logits: whether the 64 outputs of the last hidden layer are the logits, as in the
-            post; otherwise one logit a class follows.
+        blog_logits: use the 64 outputs of the last hidden layer as logits, as in the post, instead
+            of a final layer with one logit a class.
         rngs: source of the initial weights.
     """
 
@@ -120,8 +120,8 @@ class Model2(nnx.Module):
 class Model3(nnx.Module):
     """Model 3: model 2 on pixels rescaled to [-1, 1], with dropout 0.2 before the dense layers.
 
-    The post rescales before it flips and rotates; here the model does it after. The order does
-    not matter: both only move and average pixels.
+    The post rescales before flips and rotations, here the model does so after them. The order makes
+    no difference, since augmentation only moves and averages pixels.
     """
 
     def __init__(

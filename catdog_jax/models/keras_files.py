@@ -1,13 +1,13 @@
-"""Read the tensors of a MobileNetV2 out of any file that Keras 2 or 3 saves.
+"""Read the tensors of a MobileNetV2 from any file that Keras 2 or 3 saves.
 
-Files are only read as arrays, never executed.
+Files are read as arrays only, never executed.
 
-Keras has two layouts; in each the model is at the top, or nested as a layer of a larger one:
+Keras has two layouts. In both, the model is at the top or a layer of a larger model:
 
 - `.h5` (Keras 2, and `save` of Keras 3): `<layer>/<layer>/kernel:0`, named by path.
-- `.weights.h5`, alone or in a `.keras` archive: `layers/conv2d_7/vars/0`. The group tells only the
-  layer's class. Its name is in an attribute (newest versions) or in the archive's `config.json`, or
-  follows from its place among the layers of that class.
+- `.weights.h5`, alone or in a `.keras` archive: `layers/conv2d_7/vars/0`. The group names only the
+  layer's class. The layer's name is in an attribute (newest versions), in the archive's
+  `config.json`, or follows from its position among the layers of that class.
 """
 
 import io
@@ -35,16 +35,16 @@ _Names: TypeAlias = dict[tuple[str, str], list[str]]  # (container, class) → l
 
 
 def read_mobilenet(path: Path, shapes: Shapes) -> tuple[Tensors, tuple[str, ...]]:
-    """Return the tensors named in `shapes` (in Keras's order), and the layers beside them.
+    """The tensors named in `shapes` (in Keras's order), and the names of other layers in the file.
 
     Raises:
-        InputError: the file is unreadable, or a tensor is missing, left over or wrong.
+        InputError: the file is unreadable, or a tensor is missing, unexpected or wrong.
     """
     try:
         content, names = _opened(path)
         with h5py.File(content, "r") as file:
             datasets, left_out = _the_mobilenet(path, file, names, shapes)
-            # Compare shapes before reading: a damaged one may be too large to read.
+            # Compare shapes before reading: a damaged shape may be too large to read.
             _refuse(path, _misfits(datasets, shapes), "; do alpha and include_top match?")
             tensors = {name: _as_array(name, dataset) for name, dataset in datasets.items()}
     except InputError:
@@ -75,7 +75,7 @@ def numbered(class_name: str, index: int) -> str:
 
 
 def _opened(path: Path) -> tuple[Path | io.BytesIO, _Names]:
-    """Return what h5py can open, and the layers' names if the file is an archive that has them."""
+    """What h5py can open, and the layers' names if the file is an archive that has them."""
     if not zipfile.is_zipfile(path):
         return path, {}
     with zipfile.ZipFile(path) as archive:
@@ -85,7 +85,7 @@ def _opened(path: Path) -> tuple[Path | io.BytesIO, _Names]:
 
 
 def _names_in(config: dict[str, Any], container: str) -> _Names:
-    """Return the layers' names, those of nested models included, from a model's configuration."""
+    """The layers' names from a model's configuration, including those of nested models."""
     names: _Names = defaultdict(list)
     for layer in config.get("layers", ()):
         class_name = re.sub("(?<=.)(?=[A-Z][a-z])", "_", layer["class_name"]).lower()
@@ -98,7 +98,7 @@ def _names_in(config: dict[str, Any], container: str) -> _Names:
 def _the_mobilenet(
     path: Path, file: h5py.File, names: _Names, shapes: Shapes
 ) -> tuple[_Datasets, list[str]]:
-    """Return the tensors of the one MobileNetV2 in a file, and the other layers beside it."""
+    """The tensors of the only MobileNetV2 in a file, and the names of the other layers."""
     models: dict[str, _Datasets] = defaultdict(dict)
     for model, name, dataset in _located(file, names, shapes):
         models[model][name if name not in models[model] else f"{name} (again)"] = dataset
@@ -120,7 +120,7 @@ def _layer_of(tensor: str) -> str:
 def _located(
     file: h5py.File, names: _Names, shapes: Shapes
 ) -> Iterator[tuple[str, str, h5py.Dataset]]:
-    """Yield each dataset, with the path of its model and its name as in `shapes`."""
+    """Yield (path of the model, name as in `shapes`, dataset)."""
     nodes: list[h5py.Dataset | h5py.Group] = []
     file.visititems(lambda _, node: nodes.append(node))
     # Keras 2.12 on Windows joins groups by backslashes. Optimizer state repeats layers' names.
@@ -165,7 +165,7 @@ def _layers_of_groups(datasets: _Datasets, names: _Names, shapes: Shapes) -> dic
 
 
 def _misfits(datasets: _Datasets, shapes: Shapes) -> list[str]:
-    """List what is wrong with the tensors, as far as that shows without reading them."""
+    """What is wrong with the tensors, as far as can be told without reading them."""
     problems = [f"{name} is missing" for name in shapes.keys() - datasets.keys()]
     problems += [f"{name} is not part of this model" for name in datasets.keys() - shapes.keys()]
     for name in shapes.keys() & datasets.keys():
@@ -181,14 +181,14 @@ def _misfits(datasets: _Datasets, shapes: Shapes) -> list[str]:
 
 
 def turned(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return our shape for Keras's, and the reverse: its depthwise kernels are [3, 3, C, 1]."""
+    """Convert shapes between Keras, whose depthwise kernels are [3, 3, C, 1], and ours."""
     if name.endswith("depthwise/kernel") and len(shape) == 4:
         return (*shape[:2], shape[3], shape[2])
     return shape
 
 
 def _as_array(name: str, dataset: h5py.Dataset) -> Float32[np.ndarray, "..."]:
-    array = np.asarray(dataset, np.float32)  # float64 beyond float32 becomes infinite
+    array = np.asarray(dataset, np.float32)  # float64 values beyond float32 become infinite
     return array.reshape(turned(name, array.shape))
 
 

@@ -1,8 +1,8 @@
-"""Keras weight files ↔ MobileNetV2, strict both ways: no tensor missing, none left over.
+"""Keras weight files ↔ MobileNetV2; strict both ways: no tensor may be missing or unexpected.
 
-A tensor is accepted if its name, shape, type and values can be right. Known blind spots: two
-tensors of one shape exchanged (of blocks 4 and 5, or of one normalization), axes of equal length
-permuted (a kernel turned), other finite values.
+A tensor is accepted if its name, shape, type and values are plausible. Known blind spots: two
+tensors of the same shape exchanged (of blocks 4 and 5, or within one normalization), axes of equal
+length permuted (a transposed kernel), other finite values.
 """
 
 import logging
@@ -27,7 +27,7 @@ OFFICIAL_ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 OFFICIAL_SIZES = (96, 128, 160, 192, 224)
 
 _LOGGER = logging.getLogger(__name__)
-# How files begin that are given by mistake.
+# First bytes of files given by mistake.
 _OTHER_KINDS = {
     rb"$": "it is empty",
     rb"PK": "it is an incomplete archive",
@@ -40,21 +40,21 @@ _OTHER_KINDS = {
 def load_keras_weights(
     model: nnx.Module, weights: str | Path = "imagenet", *, image_size: int = 160
 ) -> tuple[str, ...]:
-    """Fill `model`, in place, with the weights of a Keras MobileNetV2.
+    """Load the weights of a Keras MobileNetV2 into `model`, in place.
 
     Args:
-        model: a `MobileNetV2`, or a model whose `backbone` is one; `nnx.eval_shape`'s will do.
+        model: a `MobileNetV2`, or a model whose `backbone` is one; may come from `nnx.eval_shape`.
         weights: a file (`.h5`, `.weights.h5` or `.keras`) that Keras 2 or 3 saved, or
             `"imagenet"` for the official file of this alpha, which is downloaded once and cached.
-        image_size: which of the official files, by the size of the images it was trained on.
+        image_size: selects the official file by the image size it was trained on.
 
     Returns:
-        The layers found beside MobileNetV2's own, and left out: a classifier's, say.
+        The names of other layers in the file, such as a classifier's, which are not loaded.
 
     Raises:
-        InputError: `model` has no MobileNetV2; the file cannot be had or read; it holds no
-            MobileNetV2 or several; a tensor is missing, left over, of another shape or type, not
-            finite, or a negative variance. `model` is then unchanged.
+        InputError: `model` has no MobileNetV2; the file cannot be downloaded or read; it holds no
+            MobileNetV2 or several; a tensor is missing, unexpected, of another shape or type, not
+            finite, or a negative variance. `model` is not changed then.
     """
     backbone = _backbone(model)
     top = backbone.classifier is not None
@@ -68,11 +68,11 @@ def load_keras_weights(
 
 
 def save_keras_weights(model: nnx.Module, path: str | Path) -> None:
-    """Write the weights that `keras.applications.MobileNetV2(…).load_weights(path)` reads.
+    """Write a weights file for `keras.applications.MobileNetV2(…).load_weights(path)`.
 
     Args:
         model: a `MobileNetV2`, or a model whose `backbone` is one.
-        path: ends in `.weights.h5`; a file there is replaced.
+        path: ends in `.weights.h5`; an existing file is replaced.
     """
     path = expanded(path)
     variables = _variables(_backbone(model))
@@ -101,9 +101,9 @@ def save_keras_weights(model: nnx.Module, path: str | Path) -> None:
 def weights_file(
     weights: str | Path, *, alpha: float = 1.0, image_size: int = 160, include_top: bool = False
 ) -> Path:
-    """Return the file of `weights`, a path or `"imagenet"` (downloaded once), if it is of Keras.
+    """The path of `weights`, a file or `"imagenet"` (downloaded once), if it is a Keras file.
 
-    Quick, for before photos are decoded: what the file holds is for `load_keras_weights` to check.
+    A quick check before photos are decoded; `load_keras_weights` checks the content.
 
     Raises:
         InputError: there is no such file, or it is of another kind.
@@ -115,7 +115,7 @@ def weights_file(
         problem = _other_kind(path)
     except InputError:
         raise
-    except Exception as error:  # zipfile has many ways to say that an archive is damaged
+    except Exception as error:  # zipfile raises many types of errors for damaged archives
         problem = first_line(error)
     if problem:
         raise InputError(
@@ -126,7 +126,7 @@ def weights_file(
 
 
 def _other_kind(path: Path) -> str | None:
-    """Say what is at `path` if it is no file that Keras saves."""
+    """What `path` is, if it is not a file that Keras saves."""
     if path.is_dir():
         saved_model = (path / "saved_model.pb").is_file()
         return "it is a TensorFlow SavedModel" if saved_model else "it is a folder"
@@ -161,7 +161,7 @@ def _shapes(backbone: MobileNetV2) -> Shapes:
 
 
 def _variables(backbone: MobileNetV2) -> dict[str, Any]:
-    """Map each tensor's name, in Keras's order, to the variable it fills."""
+    """The variable for each tensor's name, in Keras's order."""
     variables: dict[str, Any] = {}
 
     def add(conv: str, norm: str, layer: ConvNorm) -> None:
@@ -186,7 +186,7 @@ def _variables(backbone: MobileNetV2) -> dict[str, Any]:
 
 
 def cached_official_weights(alpha: float = 1.0, image_size: int = 160) -> Path | None:
-    """Return the official no-top file, if it has been downloaded."""
+    """The official file without the top, if it has been downloaded."""
     path = _official_path(alpha, image_size, include_top=False)
     return path if path.is_file() else None
 

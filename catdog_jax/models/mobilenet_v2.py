@@ -83,8 +83,8 @@ class ConvNorm(nnx.Module):
         convolve = ops.depthwise_conv2d if self.depthwise else ops.conv2d_in_loop
         kernel = self.conv.kernel[...]
         if use_running_average:
-            # Normalizing with fixed statistics is linear: folded into the kernel, it costs
-            # nothing per pixel. The statistics are float32, whatever the network computes in.
+            # Normalizing with fixed statistics is linear, so it is folded into the kernel and free.
+            # The statistics are float32 in any dtype.
             scale, bias = self._scale_and_bias()
             x = convolve(x, (kernel * scale).astype(x.dtype), stride=self.stride)
             x = x + bias.astype(x.dtype)
@@ -93,7 +93,7 @@ class ConvNorm(nnx.Module):
         return nnx.relu6(x) if self.activate else x
 
     def _scale_and_bias(self) -> tuple[Float[Array, " features"], Float[Array, " features"]]:
-        """What inference-mode batch norm multiplies by and adds."""
+        """Scale and bias of inference-mode batch norm."""
         norm = self.norm
         assert norm.scale is not None
         assert norm.bias is not None
@@ -132,10 +132,11 @@ class MobileNetV2(nnx.Module):
     """MobileNetV2 for images in [-1, 1] of any size from 32 pixels.
 
     Args:
-        alpha: factor on every layer's channels; Keras has weights for 0.35, 0.5, 0.75, 1.0, 1.3
+        alpha: multiplies the channels of every layer; Keras has weights for 0.35, 0.5, 0.75, 1.0,
+        1.3
             and 1.4.
-        include_top: whether global average pooling and a linear classifier follow.
-        classes: the classifier's outputs.
+        include_top: add global average pooling and a linear classifier.
+        classes: outputs of the classifier.
         rngs: source of the initial weights; see `catdog_jax.load_keras_weights` for trained ones.
     """
 
@@ -186,8 +187,8 @@ class MobileNetV2(nnx.Module):
         Args:
             images: rescaled to [-1, 1].
             use_running_average: False normalizes with the batch's own statistics and updates the
-                running ones, as in training from scratch; None does what the layers are set to
-                (`nnx.view`), which is True at first.
+                running ones, as in training from scratch. None follows the layers' setting
+                (`nnx.view`), initially True.
         """
         if use_running_average is None:
             use_running_average = self.stem.norm.use_running_average

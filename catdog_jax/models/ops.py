@@ -1,11 +1,11 @@
-"""Convolution, depthwise convolution and max pooling, each lowered to what is fast on the platform.
+"""Convolution, depthwise convolution and max pooling in the form that is fast on each platform.
 
-On GPU and TPU these are the plain `lax` operations. On a CPU, XLA (of jaxlib 0.10 to 0.12) has a
-fast convolution, given the option that `parallel.jit` compiles with, but not inside a loop (5 to 25
-times slower) nor depthwise, and the gradient of its pooling is slow. There a convolution in a loop
-is a matrix product over columns of shifted images, a depthwise convolution a shifted multiply-add
-for each of the kernel's places, and pooling has a gradient of its own. Values and gradients are the
-same up to rounding; `tests/test_ops.py` compares them.
+On GPUs and TPUs they are the plain `lax` operations. On CPUs, XLA (jaxlib 0.10 to 0.12) has a fast
+convolution, given the compiler option of `training.mesh.jit`, but it is 5 to 25 times slower inside
+loops, slow for depthwise convolutions, and slow in the gradient of pooling. So on CPUs a
+convolution in a loop is a matrix product over columns of shifted images (im2col), a depthwise
+convolution is one shifted multiply-add for each kernel position, and pooling has its own gradient.
+Values and gradients are equal up to rounding, see `tests/test_ops.py`.
 
 Layout throughout: images `[batch, height, width, channels]`, kernels
 `[kernel_height, kernel_width, in_channels, out_channels]`.
@@ -39,7 +39,7 @@ def conv2d(images: Images, kernel: Kernel, *, stride: int = 1, padding: Padding 
 def conv2d_in_loop(
     images: Images, kernel: Kernel, *, stride: int = 1, padding: Padding = "SAME"
 ) -> Images:
-    """`conv2d` for the body of a loop, as that of `in_microbatches`."""
+    """`conv2d` for the body of a loop such as that of `in_microbatches`."""
     return lax.platform_dependent(
         images,
         kernel,
@@ -66,15 +66,15 @@ def max_pool(images: Images) -> Images:
 
 
 def in_microbatches(function: Callable[..., Array], replicated: PyTree, *batch: Array) -> Array:
-    """`function(replicated, *batch)`, which treats each image alone; on a CPU two images at a time.
+    """`function(replicated, *batch)` for a function of single images; on CPUs two images at a time.
 
-    A whole batch's activations overflow the processor's caches, those of two images do not: it
+    The activations of a whole batch exceed the processor's caches, those of two images do not: this
     halved the time of MobileNetV2's forward pass. It also keeps XLA from fusing `function` into
-    each of the operations that read its result, and so computing it more than once. Pays where
+    every operation that reads its result, which would compute it repeatedly. Worthwhile if
     `function` is fast in a loop (see `conv2d_in_loop`).
 
-    Within a mesh (`jax.set_mesh`) each device goes through its own part of the batch, whose size
-    its number of devices divides.
+    Within a mesh (`jax.set_mesh`) each device processes its own part of the batch; the number of
+    devices must divide the batch.
     """
     if jax.default_backend() != "cpu":
         return function(replicated, *batch)
@@ -125,7 +125,7 @@ def _max_pool_lax(images: Images) -> Images:
 
 def _conv2d_cpu(stride: int, padding: Padding, images: Images, kernel: Kernel) -> Images:
     shifts = _shifts(images, kernel.shape, stride, padding)
-    # Each output pixel's patch as one row, ordered as the kernel's first three axes.
+    # Each output pixel's patch as a row, ordered like the kernel's first three axes.
     columns = jnp.concatenate(shifts, axis=-1)
     return columns @ kernel.reshape(-1, kernel.shape[-1])
 
@@ -141,8 +141,8 @@ def _depthwise_conv2d_cpu(stride: int, padding: Padding, images: Images, kernel:
 
 @jax.custom_vjp
 def _max_pool_cpu(images: Images) -> Images:
-    # Forward as `lax` has it: XLA does not fuse a window's maximum into the operations that read
-    # it. A maximum written out pair by pair it does, and computes it again for each of them.
+    # The forward pass of `lax`: XLA would fuse a maximum written out pair by pair into each of its
+    # readers and compute it repeatedly; a window's maximum it does not.
     return _max_pool_lax(images)
 
 
@@ -152,10 +152,10 @@ def _max_pool_cpu_forward(images: Images) -> tuple[Images, tuple[Images, Images]
 
 
 def _max_pool_cpu_backward(saved: tuple[Images, Images], cotangent: Images) -> tuple[Images]:
-    """Give each window's gradient to the first of its largest pixels, as `lax` does.
+    """Pass each window's gradient to the first of its largest pixels, as `lax` does.
 
-    `lax`'s own gradient (select-and-scatter) took ten times as long. The minimum over places is a
-    reduction, which XLA computes once and keeps; the comparison with it is cheap to repeat.
+    `lax`'s own gradient (select-and-scatter) took ten times as long. The minimum over positions is
+    a reduction, which XLA computes once; comparing with it is cheap to repeat.
     """
     images, maxima = saved
     batch, rows, columns, channels = maxima.shape
@@ -174,7 +174,7 @@ _max_pool_cpu.defvjp(_max_pool_cpu_forward, _max_pool_cpu_backward)
 
 
 def _shifts(images: Images, kernel: tuple[int, ...], stride: int, padding: Padding) -> list[Images]:
-    """What each kernel tap sees, in the taps' order: `[batch, out_height, out_width, channels]`."""
+    """The input of each kernel tap, in order: `[batch, out_height, out_width, channels]`."""
     rows, cols = kernel[:2]
     above, beside = lax.padtype_to_pads(images.shape[1:3], (rows, cols), (stride, stride), padding)
     padded = jnp.pad(images, ((0, 0), above, beside, (0, 0)))

@@ -11,13 +11,13 @@ from .mobilenet_v2 import MobileNetV2
 class Model4(nnx.Module):
     """A frozen MobileNetV2, global max pooling, dropout 0.1 and one linear layer.
 
-    Takes pixels 0…255. The backbone is always in inference mode; to keep its weights, too, train
-    with `trainable=nnx.PathContains("head")`. Without pretrained weights
-    (`catdog_jax.load_keras_weights`) it is random and of little use.
+    Takes pixels 0…255. The backbone is always in inference mode; to freeze its weights as well,
+    train with `trainable=nnx.PathContains("head")`. It needs pretrained weights
+    (`catdog_jax.load_keras_weights`).
 
     Args:
-        image_size: accepted for symmetry with the other models; any size from 32 pixels works.
-        num_classes: two classes give one logit (positive for class 1), more give one a class.
+        image_size: ignored, the other models have it; any size from 32 pixels works.
+        num_classes: two classes need one logit (positive for class 1), more need one each.
         alpha: width of the backbone.
         rngs: source of the initial weights.
     """
@@ -45,7 +45,7 @@ class Model4(nnx.Module):
     def features(
         self, images: Num[Array, "batch height width 3"]
     ) -> Float[Array, "batch features"]:
-        """The largest activation of each of the backbone's features."""
+        """The backbone's features after global max pooling."""
         features = self.backbone(rescale(images), use_running_average=True)
         return jnp.max(features, axis=(1, 2))
 

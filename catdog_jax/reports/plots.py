@@ -1,4 +1,4 @@
-"""Records and arrays → figures, as PNG files."""
+"""Records and arrays → figures as PNG files."""
 
 import contextlib
 import math
@@ -40,7 +40,7 @@ def plot_history(path: Path, history: History, title: str) -> None:
         axes.grid(alpha=0.3)
     above.set_title(printable(title))
     above.legend(loc="lower right")
-    # On raw pixels the first loss can be in the tens and would flatten the rest.
+    # On raw pixels the first loss can exceed 10 and flatten the rest.
     losses = [record[key] for record in history for key in ("loss", "val_loss")]
     if max(losses) > 5 * float(np.median(losses)):
         below.set_yscale("log")
@@ -83,12 +83,12 @@ def plot_curves(
     dead: Mapping[str, Sequence[History]] | None = None,
     published: Mapping[str, Sequence[float]] | None = None,
 ) -> None:
-    """Draw the validation accuracies of each model over the epochs, one line per run.
+    """Plot the validation accuracies of each model over the epochs, one line per run.
 
     Args:
         path: of the figure.
-        living: histories by model, whose mean is drawn as well.
-        dead: histories by model of the runs that died.
+        living: histories by model, drawn with their mean.
+        dead: histories by model of runs that died.
         published: validation accuracies by model to compare with; only for the same data.
     """
     dead, published = dead or {}, published or {}
@@ -141,7 +141,7 @@ def subplots(
 
 
 def _import_matplotlib() -> None:
-    """Import it even where MPLBACKEND is a notebook's, and that backend is not installed here."""
+    """Import it even if MPLBACKEND names a notebook's backend that is not installed here."""
     backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
     matplotlib = import_module("matplotlib")
     if backend is not None:

@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 RunMetrics = Mapping[str, Any]
-"""What `metrics.json` holds of a run."""
+"""The content of a run's `metrics.json`."""
 
 
 def published() -> dict[str, Any]:
@@ -16,11 +16,11 @@ def published() -> dict[str, Any]:
 
 
 def summary_table(metrics: Sequence[RunMetrics], published: RunMetrics | None = None) -> str:
-    """One line per model, over its seeds. Dead runs are counted, but left out of the means.
+    """One line per model, over its seeds. Dead runs are counted but not averaged.
 
     Args:
         metrics: of each run.
-        published: numbers to set beside ours, as `published()` gives; only for the same data.
+        published: numbers from `published()` to compare with; only for the same data.
     """
     header = ["model", "seeds", "died", "best validation accuracy", "test accuracy, best epoch"]
     header += ["test accuracy, last epoch"]
@@ -60,7 +60,7 @@ def percent(share: float, interval: Sequence[float] | None = None) -> str:
 
 
 def spread(shares: Sequence[float]) -> str:
-    """`94.1 ± 0.5 % (93.4 … 94.4)`: mean, standard deviation and range, as far as there are any."""
+    """`94.1 ± 0.5 % (93.4 … 94.4)`: mean, standard deviation and range; less for fewer than two."""
     if not shares:
         return "–"
     if len(shares) == 1:
