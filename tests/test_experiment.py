@@ -276,7 +276,7 @@ def test_a_run_of_arrays_needs_no_source(tmp_path: Path) -> None:
     assert done.metrics is not None
     assert done.metrics["test"] is None
     for use in (lambda: resume(tmp_path / "run", epochs=2, log=silent), done.predict):
-        with pytest.raises(InputError, match="photos were arrays: give them"):
+        with pytest.raises(InputError, match="trained on arrays: pass them"):
             use()
 
 
@@ -336,13 +336,13 @@ def test_a_run_goes_on_where_its_photos_have_moved(
     folder = tmp_path / "run"
     assert len(resume(folder, epochs=2, log=silent).history) == 2  # a relative path still holds
     (tmp_path / "photos").rename(tmp_path / "moved")
-    with pytest.raises(InputError, match="photos is not there any more; give its new place with"):
+    with pytest.raises(InputError, match="photos does not exist any more; give its new path with"):
         resume(folder, epochs=3, log=silent)
     done = resume(folder, epochs=3, data=str(tmp_path / "moved"), log=silent)
     assert len(done.history) == 3
     assert done.predict(split="all", log=silent).labels is not None
     write_photos(tmp_path / "others", seed=1)
-    with pytest.raises(InputError, match="cannot be gone on with: its photos had the fingerprint"):
+    with pytest.raises(InputError, match="cannot be resumed: its photos had the fingerprint"):
         resume(folder, epochs=4, data=str(tmp_path / "others"), log=silent)
 
 

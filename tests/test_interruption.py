@@ -98,7 +98,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(name: str, tmp_path:
     run_until(2, experiment, tmp_path / "two", Stop())
     lines: list[str] = []
     two = resume(tmp_path / "two", log=lines.append)
-    assert "going on after epoch 2, the last that was saved" in lines
+    assert "resuming after epoch 2, the last one saved" in lines
     assert timeless(two.history) == timeless(one.history)
     assert timeless(read_history(tmp_path / "two/history.csv")) == timeless(one.history)
     assert one.metrics is not None
@@ -302,7 +302,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_history(tmp_path: Path) -> 
     done = subprocess.run(
         command("train", "--resume", str(out)), check=True, capture_output=True, text=True
     )
-    assert "going on after epoch" in done.stdout
+    assert "resuming after epoch" in done.stdout
     assert timeless(load_run(out).history) == expected
     assert not unfinished(out / "checkpoint")
     experiment, _ = read_config(out)
@@ -339,7 +339,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         output, error = process.communicate()
     assert process.returncode == 130
-    assert f"interrupted; to go on: catdog-jax train --resume '{out}'\n" in output
+    assert f"interrupted; to resume: catdog-jax train --resume '{out}'\n" in output
     assert error == "interrupted\n"
     assert not unfinished(out / "checkpoint")  # the write was finished
     saved = checkpoint.epochs(out / "checkpoint")[-1]
@@ -380,7 +380,7 @@ def test_a_full_disk_ends_in_one_line_and_costs_nothing_saved(small_disk: Path) 
     assert done.returncode == 1
     assert done.stderr == (
         f"error: {out} could not be written to (the checkpoint of epoch 3: No space left on "
-        f"device); the state after epoch 2 is kept in {out}; make room, then, to go on: "
+        f"device); the state after epoch 2 is kept in {out}; make room, then, to resume: "
         f"catdog-jax train --resume {out}\n"
     )
     assert checkpoint.epochs(out / "checkpoint")[-1] == 2
@@ -414,7 +414,7 @@ def test_a_disk_that_fills_beside_the_checkpoints_ends_in_one_line(
             resume(out, log=silent)
     assert str(caught.value) == (
         f"{out} could not be written to (No space left on device); the state after epoch 4 is kept "
-        f"in {out}; make room, then, to go on: catdog-jax train --resume {out}"
+        f"in {out}; make room, then, to resume: catdog-jax train --resume {out}"
     )
     assert len(resume(out, log=silent).history) == 4
 
@@ -557,7 +557,7 @@ def test_a_checkpoint_that_is_not_finite_is_refused_by_tensor(whole: Path, tmp_p
     broken = replace(state, params=jax.tree.unflatten(structure, leaves))
     record = checkpoint.read(whole / "checkpoint/4")
     checkpoint.save(tmp_path / "checkpoint", broken, record)
-    with pytest.raises(InputError, match=r"4 is of no use: params\.\S+ holds NaN or infinity"):
+    with pytest.raises(InputError, match=r"4 cannot be used: params\.\S+ holds NaN or infinity"):
         checkpoint.restore(tmp_path / "checkpoint/4", state)
 
 
@@ -587,5 +587,5 @@ def test_a_damaged_checkpoint_is_refused(whole: Path, tmp_path: Path) -> None:
     assert len(errors) == len(files), done.stderr
     for line, name in zip(errors, files, strict=True):
         assert line.startswith("error: ")
-        assert line.endswith("train anew (if it is the last epoch's, deleting it is enough)")
+        assert line.endswith("train again (the last epoch's can simply be deleted)")
         assert name.name in line or name.name == "sha256.json"

@@ -210,7 +210,7 @@ def test_a_run_of_changed_code_is_not_resumed(own: Experiment, net: str, tmp_pat
     said = r"its my_net\.py had the fingerprint [0-9a-f]{64}, now it is [0-9a-f]{64}"
     with pytest.raises(InputError, match=f"not this run: {said}"):
         run(own, out, log=silent)
-    with pytest.raises(InputError, match=f"cannot be gone on with: {said}"):
+    with pytest.raises(InputError, match=f"cannot be resumed: {said}"):
         resume(out, epochs=2, log=silent)
 
 

@@ -133,8 +133,7 @@ class MobileNetV2(nnx.Module):
 
     Args:
         alpha: multiplies the channels of every layer; Keras has weights for 0.35, 0.5, 0.75, 1.0,
-        1.3
-            and 1.4.
+            1.3 and 1.4.
         include_top: add global average pooling and a linear classifier.
         classes: outputs of the classifier.
         rngs: source of the initial weights; see `catdog_jax.load_keras_weights` for trained ones.

@@ -1,4 +1,4 @@
-"""What an experiment names, made: its data, its model, and what `fit` takes."""
+"""From an experiment's names to objects: its data, its model, and the arguments of `fit`."""
 
 import platform
 from collections.abc import Callable
@@ -30,15 +30,15 @@ ARRAYS = "arrays"
 def load_splits(
     experiment: Experiment, *, image_size: int | None = None, strict: bool = False
 ) -> Splits:
-    """The data that `experiment` names; `strict` refuses them if a photo cannot be read.
+    """The data of `experiment`; `strict` refuses unreadable photos.
 
     Raises:
         InputError: there are no such data, or they were arrays.
     """
     if experiment.data == ARRAYS:
         raise InputError(
-            "this run's photos were arrays: give them as `data`, and to go on with it call run "
-            "again with its splits"
+            "this run was trained on arrays: pass them as `data`, or call run again with the same "
+            "splits to resume it"
         )
     return load_data(
         experiment.data,
@@ -53,10 +53,10 @@ def load_splits(
 def build_model(
     experiment: Experiment, num_classes: int, image_size: int | None = None
 ) -> nnx.Module:
-    """The model that `experiment` names, with random weights.
+    """The model of `experiment` with random weights.
 
     Raises:
-        InputError: no such model, an option that it does not take, or it is no NNX module.
+        InputError: no such model, an option it does not take, or not an NNX module.
     """
     offered = {
         "rngs": nnx.Rngs(experiment.seed),
@@ -74,10 +74,10 @@ def build_model(
 def initial_model(
     experiment: Experiment, num_classes: int, image_size: int | None = None
 ) -> nnx.Module:
-    """The model that training starts from: random weights, and a backbone's pretrained ones.
+    """The model that training starts from, pretrained weights included.
 
     Raises:
-        InputError: a wrong model or weights file.
+        InputError: the model or its weights file is wrong.
     """
     model = build_model(experiment, num_classes, image_size)
     if experiment.weights != "none":
@@ -86,10 +86,10 @@ def initial_model(
 
 
 def check(experiment: Experiment) -> None:
-    """Find out what can be wrong with an experiment before its photos are decoded.
+    """Check an experiment before its photos are decoded.
 
     Raises:
-        InputError: it names what is not there, weights that cannot be had among them.
+        InputError: it names something that does not exist, or weights cannot be downloaded.
     """
     named.find(experiment.model, MODELS, "model")
     named.options(experiment.model_options)
@@ -98,10 +98,10 @@ def check(experiment: Experiment) -> None:
 
 
 def weights_path(experiment: Experiment) -> Path | None:
-    """The file of the experiment's pretrained weights, downloaded if need be.
+    """The file of the experiment's pretrained weights, downloaded if it is missing.
 
     Raises:
-        InputError: it cannot be had.
+        InputError: it does not exist or cannot be downloaded.
     """
     if experiment.weights == "none":
         return None
@@ -118,10 +118,10 @@ def weights_path(experiment: Experiment) -> Path | None:
 
 
 def training_of(experiment: Experiment, num_classes: int, steps_per_epoch: int) -> dict[str, Any]:
-    """What an experiment says of training, as arguments of `fit`.
+    """The experiment's arguments for `fit`.
 
     Raises:
-        InputError: it names an unknown optimizer, loss, augmentation or callback.
+        InputError: an unknown optimizer, loss, augmentation or callback.
     """
     return {
         "epochs": experiment.epochs,
@@ -141,14 +141,14 @@ def training_of(experiment: Experiment, num_classes: int, steps_per_epoch: int) 
 
 
 def loss_of(experiment: Experiment, num_classes: int) -> Loss:
-    """The loss of training and evaluation alike."""
+    """The loss of training and evaluation."""
     loss = named.find(experiment.loss, {"cross_entropy": cross_entropy}, "loss")
     amount = experiment.label_smoothing
     return smoothed(loss, amount, num_classes) if amount else loss
 
 
 def trainable_of(experiment: Experiment) -> Any:
-    """The `nnx` filter of what is trained."""
+    """The `nnx` filter of the parameters to train."""
     name = experiment.trainable
     if name == "all":
         return nnx.Param
@@ -158,10 +158,10 @@ def trainable_of(experiment: Experiment) -> Any:
 
 
 def class_weights(experiment: Experiment, train: Split) -> tuple[float, ...] | None:
-    """The factors of the classes' losses; balanced ones are 1 on the average over the photos.
+    """A factor for each class's losses; balanced ones average to 1 over the photos.
 
     Raises:
-        InputError: they cannot be balanced, for a class has no photos.
+        InputError: they cannot be balanced because a class has no photos.
     """
     if experiment.class_weights != "balanced":
         return experiment.class_weights
@@ -198,7 +198,9 @@ def _own_optimizer(
     ours = ("schedule", "warmup", "weight_decay", "clip")
     unused = [n for n in ours if getattr(experiment, n) != getattr(Experiment, n)]
     if unused:
-        raise InputError(f"{unused[0]} is for optimizers of ours; put it into {name} itself")
+        raise InputError(
+            f"{unused[0]} only applies to built-in optimizers; set it in {name} itself"
+        )
 
     def optimizer(steps: int) -> optax.GradientTransformation:
         offered = {
@@ -233,7 +235,7 @@ def _augmentation(text: str, num_classes: int) -> Augmentation:
 
 
 def device(count: int) -> str:
-    """What JAX computes on, as `2 × x86_64 cpu` or `1 × NVIDIA H200`."""
+    """The devices used, as `2 × x86_64 cpu` or `1 × NVIDIA H200`."""
     first = jax.devices()[0]
     name = f"{platform.machine()} cpu" if first.platform == "cpu" else first.device_kind
     return f"{count} × {name}"

@@ -1,8 +1,8 @@
-"""A run's checkpoints, kept by Orbax: the last epoch's, and the best one's where that is another.
+"""A run's checkpoints, written by Orbax: those of the last and of the best epoch.
 
-`checkpoint/4/` is epoch 4's: its state, and a record that says of which run it is. Orbax renames
-the folder into place once it is written; then the hashes of its files are put beside them, in
-`sha256.json`, and are compared before it is read.
+`checkpoint/4/` holds the state after epoch 4 and a record of the run it belongs to. Orbax renames
+the folder into place once it is complete. Then the hashes of its files are written to `sha256.json`
+in it, and are compared before the checkpoint is read.
 """
 
 import errno
@@ -26,30 +26,30 @@ from ..training.state import TrainState
 from .history import COLUMNS, Row, best_epoch
 
 FORMAT = 3
-"""Raise it when a checkpoint would hold something else."""
+"""Increase it when the content of a checkpoint changes."""
 
 _DIGESTS = "sha256.json"
 
 
 class Record(TypedDict):
-    """What a checkpoint says of itself, beside its arrays."""
+    """What a checkpoint holds beside its arrays."""
 
     format: int
     experiment: dict[str, Any]
     """As in `config.json`."""
     inputs: dict[str, str]
-    """Fingerprints of the photos, of the weights file and of the code that the experiment names."""
+    """Fingerprints of the photos, the weights file and the experiment's code."""
     class_names: list[str]
     """In the order of their labels."""
     history: list[Row]
-    """Up to its epoch."""
+    """Up to this epoch."""
     device: str
-    """What the last epoch was computed on, as `2 × NVIDIA H200`."""
+    """Devices of the last epoch, as `2 × NVIDIA H200`."""
     on_device: bool
 
 
 def epochs(folder: Path) -> list[int]:
-    """The epochs that have a checkpoint in `folder`, in order.
+    """The epochs with a checkpoint in `folder`, in order.
 
     Raises:
         OSError: the folder cannot be listed.
@@ -60,16 +60,16 @@ def epochs(folder: Path) -> list[int]:
 
 
 def save(folder: Path, state: TrainState, record: Record) -> None:
-    """Write the checkpoint of the history's last epoch; then remove those no longer needed.
+    """Write the checkpoint of the history's last epoch, then remove those no longer needed.
 
     Raises:
-        OSError: it cannot be written; those that were there are intact.
+        OSError: it cannot be written; earlier ones are intact.
     """
-    # NumPy arrays: Orbax would fetch them from the devices one by one.
+    # As NumPy arrays: Orbax would fetch arrays from the devices one by one.
     epoch, arrays = len(record["history"]), jax.device_get(_named(state))
     try:
         folder.mkdir(exist_ok=True)
-        # On a full disk Orbax prints many lines from its threads: better not to begin.
+        # On a full disk Orbax's threads print many lines, so check before.
         if shutil.disk_usage(folder).free < 1.2 * sum(x.nbytes for x in arrays.values()) + 1e6:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301
         items = ocp.args.Composite(
@@ -82,7 +82,7 @@ def save(folder: Path, state: TrainState, record: Record) -> None:
         digests = {file.relative_to(path).as_posix(): sha256(file) for file in files}
         with written_whole(path / _DIGESTS) as file:
             json.dump(digests, file, indent=2)
-    except Exception as error:  # Orbax documents none of its errors
+    except Exception as error:  # Orbax does not document its errors
         raise OSError(f"the checkpoint of epoch {epoch}: {first_line(error)[:200]}") from error
 
 
@@ -90,19 +90,19 @@ def read(path: Path) -> Record:
     """The record of the checkpoint `path`.
 
     Raises:
-        InputError: there is none, it is damaged or another version's, or it cannot be read.
+        InputError: it is missing, damaged, of another version, or cannot be read.
     """
     if not path.is_dir():
-        raise InputError(f"no checkpoint at {path}; restore it from a copy, or train anew")
+        raise InputError(f"no checkpoint at {path}; restore it from a backup, or train again")
     items = ocp.args.Composite(record=ocp.args.JsonRestore())
     with _reading(path), _manager(path.parent) as manager:
-        # Format 2 had no such item.
+        # Format 2 had no record.
         there = (path / "record").is_dir()
         record: Any = manager.restore(int(path.name), args=items).record if there else {"format": 2}
     if record["format"] != FORMAT:
         raise InputError(
             f"{path} was written in format {record['format']}, this version of catdog_jax reads "
-            f"format {FORMAT}; train anew into another folder"
+            f"format {FORMAT}; train again into another folder"
         )
     numbers = [row["epoch"] for row in record["history"] if row.keys() >= set(COLUMNS)]
     if numbers != list(range(1, int(path.name) + 1)):
@@ -115,12 +115,12 @@ def restore(path: Path, state: TrainState, *, weights_only: bool = False) -> Tra
 
     Args:
         path: a checkpoint's folder.
-        state: another state of the same model and optimizer; stays as it is.
-        weights_only: leave the optimizer's state as it is in `state`.
+        state: a state of the same model and optimizer; is not changed.
+        weights_only: take the optimizer's state from `state`.
 
     Raises:
-        InputError: a tensor is missing, left over, of another shape or dtype, or not finite; or
-            the checkpoint is damaged, or cannot be read.
+        InputError: a tensor is missing, unexpected, of another shape or dtype, or not finite; or
+            the checkpoint is damaged or cannot be read.
     """
     wanted = _named(state)
     with _reading(path), _manager(path.parent) as manager:
@@ -131,13 +131,13 @@ def restore(path: Path, state: TrainState, *, weights_only: bool = False) -> Tra
         if weights_only:
             compared = {n: x for n, x in found.items() if not n.startswith("opt_state.")}
         _check(path, compared, wanted)
-        # NumPy arrays: where they are to be placed is not for the checkpoint to say.
+        # As NumPy arrays: the checkpoint shall not decide on which devices they are.
         template = {name: np.empty(*shape_and_dtype) for name, shape_and_dtype in found.items()}
         items = ocp.args.Composite(state=ocp.args.StandardRestore(template))
         saved: Any = manager.restore(epoch, args=items).state
     for name in wanted:
         if np.issubdtype(saved[name].dtype, np.floating) and not np.isfinite(saved[name]).all():
-            raise InputError(f"{path} is of no use: {name} holds NaN or infinity")
+            raise InputError(f"{path} cannot be used: {name} holds NaN or infinity")
     leaves, structure = jax.tree.flatten(state)
     return jax.tree.unflatten(
         structure,
@@ -149,12 +149,12 @@ def restore(path: Path, state: TrainState, *, weights_only: bool = False) -> Tra
 
 
 def _manager(folder: Path, keep: list[int] | None = None) -> ocp.CheckpointManager:
-    """Orbax's manager of the checkpoints in `folder`; one that saves keeps only these epochs."""
+    """Orbax's manager of the checkpoints in `folder`; when saving, it keeps only these epochs."""
     return ocp.CheckpointManager(
         folder.absolute(),
         options=ocp.CheckpointManagerOptions(
             create=False,
-            cleanup_tmp_directories=keep is not None,  # what a killed process left unfinished
+            cleanup_tmp_directories=keep is not None,  # unfinished ones of killed processes
             enable_async_checkpointing=False,
             preservation_policy=policies.CustomSteps(keep or []),
             save_root_metadata=False,
@@ -168,21 +168,21 @@ def _manager(folder: Path, keep: list[int] | None = None) -> ocp.CheckpointManag
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Say in one line what keeps a checkpoint from being read, and whether it is damaged."""
+    """Turn errors of reading into one line that says whether the checkpoint is damaged."""
     try:
-        _verify(path)  # Orbax finds damage, too, but prints many lines from its threads
+        _verify(path)  # Orbax detects damage, too, but its threads print many lines
         yield
     except InputError:
         raise
-    except Exception as error:  # the machine's, or Orbax's, which documents none of them
+    except Exception as error:  # of the system or of Orbax, which does not document its errors
         raise InputError(
-            f"{path} cannot be read ({first_line(error)[:200]}); it has not been found to be "
-            "damaged: mend what is wrong and try again"
+            f"{path} cannot be read ({first_line(error)[:200]}); no damage was found: fix the "
+            "cause and try again"
         ) from error
 
 
 def _verify(path: Path) -> None:
-    """Compare the files with their hashes, if a killed process had the time to write them."""
+    """Compare the files with their hashes, unless a killed process wrote none."""
     if not (path / _DIGESTS).exists():
         return
     damaged = _DIGESTS
@@ -190,11 +190,11 @@ def _verify(path: Path) -> None:
         for name, digest in json.loads((path / _DIGESTS).read_text("utf-8")).items():
             damaged = name
             if sha256(path / name) != digest:
-                raise ValueError("it is not what was written")  # noqa: TRY301
+                raise ValueError("its content has changed")  # noqa: TRY301
     except (FileNotFoundError, ValueError) as error:
         raise InputError(
-            f"{path} is damaged ({damaged}: {first_line(error)}); restore it from a copy, or "
-            "train anew (if it is the last epoch's, deleting it is enough)"
+            f"{path} is damaged ({damaged}: {first_line(error)}); restore it from a backup, or "
+            "train again (the last epoch's can simply be deleted)"
         ) from error
 
 
@@ -212,7 +212,7 @@ def _check(path: Path, found: Mapping[str, Any], wanted: Mapping[str, jax.Array]
 
 
 def _named(state: TrainState) -> dict[str, jax.Array]:
-    """Every array by the path to it, random keys as the numbers they are made of."""
+    """All arrays by path; random keys as their raw data."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): (
             jax.random.key_data(leaf) if _is_key(leaf) else leaf

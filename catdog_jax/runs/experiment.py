@@ -1,7 +1,7 @@
-"""What a run is: plain values, each written once with its meaning, range and default.
+"""The settings of a run: plain values, each defined once with its meaning, range and default.
 
-`config.json` keeps them and the command line is made from them. Where a value names code (a model,
-an optimizer, an augmentation, a loss, what is trained, a callback) it is one of our names, or
+They are saved in `config.json`, and the command line is made from them. Values that name code (a
+model, an optimizer, an augmentation, a loss, a filter, a callback) are built-in names, or
 `FILE.py:NAME` or `package.module:NAME` for your own; see `catdog_jax.runs.named`.
 """
 
@@ -18,7 +18,7 @@ _LEAST, _GREATEST = 1e-38, 3e38  # of float32, which the settings become
 
 
 class Range(NamedTuple):
-    """The least and the greatest value of a setting, both allowed."""
+    """The smallest and the largest value of a setting, inclusive."""
 
     least: float
     most: float
@@ -37,7 +37,7 @@ _Share = Annotated[float, Range(0, 1)]
 
 @dataclass(frozen=True)
 class Experiment:
-    """One run, completely: the same values give the same history on the same machine.
+    """One run: the same values give the same history on the same machine.
 
     Raises:
         InputError: a value is of the wrong type or out of range.
@@ -49,7 +49,8 @@ class Experiment:
     model_options: tuple[str, ...] = ()
     """Arguments of the model, as NAME=VALUE."""
     weights: str = "none"
-    """Of the model's MobileNetV2: imagenet (downloaded once), a Keras file, or none."""
+    """Pretrained weights of the model's MobileNetV2: imagenet (downloaded once), a Keras file, or
+    none."""
     trainable: str = "all"
     """What is trained: all, a part of the model by name (head), or an nnx filter FILE.py:NAME."""
     data: str = "cats_and_dogs_filtered"
@@ -60,57 +61,58 @@ class Experiment:
     image_size: Annotated[int, Range(SMALLEST_IMAGE, LARGEST_IMAGE)] = 160
     """Height and width the photos are resized to, in pixels."""
     sizes: tuple[int, int, int] | None = None
-    """Photos to train, validate and test on; None: the data set's own."""
+    """Photos to train, validate and test on; None: the data set's default."""
     split_seed: _Seed = 0
-    """Which photos are set apart. Not varied with seed: a spread over seeds is the training's."""
+    """Decides which photo goes into which split. Separate from seed, so that a spread over seeds is
+    that of training alone."""
     batch_size: Annotated[int, Range(1, 2**16)] = 32
-    """Photos a step."""
+    """Photos in a step."""
     epochs: Annotated[int, Range(1, 10**6)] = 20
-    """Times through the training photos."""
+    """Passes over the training photos."""
     optimizer: str = "adam"
     """adam, adamw, sgd (momentum 0.9), keras_adam, or FILE.py:NAME, an optax transformation
     or a function that returns one and may take learning_rate, steps and steps_per_epoch."""
     learning_rate: Annotated[float, Range(_LEAST, _GREATEST)] = 1e-3
-    """The highest learning rate of the schedule."""
+    """The peak of the learning rate schedule."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """How the learning rate goes on after warm-up; cosine falls to zero."""
+    """The learning rate after warm-up; cosine falls to zero."""
     warmup: Annotated[float, Range(0, 10**6)] = 0.0
-    """Epochs in which the learning rate rises from zero."""
+    """Epochs over which the learning rate rises from zero."""
     weight_decay: Annotated[float, Range(0, _GREATEST)] = 0.0
     """Decoupled weight decay, times the learning rate, of kernels but not of biases or scales."""
     clip: Annotated[float, Range(_LEAST, _GREATEST)] | None = None
-    """The greatest global norm of a step's gradients."""
+    """The largest global norm of a step's gradients."""
     loss: str = "cross_entropy"
     """cross_entropy (sigmoid for one logit, softmax for several), or FILE.py:NAME, a function
     (logits, labels) -> one number an image."""
     label_smoothing: _Share = 0.0
-    """Share of a label that is spread over all classes."""
+    """Share of each label that is spread over all classes."""
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
-    """Factors of the classes' training losses; balanced: in inverse proportion to their counts."""
+    """A factor for each class's training losses; balanced: inversely proportional to its count."""
     augment: tuple[str, ...] = ()
     """Random changes to training photos, in order: flip, mirror, rotation=SHARE_OF_A_TURN,
     crop=LEAST_AREA, colour=STRENGTH, mixup=ALPHA, or FILE.py:NAME, a function (key, image) -> image
     or (key, images, labels) -> (images, labels)."""
     ema: _Share | None = None
-    """Decay of a moving average of the weights, which is then what is evaluated and saved."""
+    """Decay of a moving average of the weights, which is then evaluated and saved."""
     patience: Annotated[int, Range(1, 10**6)] | None = None
-    """Stop after so many epochs without a better validation accuracy."""
+    """Stop after this many epochs without a better validation accuracy."""
     threshold: Annotated[float, Range(-_GREATEST, _GREATEST)] = 0.0
-    """One logit: above which it means class 1. 0 is a probability of one half; Keras has 0.5."""
+    """A single logit above it means class 1. 0 is a probability of one half; Keras uses 0.5."""
     stop_when_dead: bool = True
-    """End a run whose outputs are all zero: it has no gradient left and cannot recover."""
+    """Stop a run whose outputs are all zero: without a gradient it cannot recover."""
     callbacks: tuple[str, ...] = ()
     """Your own functions, FILE.py:NAME, called as (record, state) after each epoch."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the model computes in; weights are stored, and losses summed, in float32."""
+    """Of the model's computations; weights and losses stay float32."""
     on_device: bool | None = None
-    """Keep the photos in the devices' memory, an epoch one program over them; None: on a GPU or TPU
-    where they take no more than half of the free memory."""
+    """Keep the photos on the devices and run each epoch as one program; None: on a GPU or TPU if
+    they fit into half of the free memory."""
     seed: _Seed = 0
-    """Of initial weights, order of photos, dropout and augmentation."""
+    """Of initial weights, the order of photos, dropout and augmentation."""
 
     def __post_init__(self) -> None:
-        """Check the values, which may come from a command line or a file."""
+        """Check types and ranges: values may come from a command line or a file."""
         for name, hint in _hints().items():
             value = getattr(self, name)
             if not _fits(value, hint):
@@ -120,10 +122,10 @@ class Experiment:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Experiment":
-        """The experiment of `dataclasses.asdict` after a trip through JSON.
+        """The inverse of `dataclasses.asdict`, after a round trip through JSON.
 
         Raises:
-            InputError: it is no such mapping, or a setting is unknown or out of range.
+            InputError: a setting is missing, unknown or out of range.
         """
         known = {field.name: field for field in fields(cls)}
         unknown = [name for name in plain if name not in known]

@@ -12,7 +12,7 @@ COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds")
 """Losses in nats, accuracies as shares of one, seconds with validation."""
 
 DEAD_LOSS = math.log(64)
-"""The loss of the post's models 1 to 3 when all 64 outputs are zero for every photo."""
+"""The loss of the post's models 1 to 3 if all 64 outputs are zero for every photo."""
 
 Row: TypeAlias = dict[str, float]
 
@@ -24,10 +24,9 @@ def best_epoch(history: Sequence[Mapping[str, float]]) -> int:
 
 
 def is_dead(row: Mapping[str, float]) -> bool:
-    """Whether all of the post's 64 outputs were zero for a whole epoch: both losses are ln 64.
+    """Whether all 64 outputs of the post's model were zero for an epoch: both losses are ln 64.
 
-    Such a model has no gradient left. Models with one output a class, which end in no relu, do not
-    die so.
+    Such a model has no gradient left. Models without a final relu cannot die like this.
     """
     return all(abs(row[name] - DEAD_LOSS) < 1e-4 for name in ("loss", "val_loss"))
 

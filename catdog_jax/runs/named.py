@@ -1,9 +1,9 @@
-"""Code by name: `FILE.py:NAME` and `package.module:NAME`, and calls with what a function takes.
+"""Code by name: `FILE.py:NAME` and `package.module:NAME`, called with the arguments it takes.
 
     load("my_net.py:Net")                      # the class
     call(net, {"rngs": rngs, "image_size": 32, "num_classes": 2}, {"width": 8}, "my_net.py:Net")
 
-The SHA-256 of the file is part of a run's identity. Known blind spot: what it imports is not.
+The SHA-256 of the file is part of a run's identity. Known blind spot: the files it imports are not.
 """
 
 import ast
@@ -33,23 +33,23 @@ def place(name: str) -> Path | str:
 
 
 def short(name: str) -> str:
-    """`my_net.py:Net` wherever that file is; one of our own names as it is."""
+    """`my_net.py:Net` without the path; built-in names as they are."""
     before, colon, attribute = name.rpartition(":")
     return f"{Path(before).name}{colon}{attribute}"
 
 
 def source(name: str) -> Path | None:
-    """The file that `name`'s code is in; None if Python cannot find its module's.
+    """The file that defines `name`; None if Python cannot find it.
 
     Raises:
-        InputError: a package on the way to it cannot be imported.
+        InputError: one of its parent packages cannot be imported.
     """
     where = place(name)
     if isinstance(where, Path):
         return where
     try:
         spec = importlib.util.find_spec(where)
-    except Exception as error:  # whatever the packages do when they are imported
+    except Exception as error:  # importing packages can raise anything
         raise InputError(f"{where} cannot be imported ({where_it_failed(error)})") from error
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
@@ -69,10 +69,10 @@ def load(name: str) -> Any:
 
 
 def find(name: str, ours: Mapping[str, Any], what: str) -> Any:
-    """What `name` names: one of `ours`, or code.
+    """The object called `name`: one of `ours`, or your code.
 
     Raises:
-        InputError: it names neither.
+        InputError: there is none.
     """
     if is_code(name):
         return load(name)
@@ -82,7 +82,7 @@ def find(name: str, ours: Mapping[str, Any], what: str) -> Any:
 
 
 def unknown(name: str, ours: Iterable[str], what: str) -> InputError:
-    """An error that says which names there are."""
+    """An error that lists the known names."""
     choices = ", ".join(ours)
     return InputError(
         f"unknown {what} {name!r}; choose one of: {choices}; or your own FILE.py:NAME"
@@ -93,7 +93,7 @@ def options(texts: Collection[str]) -> dict[str, Any]:
     """`("width=8", "norm='batch'")` as keyword arguments.
 
     Raises:
-        InputError: one is not NAME=VALUE with a Python literal as the value.
+        InputError: one is not NAME=VALUE with a Python literal.
     """
     found = {}
     for text in texts:
@@ -111,14 +111,14 @@ def options(texts: Collection[str]) -> dict[str, Any]:
 def call(
     function: Any, offered: Mapping[str, Any], chosen: Mapping[str, Any] | None = None, *, name: str
 ) -> Any:
-    """`function` called with `chosen`, and with those of `offered` that its signature takes.
+    """Call `function` with `chosen`, and with those of `offered` that its signature accepts.
 
     Raises:
-        InputError: it takes no argument of a chosen name, or raises an error; `name` names it.
+        InputError: it does not accept a chosen argument, or raises an error; names `name`.
     """
     chosen = chosen or {}
     try:
-        # Not of the class: nnx.Module's metaclass takes anything.
+        # Of __init__: nnx.Module's metaclass accepts anything.
         signed = inspect.signature(function.__init__ if isinstance(function, type) else function)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} cannot be called ({first_line(error)})") from error
@@ -139,7 +139,7 @@ def call(
 
 def _import_file(path: Path) -> ModuleType:
     try:
-        name = f"_{path.stem}_{sha256(path)[:16]}"  # one module, however often it is named
+        name = f"_{path.stem}_{sha256(path)[:16]}"  # one module, however often it is loaded
     except (OSError, ValueError) as error:  # ValueError: no possible path
         raise InputError(f"{path} cannot be read ({first_line(error)})") from error
     if name in sys.modules:
@@ -148,7 +148,7 @@ def _import_file(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))  # as for a script: it may import its neighbours
+    sys.path.insert(0, str(path.parent))  # as for a script, so that it can import its neighbours
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -167,7 +167,7 @@ def _import_module(name: str) -> ModuleType:
 
 
 def where_it_failed(error: Exception) -> str:
-    """An error in code that is not ours: its kind, what it says, and the last line of that code."""
+    """The type and message of an error in a user's code, and the line where it happened."""
     frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
         frames.append((error.filename or "", error.lineno))

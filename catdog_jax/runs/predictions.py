@@ -1,4 +1,4 @@
-"""What a model says of photos, and how right that is."""
+"""A model's predictions on photos, and how accurate they are."""
 
 import csv
 from collections.abc import Sequence
@@ -28,25 +28,25 @@ from .experiment import Experiment
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model says of photos, and where labels are known, how right that is."""
+    """A model's predictions on photos; with labels, also how accurate they are."""
 
     names: tuple[str, ...]
     class_names: tuple[str, ...]
     logits: Float[np.ndarray, "n outputs"]
     labels: np.ndarray | None = None
-    """Class numbers, or probabilities of the classes."""
+    """Class numbers, or probabilities of the classes; None if unknown."""
     losses: Float[np.ndarray, " n"] | None = None
     threshold: float = 0.0
-    """Of a single logit: above which it means class 1."""
+    """A single logit above it means class 1."""
 
     @property
     def probabilities(self) -> Float[np.ndarray, "n classes"]:
-        """Of each class."""
+        """Probabilities of the classes."""
         return probabilities(self.logits, len(self.class_names))
 
     @property
     def classes(self) -> Int[np.ndarray, " n"]:
-        """The class predicted for each photo, as accuracy counts it."""
+        """The predicted class of each photo, as counted by accuracy."""
         return np.asarray(predicted(self.logits, self.threshold))  # pyright: ignore
 
     @property
@@ -61,9 +61,9 @@ class Predictions:
         return np.asarray(label_classes(self.labels))  # pyright: ignore[reportArgumentType]
 
     def confusion(self) -> Int[np.ndarray, "classes classes"]:
-        """How many photos of each class (rows) were taken for each class (columns).
+        """Counts of photos by true class (rows) and predicted class (columns).
 
-        A photo for which one of the post's outputs that are no class was largest is in no column.
+        Photos whose largest output is not a class (of the post's 64) are in no column.
         """
         count = len(self.class_names)
         matrix = np.zeros((count, max(count, self.logits.shape[1])), int)
@@ -71,12 +71,12 @@ class Predictions:
         return matrix[:, :count]
 
     def mistakes(self) -> Int[np.ndarray, " mistakes"]:
-        """The photos that were classified wrongly, the most confident mistake first."""
+        """Indices of misclassified photos, the most confident mistake first."""
         wrong = np.flatnonzero(self.classes != self.true_classes)
         return wrong[np.argsort(-self.probabilities.max(axis=1)[wrong], kind="stable")]
 
     def write_csv(self, path: Path) -> None:
-        """Write one line a photo: name, class, predicted class, loss, probabilities."""
+        """Write one row a photo: name, class, predicted class, loss, probabilities."""
         names = [*self.class_names, *[""] * self.logits.shape[1]]
         known = self.labels is not None
         labels = [names[label] for label in self.true_classes] if known else [""] * len(self.names)
@@ -101,7 +101,7 @@ def predictions_of(
 ) -> Predictions:
     """Predictions with the loss, batch size, dtype and threshold of an experiment.
 
-    `checked`: the model is known to take such images and labels.
+    `checked`: skip the check whether images and labels fit the model.
     """
     options = experiment or Experiment("")
     split = data if isinstance(data, Split) else unlabelled(data)
@@ -122,7 +122,7 @@ def predictions_of(
 
 
 def judged(predictions: Predictions, experiment: Experiment) -> dict[str, Any]:
-    """Loss, accuracy, counts and interval; with a threshold of its own the usual one's, too."""
+    """Loss, accuracy, counts and interval; with a threshold other than 0, accuracy at 0 as well."""
     loss = build.loss_of(experiment, len(predictions.class_names))
     logits, labels = predictions.logits, predictions.labels
     metrics = metrics_of(logits, labels, experiment.threshold, loss)

@@ -1,4 +1,4 @@
-"""The four runs of the post, as values: its quirks are here, and are not the library's defaults."""
+"""The post's four runs as values; its quirks are set here and are not the library's defaults."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -12,7 +12,7 @@ RECIPES: Mapping[str, Experiment] = MappingProxyType(
     {
         "model1": Experiment("model1", _BLOG_LOGITS, optimizer="keras_adam"),
         "model2": Experiment("model2", _BLOG_LOGITS, optimizer="keras_adam", augment=_AUGMENT),
-        # It rescales its input, the one difference from model 2 in what the network sees.
+        # The network rescales its input, the only difference to model 2.
         "model3": Experiment("model3", _BLOG_LOGITS, optimizer="keras_adam", augment=_AUGMENT),
         "model4": Experiment(
             "model4",
@@ -21,13 +21,13 @@ RECIPES: Mapping[str, Experiment] = MappingProxyType(
             optimizer="keras_adam",
             learning_rate=1e-4,
             augment=_AUGMENT,
-            threshold=0.5,  # of the logit, as Keras's accuracy has it; a probability of 0.62
+            threshold=0.5,  # of the logit, as in Keras's accuracy; a probability of 0.62
         ),
     }
 )
-"""By the model's name: 20 epochs in batches of 32 photos of 160×160."""
+"""By model: 20 epochs, batches of 32 photos of 160×160."""
 
 
 def recipe(model: str) -> Experiment:
-    """The recipe of `model`, or for your own model an experiment of defaults."""
+    """The recipe of `model`; for your own model, the defaults."""
     return RECIPES.get(model) or Experiment(model)

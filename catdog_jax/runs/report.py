@@ -1,4 +1,4 @@
-"""The end of a run: judge its model, and write `metrics.json` and `history.png`."""
+"""The end of a run: evaluate its model, write `metrics.json` and `history.png`."""
 
 import sys
 from importlib.metadata import version
@@ -31,7 +31,7 @@ def report(
     record: Record,
     log: Log,
 ) -> Run:
-    """Judge the trained `model` and the best epoch's, and write what makes `out` a finished run."""
+    """Evaluate the models of the last and the best epoch, and write the files of a finished run."""
     history = record["history"]
     best = best_epoch(history)
 
@@ -46,7 +46,7 @@ def report(
     validation, test = splits.validation, splits.test
     accuracy = history[best - 1]["val_accuracy"]
     interval = wilson_interval(round(accuracy * len(validation)), len(validation))
-    # The first epoch, which compiles, is left out of the median where there are others.
+    # The first epoch compiles, so the median leaves it out if there are others.
     seconds = [row["seconds"] for row in history]
     metrics = {
         "model": named.short(experiment.model),
@@ -70,7 +70,7 @@ def report(
     }
     write_history(out / HISTORY, history)
     plot_history(out / "history.png", history, f"{metrics['model']}, seed {experiment.seed}")
-    # Written last: a folder with this file is a finished run.
+    # Last: this file marks a finished run.
     write_json(out / METRICS, metrics)
     for line in result_lines(metrics):
         log(line)

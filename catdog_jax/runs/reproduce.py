@@ -1,4 +1,4 @@
-"""The post from end to end: its models over several seeds, and the summary beside its numbers."""
+"""The whole post: its models over several seeds, with a summary beside its numbers."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -31,24 +31,24 @@ def reproduce(
     strict: bool = False,
     log: Log = say,
 ) -> list[Run]:
-    """Run each model with each seed into a folder of its own, then draw and tabulate them all.
+    """Run each model with each seed in its own folder, then plot and tabulate all of them.
 
-    Runs that are finished already are read, so an interrupted series goes on where it was.
+    Finished runs are only read, so an interrupted series continues where it stopped.
 
     Args:
-        models: names of `catdog_jax.RECIPES`.
-        seeds: a run each.
+        models: keys of `catdog_jax.RECIPES`.
+        seeds: one run each.
         out: the folder of the series.
-        adapt: changes each recipe: another source, fewer epochs. Data settings must agree.
-        strict: refuse the data if a single photo cannot be read.
-        log: takes one line at a time.
+        adapt: changes each recipe (another source, fewer epochs); data settings must agree.
+        strict: refuse the data if a photo cannot be read.
+        log: is called with one line at a time.
 
     Returns:
-        The runs. `out` then also holds `summary.md`, `summary.json`, `curves.png` and the figures
-        of the data and of augmentation.
+        The runs. `out` then also holds `summary.md`, `summary.json`, `curves.png` and figures of
+        the data and of augmentation.
 
     Raises:
-        InputError: a wrong model, source or weights file.
+        InputError: a model, the source or the weights file is wrong.
     """
     choices = ", ".join(RECIPES)
     for model in models:
@@ -62,7 +62,7 @@ def reproduce(
     splits = build.load_splits(recipes[0], strict=strict)
     for line in describe(splits):
         log(line)
-    # Wrong weights or a folder in the way should show now, not after hours of training.
+    # Report wrong weights or occupied folders now, not after hours of training.
     for recipe in recipes:
         build.initial_model(recipe, len(splits.class_names))
         inputs = inputs_of(recipe, splits)
@@ -74,13 +74,13 @@ def reproduce(
     draw_data(splits, out)
     draw_augmentations(splits, out)
     runs = []
-    for seed in seeds:  # outermost: a series cut short still has every model
+    for seed in seeds:  # outermost, so that an interrupted series has every model
         for recipe in recipes:
             experiment = replace(recipe, seed=seed)
             try:
                 runs.append(run(experiment, _folder(out, experiment), splits=splits, log=log))
             except KeyboardInterrupt:
-                log("or, for the whole series: the command that began it, again")
+                log("or, for the whole series: repeat the command that started it")
                 raise
             summarize(out)
     for line in ["", *(out / "summary.md").read_text("utf-8").splitlines()]:
@@ -111,7 +111,7 @@ def _is_of_the_post(run: Run) -> bool:
 def summarize(out: Path) -> None:
     """Write `summary.md`, `summary.json` and `curves.png` for all finished runs in `out`.
 
-    The published numbers are set beside those of runs on the post's own photos alone.
+    Published numbers are included only if all runs used the post's photos.
 
     Raises:
         InputError: one of the runs is damaged.

@@ -1,4 +1,4 @@
-"""What came of a run: its history, its metrics, its model, and what that says of photos."""
+"""Results of a run: history, metrics, model and predictions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ Photos: TypeAlias = str | Path | Sequence[str | Path] | np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run on disk, finished or not; `load_run` reads it."""
+    """A run on disk, finished or not, as read by `load_run`."""
 
     folder: Path
     experiment: Experiment
@@ -47,27 +47,27 @@ class Run:
     inputs: Inputs
     history: list[Row]
     metrics: dict[str, Any] | None
-    """What `metrics.json` holds; None while the run is unfinished."""
+    """The content of `metrics.json`; None if the run is unfinished."""
     checkpoint: Which = "best"
 
     @property
     def is_dead(self) -> bool:
-        """Whether the model died in training, so that it says the same of any photo."""
+        """Whether the model died in training: its answer is the same for any photo."""
         return bool(self.history) and is_dead(self.history[-1])
 
     @cached_property
     def model(self) -> nnx.Module:
-        """The model of the best epoch, or of the last one if that was asked for.
+        """The model of the best epoch, or of the last one if `checkpoint` says so.
 
         Raises:
-            InputError: no epoch is saved, or the checkpoint is damaged or not this model's.
+            InputError: no epoch is saved, or the checkpoint is damaged or of another model.
         """
         while True:
             saved = checkpoint.epochs(self.folder / CHECKPOINT)
             try:
                 return self._load(saved)
             except InputError:
-                # A run in training may have removed this checkpoint, for having a better one.
+                # A run in training may have replaced this checkpoint by a better one.
                 if checkpoint.epochs(self.folder / CHECKPOINT) == saved:
                     raise
 
@@ -90,17 +90,17 @@ class Run:
         data_dir: str | None = None,
         log: Log = say,
     ) -> Predictions:
-        """What the model says of photos.
+        """The model's predictions on photos.
 
         Args:
-            data: a source as of `load_data`, a split, images, or images and labels; by default
-                the run's own data.
+            data: a source for `load_data`, a split, images, or images and labels; by default the
+                run's own data.
             split: which part of a source: train, validation, test, or all.
-            data_dir: as of `load_data`.
-            log: is told where classes were matched by likeness, or the data have changed.
+            data_dir: as in `load_data`.
+            log: gets a line if class names were matched (cat = cats) or the data have changed.
 
         Raises:
-            InputError: there are no such photos, or they or their classes are not the model's.
+            InputError: there are no such photos, or they or their classes do not fit the model.
         """
         if isinstance(data, Split | tuple | np.ndarray):
             return self._predict([as_split(data) if isinstance(data, tuple) else data])
@@ -155,20 +155,19 @@ class Run:
         )
 
     def judge(self, predictions: Predictions) -> dict[str, Any]:
-        """Loss, accuracy and its interval, as `metrics.json` has them of a split."""
+        """Loss, accuracy and its interval, as in `metrics.json`."""
         return judged(predictions, self.experiment)
 
 
 def load_run(folder: str | Path, *, checkpoint: Which = "best") -> Run:
-    """Read a run's folder; its model is loaded at first use.
+    """Read a run's folder; the model is loaded at first use.
 
     Args:
-        folder: that `run` made, or a copy of it.
-        checkpoint: of which epoch the model is to be: the one of the best validation accuracy, or
-            the last.
+        folder: made by `run`, or a copy.
+        checkpoint: take the model of the epoch with the best validation accuracy, or of the last.
 
     Raises:
-        InputError: it is no run, or it is damaged.
+        InputError: it is not a run, or it is damaged.
     """
     folder = expanded(folder)
     if checkpoint not in ("best", "last"):
@@ -208,16 +207,16 @@ def _read_metrics(folder: Path, history: list[Row]) -> dict[str, Any]:
         best = best_epoch(history)
         if metrics["best"]["val_accuracy"] != history[best - 1]["val_accuracy"]:
             raise ValueError("its best accuracy is not the history's")  # noqa: TRY301
-    except Exception as error:  # whatever is missing or of another kind
+    except Exception as error:  # anything missing or of another type
         raise InputError(
-            f"{folder / METRICS} is damaged ({error!r}); delete it and resume the run, which "
-            "writes it anew"
+            f"{folder / METRICS} is damaged ({error!r}); delete it and resume the run to write it "
+            "again"
         ) from error
     return metrics
 
 
 def put_checkpoint(model: nnx.Module, path: Path, experiment: Experiment, inputs: Inputs) -> None:
-    """Fill `model`, in place, with the weights of a checkpoint of this very run."""
+    """Fill `model`, in place, with the weights of a checkpoint of this run."""
     read_record(path, experiment, inputs)
     _, state = create_state(
         model,
@@ -231,13 +230,12 @@ def put_checkpoint(model: nnx.Module, path: Path, experiment: Experiment, inputs
 def predict(
     model: Run | nnx.Module | str | Path, photos: Photos, *, image_size: int = 160
 ) -> Predictions:
-    """What a model says of photos without labels.
+    """A model's predictions on photos without labels.
 
     Args:
-        model: a run, its folder, or any NNX module that takes pixels 0…255 and gives logits.
-        photos: one path or several, of photos or of folders of them; or images
-            `[n, height, width, 3]`.
-        image_size: that photos are resized to for a module; a run knows its own.
+        model: a run, its folder, or any NNX module that turns pixels 0…255 into logits.
+        photos: paths of photos or folders, one or several; or images `[n, height, width, 3]`.
+        image_size: size that photos are resized to for a module; a run knows its own.
 
     Raises:
         InputError: there is no such run or photo, or a photo cannot be read.
@@ -261,5 +259,5 @@ def predict(
 
 
 def _alike(name: str) -> str:
-    """`cat` for cat, Cats, CAT: what is compared of classes' names."""
+    """`cat` for cat, Cats, CAT: class names are compared in this form."""
     return name.strip().casefold().removesuffix("s")

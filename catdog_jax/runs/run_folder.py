@@ -1,4 +1,4 @@
-"""What a run folder says of its run, and whether that is the one that is asked for."""
+"""The files of a run folder, and whether they belong to a given run."""
 
 import json
 import re
@@ -21,23 +21,23 @@ CONFIG, HISTORY, METRICS = "config.json", "history.csv", "metrics.json"
 CHECKPOINT, CODE = "checkpoint", "code"
 
 Inputs = dict[str, str]
-"""Fingerprints of what decides a run beside its settings: photos, weights file, code."""
+"""Fingerprints of a run's inputs beside its settings: photos, weights file, code."""
 
 _CODE_SETTINGS = ("model", "trainable", "optimizer", "loss", "augment", "callbacks")
 _LONGEST_NAME = 100
 
 
 class Config(TypedDict):
-    """What `config.json` holds."""
+    """The content of `config.json`."""
 
     experiment: dict[str, Any]
     inputs: Inputs
     data: dict[str, Any]
-    """Class names, shape of an image, counts; photos that were skipped or are in two splits."""
+    """Class names, image shape, counts; photos that were skipped or are in two splits."""
 
 
 def default_folder(experiment: Experiment) -> Path:
-    """`runs/model3-epochs5-seed1`: the model, what differs from its recipe, and the seed."""
+    """`runs/model3-epochs5-seed1`: the model, the differences to its recipe, and the seed."""
     usual, parts = recipe(experiment.model), [_short(experiment.model)]
     for field in fields(Experiment):
         value = getattr(experiment, field.name)
@@ -57,7 +57,7 @@ def _short(value: Any) -> str:
 
 
 def absolute(experiment: Experiment) -> Experiment:
-    """`experiment` with its paths such that they hold in every working directory."""
+    """`experiment` with absolute paths."""
 
     def path(name: str) -> str:
         return str(expanded(name).absolute())
@@ -94,7 +94,7 @@ def _map_code(experiment: Experiment, change: Callable[[str], str]) -> Experimen
 
 
 def _code_files(experiment: Experiment) -> dict[str, Path]:
-    """The files that the experiment's code is in, by `my_net.py` or `package.module`."""
+    """The files of the experiment's code, by `my_net.py` or `package.module`."""
     files: dict[str, Path] = {}
 
     def note(name: str) -> str:
@@ -109,12 +109,12 @@ def _code_files(experiment: Experiment) -> dict[str, Path]:
 
 
 def inputs_of(experiment: Experiment, splits: Splits, *, weights_file: str | None = None) -> Inputs:
-    """Fingerprints of what decides what training gives.
+    """Fingerprints of the inputs that decide the result of training.
 
     Args:
         experiment: names weights and code.
         splits: the photos.
-        weights_file: its fingerprint, where training has begun and the file is no longer needed.
+        weights_file: its fingerprint, if training has begun and the file is no longer needed.
 
     Raises:
         InputError: a file cannot be read.
@@ -132,7 +132,7 @@ def inputs_of(experiment: Experiment, splits: Splits, *, weights_file: str | Non
 
 
 def keep_code(experiment: Experiment, out: Path) -> None:
-    """Put copies of the experiment's `FILE.py` into `out`, so that it can be moved elsewhere."""
+    """Copy the experiment's `FILE.py` into `out`, so that the folder works elsewhere."""
     for name, path in _code_files(experiment).items():
         if name.endswith(".py"):
             (out / CODE).mkdir(exist_ok=True)
@@ -141,9 +141,9 @@ def keep_code(experiment: Experiment, out: Path) -> None:
 
 
 def with_code_of(folder: Path, experiment: Experiment, inputs: Inputs | None = None) -> Experiment:
-    """`experiment` with the copies in `folder` for the files that are no longer there.
+    """`experiment` with copies from `folder` in place of code files that no longer exist.
 
-    With `inputs` also for files that have changed since: for a model that is only used.
+    With `inputs`, also in place of files that have changed since (to use a model, not to train it).
     """
 
     def located(name: str) -> str:
@@ -158,7 +158,7 @@ def with_code_of(folder: Path, experiment: Experiment, inputs: Inputs | None = N
 
 
 def is_finished(out: Path, experiment: Experiment, inputs: Inputs) -> bool:
-    """Whether `out` holds this very run, with these very inputs, finished.
+    """Whether `out` holds this run, with these inputs, finished.
 
     Raises:
         InputError: it holds something else.
@@ -182,7 +182,7 @@ def is_finished(out: Path, experiment: Experiment, inputs: Inputs) -> bool:
 
 
 def config_of(experiment: Experiment, splits: Splits, inputs: Inputs) -> Config:
-    """What `config.json` is to hold."""
+    """The content of `config.json`."""
     return Config(
         experiment=plain(experiment),
         inputs=inputs,
@@ -199,15 +199,15 @@ def config_of(experiment: Experiment, splits: Splits, inputs: Inputs) -> Config:
 
 
 def plain(experiment: Experiment) -> dict[str, Any]:
-    """As JSON gives it back: lists for tuples."""
+    """As read back from JSON: lists instead of tuples."""
     return json.loads(json.dumps(asdict(experiment)))
 
 
 def read_config(folder: Path) -> tuple[Experiment, Config]:
-    """The experiment of a run, and all that its `config.json` says.
+    """The experiment of a run, and its whole `config.json`.
 
     Raises:
-        InputError: there is none, or it does not say it.
+        InputError: the file is missing or wrong.
     """
     if not is_file(folder / CONFIG):
         raise InputError(f"{folder} is not a run: it has no {CONFIG}")
@@ -227,10 +227,10 @@ def read_config(folder: Path) -> tuple[Experiment, Config]:
 def difference(
     there: Experiment, inputs_there: Mapping[str, str], here: Experiment, inputs_here: Inputs
 ) -> str:
-    """The first thing that tells two runs apart, with both sides, or nothing.
+    """The first difference between two runs, with both sides, or nothing.
 
-    Where the photos, the weights and the code are does not count, their content does; nor does the
-    number of epochs, for a run can be lengthened.
+    The content of photos, weights and code counts, not their paths; the number of epochs does not,
+    since a run can be lengthened.
     """
     left, right = _identity(there), _identity(here)
     for name, value in left.items():
@@ -249,10 +249,10 @@ def _identity(experiment: Experiment) -> dict[str, Any]:
 
 
 def read_record(path: Path, experiment: Experiment, inputs: Inputs) -> Record:
-    """What a checkpoint says of itself, if it is of this run.
+    """The record of a checkpoint of this run.
 
     Raises:
-        InputError: it is of another, or cannot be read.
+        InputError: it belongs to another run, or cannot be read.
     """
     record = checkpoint.read(path)
     there = Experiment.from_plain(record["experiment"])
@@ -275,6 +275,6 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file atomically."""
     with written_whole(path) as file:
         file.write(json.dumps(content, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Runs: the one place that composes data, model, training, checkpoints and report."""
+"""Runs: composes data, model, training, checkpoints and report."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -50,23 +50,23 @@ def run(
     splits: Splits | None = None,
     log: Log = say,
 ) -> Run:
-    """Train, evaluate and report one experiment into a folder.
+    """Train, evaluate and report one experiment in a folder.
 
-    A folder that already holds this very experiment is read if it is finished; else training goes
-    on after the last epoch that was saved, to the same history as without the interruption.
+    If the folder already holds this experiment, a finished run is only read; an unfinished one
+    continues after its last saved epoch, with the same history as without the interruption.
 
     Args:
-        experiment: what to run.
-        out: the run folder, made if absent; by default in `runs/`, named after the experiment.
-        splits: the data, if loaded already: what `experiment` names, or arrays of your own.
-        log: takes one line at a time.
+        experiment: to run.
+        out: the run folder; by default in `runs/`, named after the experiment.
+        splits: the data, if already loaded: those of `experiment`, or arrays of your own.
+        log: is called with one line at a time.
 
     Raises:
         InputError: a model, source, weights file or checkpoint is wrong, another run is writing to
             `out`, or it holds something else. Nothing has been written then.
-        RunError: the training failed; what was written until then stays.
-        KeyboardInterrupt: on Ctrl-C, once what is being written is written and `log` has been given
-            the command to go on with.
+        RunError: training failed; what was saved before stays.
+        KeyboardInterrupt: on Ctrl-C, after current writes are finished and `log` has got the
+            command that resumes the run.
     """
     out = default_folder(experiment) if out is None else expanded(out)
     experiment = absolute(experiment)
@@ -92,19 +92,19 @@ def resume(
     finish: bool = False,
     log: Log = say,
 ) -> Run:
-    """Go on with a run by its own `config.json`; a finished one is read, or lengthened.
+    """Continue a run with its own `config.json`; a finished run is read, or lengthened.
 
     Args:
         folder: the run folder.
-        epochs: to train so many in all, rather than as many as when the run was begun.
-        data: where the same photos are now, if they have moved.
-        data_dir: as of `load_data`, if that has moved.
-        finish: train no further, but evaluate and report what there is.
-        log: takes one line at a time.
+        epochs: new total number of epochs.
+        data: new path of the same photos, if they have moved.
+        data_dir: as in `load_data`, if it has moved.
+        finish: do not train further, evaluate and report as it is.
+        log: is called with one line at a time.
 
     Raises:
-        InputError: `folder` is no run, the photos are others, or as `run` says.
-        RunError: as `run` says.
+        InputError: `folder` is not a run, the photos are others, or as for `run`.
+        RunError: as for `run`.
     """
     folder = expanded(folder)
     found = load_run(folder)
@@ -127,7 +127,7 @@ def resume(
         inputs = inputs_of(experiment, splits, weights_file=known)
         changed = difference(before, found.inputs, experiment, inputs)
         if changed:
-            raise InputError(f"{folder} cannot be gone on with: {changed}")
+            raise InputError(f"{folder} cannot be resumed: {changed}")
         return _train_and_report(experiment, folder, splits, inputs, log, finish=finish)
 
 
@@ -137,7 +137,7 @@ def _splits_again(experiment: Experiment) -> Splits:
     except InputError as error:
         if Path(experiment.data).is_absolute() and not Path(experiment.data).exists():
             raise InputError(
-                f"{experiment.data} is not there any more; give its new place with --data"
+                f"{experiment.data} does not exist any more; give its new path with --data"
             ) from error
         raise
 
@@ -153,7 +153,7 @@ def _saying_how_to_go_on(out: Path, log: Log) -> Iterator[None]:
 
 
 def _to_go_on(out: Path) -> str:
-    return f"to go on: catdog-jax train --resume {shlex.quote(str(out))}"
+    return f"to resume: catdog-jax train --resume {shlex.quote(str(out))}"
 
 
 def _train_and_report(
@@ -170,7 +170,7 @@ def _train_and_report(
         try:
             record = _train(experiment, out, model, splits, inputs, log, finish=finish)
             return report(experiment, out, model, splits, record, log)
-        except BrokenPipeError:  # of `log`: its reader has left
+        except BrokenPipeError:  # from `log`: its reader has gone
             raise
         except RunError as error:
             raise RunError(f"{error}{_kept(out)}") from error
@@ -187,7 +187,7 @@ def _kept(out: Path) -> str:
 
 
 def _model(experiment: Experiment, splits: Splits, out: Path) -> nnx.Module:
-    """The model to begin with; pretrained weights are not needed where a checkpoint has them."""
+    """The model to start from; pretrained weights are not needed if there is a checkpoint."""
     height = splits.train.images.shape[1]
     if splits.source != build.ARRAYS and height != experiment.image_size:
         raise InputError(
@@ -196,7 +196,7 @@ def _model(experiment: Experiment, splits: Splits, out: Path) -> nnx.Module:
         )
     make = build.build_model if checkpoint.epochs(out / CHECKPOINT) else build.initial_model
     model = make(experiment, len(splits.class_names), height)
-    # What `fit` checks too, but before there is a folder.
+    # `fit` checks this, too, but only after the folder was created.
     check_fit(model, splits.train, loss=build.loss_of(experiment, len(splits.class_names)))
     create_state(model, optax.identity(), trainable=build.trainable_of(experiment))
     return model
@@ -212,7 +212,7 @@ def _train(
     *,
     finish: bool,
 ) -> Record:
-    """Train `model` to the end, after the last saved epoch; gives the last checkpoint's record."""
+    """Train `model` from the last saved epoch to the end; returns the last checkpoint's record."""
     steps = len(splits.train.batches(experiment.batch_size))
     options = build.training_of(experiment, len(splits.class_names), steps)
     record = Record(
@@ -228,7 +228,7 @@ def _train(
     if saved:
         path = out / CHECKPOINT / str(saved[-1])
         record |= read_record(path, experiment, inputs)
-        record["experiment"] = plain(experiment)  # the photos may be elsewhere now
+        record["experiment"] = plain(experiment)  # the photos may have moved
         _, state = create_state(
             model,
             options["optimizer"](experiment.epochs * steps),
@@ -236,7 +236,7 @@ def _train(
             ema=experiment.ema is not None,
         )
         after = [row["val_accuracy"] for row in record["history"]], checkpoint.restore(path, state)
-        # Without the best epoch's the run could not be judged in the end.
+        # The final evaluation needs the best epoch's checkpoint.
         best = best_epoch(record["history"])
         read_record(path.with_name(str(best)), experiment, inputs)
     history = record["history"]
@@ -248,7 +248,7 @@ def _train(
             checkpoint.save(out / CHECKPOINT, state, record)
             write_history(out / HISTORY, history)
 
-    if finish or _has_died(experiment, history):  # its model must be there to be judged
+    if finish or _has_died(experiment, history):  # do not train, only evaluate
         options["epochs"] = len(history)
     options["callbacks"] = [keep, *options["callbacks"]]
     options["class_weights"] = build.class_weights(experiment, splits.train)
@@ -256,16 +256,16 @@ def _train(
         epochs = fit(
             model, splits.train, splits.validation, after=after, on_step=on_step, **options
         )
-        (out / METRICS).unlink(missing_ok=True)  # or it would be a finished run
+        (out / METRICS).unlink(missing_ok=True)  # it marks a finished run
         write_json(out / CONFIG, config_of(experiment, splits, inputs))
         keep_code(experiment, out)
         log(f"{named.short(experiment.model)}, seed {experiment.seed}, into {out}")
         if saved:
-            log(f"going on after epoch {saved[-1]}, the last that was saved")
+            log(f"resuming after epoch {saved[-1]}, the last one saved")
         for _ in epochs:
             log(epoch_line(history[-1], experiment.epochs, len(splits.train)))
             if _has_died(experiment, history):
-                log("died: all outputs are zero (loss ln 64), so no gradient is left; stopping")
+                log("died: all outputs are zero (loss ln 64), so there is no gradient; stopping")
                 break
     return record
 

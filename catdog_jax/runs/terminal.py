@@ -1,4 +1,4 @@
-"""Lines for the terminal: about a data set, an epoch, a run's results."""
+"""Lines for the terminal: a data set, an epoch, a run's results; the progress bar."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ from .experiment import Experiment
 
 
 def describe(splits: Splits) -> list[str]:
-    """What a data set holds: class counts, majority baseline, photos left out, copies."""
+    """A data set in lines: class counts, majority baseline, skipped photos, copies."""
     lines = []
     for name in SPLIT_NAMES:
         split: Split = getattr(splits, name)
@@ -47,7 +47,7 @@ def _first_few(photos: Sequence[str], splits: Splits) -> list[str]:
 
 
 def epoch_line(row: Mapping[str, float], epochs: int, images: int) -> str:
-    """One line for an epoch: `row` of the history, over so many training images."""
+    """One line for an epoch: a row of the history, after training on `images` images."""
     return (
         f"epoch {row['epoch']:>2}/{epochs}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}"
         f"  val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}"
@@ -67,7 +67,7 @@ def result_lines(metrics: dict[str, Any]) -> list[str]:
         lines.append(f"test accuracy of that epoch: {accuracy_line(metrics['test'])}")
         lines.append(f"test accuracy of the last epoch: {accuracy_line(metrics['test_last'])}")
     if metrics["dead"]:
-        lines.append("this run died: its loss is ln 64, its outputs all zero; try another seed")
+        lines.append("this run died: its outputs are all zero, its loss is ln 64; try another seed")
     return lines
 
 
@@ -86,7 +86,7 @@ def accuracy_line(result: dict[str, Any]) -> str:
 def progress(
     experiment: Experiment, images: int, done: int
 ) -> Iterator[Callable[[int, Sums], None] | None]:
-    """A bar over the whole run, after `done` epochs, with loss, accuracy and time left."""
+    """A progress bar over the whole run, starting after `done` epochs."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -97,7 +97,7 @@ def progress(
 
         def on_step(epoch: int, sums: Sums) -> None:
             nonlocal shown
-            # Reading the sums waits for the device, so not at every step.
+            # Reading the sums waits for the device, so do not do it at every step.
             if time.monotonic() - shown < 0.5:
                 return
             shown = time.monotonic()
