@@ -368,7 +368,7 @@ def test_every_command_is_listed_and_has_an_example(capsys: pytest.CaptureFixtur
     for name in ("demo", "data", "train", "reproduce", "evaluate", "predict"):
         assert f"  {name} " in listed
         example = re.search(
-            rf"Example: (catdog-jax {name}\b.*?)(?: The | A |$)", help_of(capsys, name)
+            rf"Example: (catdog-jax {name}\b.*?)(?: The | Settings |$)", help_of(capsys, name)
         )
         assert example
         words = shlex.split(re.split(" options | positional ", example[1])[0])
@@ -385,7 +385,7 @@ def test_help_shows_each_setting_with_its_range_and_its_recipes_default(
     assert re.search(r"--learning-rate FLOAT [^()]*\(default: 0.0001\)", shown)
     assert re.search(r"--threshold FLOAT [^()]*\(default: 0.5\)", shown)
     assert "--schedule {constant,cosine}" in shown
-    assert "Photos a step. 1 to 65536. (default: 32)" in shown
+    assert "Photos in a step. 1 to 65536. (default: 32)" in shown
     assert "biases or scales. 0 or more. (default: 0.0)" in shown
     assert "in pixels. 32 to 4096. (default: 160)" in help_of(capsys, "data")
     assert re.search(r"--learning-rate FLOAT [^()]*\(default: 0.001\)", help_of(capsys, "train"))
@@ -434,8 +434,8 @@ def test_a_setting_may_be_given_the_recipes_default_of_another_model() -> None:
         ("evaluate run --split exam", "Expected one of ('train', 'validation', 'test', 'all')"),
         ("evaluate run --checkpoint first", "Expected one of ('best', 'last')"),
         ("train model3 --finish", "--finish ends a run early; it needs --resume RUN"),
-        ("train --resume run --seed 3", "beside it give only --epochs, --data,"),
-        ("train --resume run --out there", "beside it give only --epochs, --data,"),
+        ("train --resume run --seed 3", "only --epochs, --data, --data-dir,"),
+        ("train --resume run --out there", "only --epochs, --data, --data-dir,"),
     ],
 )
 def test_wrong_arguments_end_in_one_line_that_helps(

@@ -215,7 +215,7 @@ def test_a_run_of_changed_code_is_not_resumed(own: Experiment, net: str, tmp_pat
 
 
 def test_own_optimizers_bring_their_own_schedule(own: Experiment) -> None:
-    with pytest.raises(InputError, match="schedule is for optimizers of ours"):
+    with pytest.raises(InputError, match="schedule only applies to built-in optimizers"):
         build.check(replace(own, schedule="cosine"))
 
 
