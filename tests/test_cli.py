@@ -3,6 +3,7 @@ import io
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -328,18 +329,24 @@ DRAWN = {
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_backbone")
 @pytest.mark.parametrize("name", DRAWN)
-def test_an_experiment_script_runs(name: str, tmp_path: Path) -> None:
+def test_an_experiment_script_runs(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     arguments = ["--data", "sketches", "--image-size", "32", "--epochs", "1"]
     if name == "model4_transfer":
         weights = tmp_path / "random.weights.h5"
         save_keras_weights(MobileNetV2(rngs=nnx.Rngs(0)), weights)
         arguments += ["--weights", str(weights)]
     script = str(EXPERIMENTS / f"{name}.py")
-    done = subprocess.run(
-        [sys.executable, script, *arguments], cwd=tmp_path, check=True, capture_output=True
-    )
-    assert b"epoch  1" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    runpy.run_path(script, run_name="__main__")
+    assert "epoch  1" in capsys.readouterr().out
     (folder,) = (tmp_path / "runs").iterdir()
     assert DRAWN[name] <= {path.name for path in folder.iterdir()}
     for path in folder.glob("*.png"):

@@ -96,15 +96,12 @@ def residual_training(devices: int, on_device: bool, drawings: Split) -> tuple[A
 
 
 def test_batch_norm_and_dropout_are_the_same_on_one_and_many_devices(drawings: Split) -> None:
-    """Histories and statistics; step by step, and as one program an epoch."""
+    """Histories and statistics; on eight devices in test_determinism.py."""
     losses, state = residual_training(1, False, drawings)
     assert np.abs(state["norms"][0]["mean"]).max() > 0.01  # it began at zero
-    for devices, on_device in ((4, False), (4, True)):
-        others, other = residual_training(devices, on_device, drawings)
-        np.testing.assert_allclose(others, losses, rtol=1e-4)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4), other, state
-        )
+    others, other = residual_training(4, True, drawings)
+    np.testing.assert_allclose(others, losses, rtol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4), other, state)
 
 
 def test_dropout_draws_anew_in_each_step_and_rests_in_evaluation() -> None:

@@ -74,7 +74,7 @@ def test_a_step_is_plain_gradient_descent_on_the_mean_loss_of_unmasked_images(we
         logits = network(batch["image"][valid].astype(np.float32))
         return (factors * cross_entropy(logits, jnp.asarray(batch["label"][valid]))).mean()
 
-    expected_loss, gradients = jax.value_and_grad(mean_loss)(params)
+    expected_loss, gradients = jax.jit(jax.value_and_grad(mean_loss))(params)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients)
     mesh = data_mesh(16)
     step, state = jitted_step(model, optax.sgd(0.1), mesh, class_weights=weights)
