@@ -20,10 +20,10 @@ SMALLEST_IMAGE, LARGEST_IMAGE = 32, 4096
 MOST_PHOTOS = 10**6
 """In one split: their names alone take 100 MB of memory."""
 
-UInt8Images: TypeAlias = UInt8[np.ndarray, "n height width 3"]
-Labels: TypeAlias = Int32[np.ndarray, " n"]
-SoftLabels: TypeAlias = Float[np.ndarray, "n classes"]
-Indices: TypeAlias = Int64[np.ndarray, " n"]
+UInt8Images: TypeAlias = UInt8[np.ndarray, "images height width 3"]
+Labels: TypeAlias = Int32[np.ndarray, " photos"]
+SoftLabels: TypeAlias = Float[np.ndarray, "photos classes"]
+Indices: TypeAlias = Int64[np.ndarray, " chosen"]
 Sizes: TypeAlias = tuple[int, int, int]
 
 
