@@ -47,7 +47,7 @@ def help_of_settings(kind: Kind) -> Kind:
 @help_of_settings
 @dataclass(frozen=True)
 class Settings(Experiment):
-    """The settings of an experiment as options, unchecked: the `Experiment` made of them is."""
+    """The settings of an experiment as options, not validated here: `Experiment` does that."""
 
     stop_when_dead: tyro.conf.FlagConversionOff[bool] = True
     strict: Flag = False  # Stop if a photo cannot be read or is passed over.
@@ -168,7 +168,8 @@ def parse(kind: type[Options], args: Sequence[str], prog: str) -> Options:
     """
     default: Any = tyro.MISSING_NONPROP
     if issubclass(kind, Settings):
-        model = next((word for word in args if not word.startswith("-")), "")
+        known = [word for word in args if word in RECIPES]
+        model = next((word for word in [*known, *args] if not word.startswith("-")), "")
         shown = recipe(model) if issubclass(kind, Train) else RECIPES["model3"]
         default = kind(**{**vars(shown), "model": ""})
     if {"-h", "--help"} & set(args):

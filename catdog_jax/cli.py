@@ -51,7 +51,8 @@ def _train_anew(options: Train) -> "Run":
 
 
 def _resume(options: Train, folder: Path) -> "Run":
-    if options.model or options.out or not options.changes.keys() <= {"epochs", "data", "data_dir"}:
+    given = options.changes.keys() - {"epochs", "data", "data_dir"}
+    if options.model or options.out or options.strict or given:
         raise InputError(
             "--resume continues a run with its own settings; only --epochs, --data, --data-dir, "
             "--finish and --predictions can be given with it"
@@ -88,7 +89,7 @@ def _demo(options: Demo) -> None:
     if not weights:
         say("Model 4 needs pretrained weights and is left out; give a file with --weights.")
     changes = {name: getattr(options, name) for name in ("epochs", "image_size", "sizes")}
-    changes |= {"data": "sketches", "weights": str(weights)}
+    changes |= {"data": "sketches"} | ({"weights": str(weights)} if weights else {})
     models = tuple(n for n, recipe in RECIPES.items() if weights or recipe.weights == "none")
     reproduce(Reproduce(models=models, out=options.out, changes=changes))
     say("These were drawings. For the real photos (68 MB) and the weights of model 4 (9 MB):")
@@ -226,8 +227,9 @@ def parsed(args: list[str]) -> Callable[[], object]:
     if name == "--version":
         return lambda: say(version("catdog_jax"))
     if name not in _COMMANDS:
-        wrong = f"no command {name}{nearest(name, _COMMANDS)}" if name else "which command?"
-        raise InputError(f"{wrong} There are {', '.join(_COMMANDS)}; see catdog-jax --help")
+        wrong = f"no command {name}" if name else "no command given"
+        hint = nearest(name, _COMMANDS) or f"; choose one of: {', '.join(_COMMANDS)}"
+        raise InputError(f"{wrong}{hint} (see catdog-jax --help)")
     kind, command = _COMMANDS[name]
     return partial(command, parse(kind, rest, f"catdog-jax {name}"))
 
@@ -239,7 +241,14 @@ def _help() -> None:
     say("  --version")
 
 
-def script(kind: type, command: Command, *args: str) -> None:
-    """Run an experiment script with `args` and the arguments of the command line."""
+def script(main: Callable[..., object]) -> None:
+    """Run a script: the parameters of `main` are its options; errors are told in one line."""
+    import tyro
+
+    sys.exit(guarded(lambda: tyro.cli(main)))
+
+
+def command_script(kind: type, command: Command, *args: str) -> None:
+    """Run a script that has a command's options, after `args`."""
     prog = f"python {sys.argv[0]}"
     sys.exit(guarded(lambda: command(parse(kind, [*args, *sys.argv[1:]], prog))))

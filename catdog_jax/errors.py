@@ -1,4 +1,4 @@
-"""Errors that users can cause, each told in one line, and printing."""
+"""Errors that users can cause, and helpers that print them in one line."""
 
 import os
 import sys

@@ -95,7 +95,7 @@ def written_whole(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any
 
 
 @contextmanager
-def alone(path: Path, work: str) -> Iterator[None]:
+def wait_for_lock(path: Path, work: str) -> Iterator[None]:
     """Hold the lock of `path`; if another process has it, say so and wait."""
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
@@ -124,7 +124,7 @@ def is_empty(folder: Path) -> bool:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Create `folder` and lock it; a killed process's lock is released.
 
     Raises:

@@ -47,7 +47,7 @@ def section(name: str) -> str:
     if text.returns:
         lines += [f"Returns: {prose(text.returns.description)}", ""]
     if text.raises:
-        lines += [f"Raises `{one.type_name}`: {prose(one.description)}" for one in text.raises]
+        lines += [f"- Raises `{one.type_name}`: {prose(one.description)}" for one in text.raises]
         lines += [""]
     return "\n".join(lines)
 
@@ -68,8 +68,9 @@ def settings(kind: Any, text: docstring_parser.Docstring) -> Iterable[str]:
     yield "| name | default | meaning |"
     yield "|---|---|---|"
     for field in fields(kind):
-        has_one = field.default is not MISSING
-        default = f"`{field.default!r}`" if has_one else ""
+        default = "" if field.default is MISSING else f"`{field.default!r}`"
+        if field.default_factory is not MISSING:
+            default = f"`{field.default_factory()!r}`"
         yield f"| `{field.name}` | {default} | {meanings.get(field.name, '')} |"
 
 

@@ -120,7 +120,7 @@ class BenchmarkOptions:
     """Options of the benchmark."""
 
     data: Path | None = None
-    """The photos: a zip or folder with train/ and validation/, each with a folder a class."""
+    """The photos: a zip or folder with train/ and validation/, each with a folder per class."""
     weights: str = "none"
     """Keras file for model 4's backbone, or none: random weights, as fast."""
     tfds: Path | None = None

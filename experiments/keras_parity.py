@@ -32,7 +32,7 @@ from contenders.worker import write_json
 from scipy.stats import fisher_exact
 
 from catdog_jax.arguments import Reproduce
-from catdog_jax.cli import reproduce, script
+from catdog_jax.cli import command_script, reproduce
 from catdog_jax.data.load import Split, Splits
 from catdog_jax.errors import InputError
 from catdog_jax.models.keras_weights import cached_official_weights
@@ -388,4 +388,4 @@ def plot(path: Path, comparisons: Sequence[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    script(ParityOptions, main)
+    command_script(ParityOptions, main)

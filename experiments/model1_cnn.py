@@ -10,10 +10,10 @@ More seeds, with their spread: `experiments/results/`.
 from pathlib import Path
 
 import numpy as np
-import tyro
 from flax import nnx
 
 import catdog_jax as cd
+from catdog_jax.cli import script
 from catdog_jax.reports import plots
 from catdog_jax.training.optimizers import keras_adam
 
@@ -46,4 +46,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    script(main)

@@ -11,10 +11,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from flax import nnx
 
 import catdog_jax as cd
+from catdog_jax.cli import script
 from catdog_jax.reports import plots
 from catdog_jax.training.augment import random_flip, random_rotation
 from catdog_jax.training.optimizers import keras_adam
@@ -46,4 +46,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    script(main)

@@ -8,10 +8,10 @@ Best validation accuracy: 78.1 % published, 73 to 75 % here (five seeds), 72 to 
 
 from pathlib import Path
 
-import tyro
 from flax import nnx
 
 import catdog_jax as cd
+from catdog_jax.cli import script
 from catdog_jax.reports import plots
 from catdog_jax.training.augment import random_flip, random_rotation
 from catdog_jax.training.optimizers import keras_adam
@@ -40,4 +40,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    script(main)

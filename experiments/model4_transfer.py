@@ -9,10 +9,10 @@ experiments/results/.
 
 from pathlib import Path
 
-import tyro
 from flax import nnx
 
 import catdog_jax as cd
+from catdog_jax.cli import script
 from catdog_jax.reports import plots
 from catdog_jax.training.augment import random_flip, random_rotation
 from catdog_jax.training.optimizers import keras_adam
@@ -30,7 +30,7 @@ def main(
     splits = cd.load_data(data, image_size)
 
     model = cd.create_model("model4", rngs=nnx.Rngs(seed))
-    cd.load_keras_weights(model, weights)
+    cd.load_keras_weights(model, weights, image_size=image_size)
     options = {
         "optimizer": keras_adam(1e-4),
         "augment": [random_flip, random_rotation(0.2)],
@@ -47,4 +47,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    script(main)

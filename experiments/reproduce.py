@@ -8,7 +8,7 @@ came out, with seeds, spread and hardware, is in `experiments/results/accuracy.m
 """
 
 from catdog_jax.arguments import Reproduce
-from catdog_jax.cli import reproduce, script
+from catdog_jax.cli import command_script, reproduce
 
 if __name__ == "__main__":
-    script(Reproduce, reproduce)
+    command_script(Reproduce, reproduce)

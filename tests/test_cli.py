@@ -393,7 +393,7 @@ def test_help_shows_each_setting_with_its_range_and_its_recipes_default(
     assert re.search(r"--threshold FLOAT [^()]*\(default: 0.5\)", shown)
     assert "--schedule {constant,cosine}" in shown
     assert "Photos in a step. 1 to 65536. (default: 32)" in shown
-    assert "biases or scales. 0 or more. (default: 0.0)" in shown
+    assert "with the others. 0 or more. (default: 0.0)" in shown
     assert "in pixels. 32 to 4096. (default: 160)" in help_of(capsys, "data")
     assert re.search(r"--learning-rate FLOAT [^()]*\(default: 0.001\)", help_of(capsys, "train"))
     assert "--seed " not in help_of(capsys, "reproduce")
@@ -425,8 +425,9 @@ def test_a_setting_may_be_given_the_recipes_default_of_another_model() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("trian model3", "no command trian; did you mean train?"),
-        ("", "which command?"),
+        ("trian model3", "no command trian; did you mean train? (see"),
+        ("xyz", "no command xyz; choose one of: demo,"),
+        ("", "no command given; choose one of: demo,"),
         ("train model3 --lr 1e-3", "--lr; did you mean --learning-rate?"),
         ("train model3 --batchsize 3", "--batchsize; did you mean --batch-size?"),
         ("train model3 --xyzzy", "no option --xyzzy; see catdog-jax train --help"),
@@ -443,6 +444,7 @@ def test_a_setting_may_be_given_the_recipes_default_of_another_model() -> None:
         ("train model3 --finish", "--finish ends a run early; it needs --resume RUN"),
         ("train --resume run --seed 3", "only --epochs, --data, --data-dir,"),
         ("train --resume run --out there", "only --epochs, --data, --data-dir,"),
+        ("train --resume run --strict", "only --epochs, --data, --data-dir,"),
     ],
 )
 def test_wrong_arguments_end_in_one_line_that_helps(

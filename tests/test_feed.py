@@ -94,7 +94,7 @@ def test_photos_stay_on_devices_of_which_they_take_half_of_the_free_memory_at_mo
     needed = 2 * np.asarray(drawings.images).nbytes  # for training and validation
     full = {"bytes_limit": 2 * needed + spare + 10, "bytes_in_use": 10}
     gpus(monkeypatch, {"bytes_limit": 9 * needed, "bytes_in_use": 0}, full)
-    assert feed.fit_on_devices((drawings, drawings)) == fit
+    assert feed.photos_fit_in_memory((drawings, drawings)) == fit
 
 
 @pytest.mark.parametrize("silent", [None, {}, {"bytes_in_use": 1}])
@@ -102,11 +102,11 @@ def test_where_the_free_memory_is_not_known_photos_are_streamed(
     silent: dict[str, int] | None, drawings: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpus(monkeypatch, {"bytes_limit": 10**12, "bytes_in_use": 0}, silent)
-    assert not feed.fit_on_devices([drawings])
+    assert not feed.photos_fit_in_memory([drawings])
 
 
 def test_a_cpu_streams(drawings: Split) -> None:
-    assert not feed.fit_on_devices([drawings])
+    assert not feed.photos_fit_in_memory([drawings])
 
 
 @pytest.mark.slow

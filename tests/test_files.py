@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from catdog_jax.errors import InputError
-from catdog_jax.files import claimed, forget_pages, is_empty, is_file, uninterrupted, written_whole
+from catdog_jax.files import (
+    forget_pages,
+    is_empty,
+    is_file,
+    lock_folder,
+    uninterrupted,
+    written_whole,
+)
 
 
 def test_a_file_is_replaced_when_the_new_one_is_complete(tmp_path: Path) -> None:
@@ -66,18 +73,18 @@ def test_two_processes_that_write_one_file_each_write_it_whole(tmp_path: Path) -
 def test_a_folder_is_held_against_other_processes_until_its_holder_is_gone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code = (
-        "import sys, time; from pathlib import Path; from catdog_jax.files import claimed\n"
-        "with claimed(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from catdog_jax.files import lock_folder\n"
+        "with lock_folder(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         message = r"run is in use by another run; wait for that one"
-        with pytest.raises(InputError, match=message), claimed(folder):
+        with pytest.raises(InputError, match=message), lock_folder(folder):
             pass
         holder.send_signal(signal.SIGKILL)
-    with claimed(folder):
+    with lock_folder(folder):
         assert is_empty(folder)  # but for the lock
 
 
@@ -85,7 +92,7 @@ def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         message = r"cannot be created \(.*\); choose another folder"
-        with pytest.raises(InputError, match=message), claimed(folder):
+        with pytest.raises(InputError, match=message), lock_folder(folder):
             pass
     with pytest.raises(InputError, match=r"file cannot be listed \(Not a directory\)"):
         is_empty(tmp_path / "file")
@@ -99,11 +106,11 @@ def test_a_read_only_folder_is_told(tmp_path: Path) -> None:
     try:
         with (
             pytest.raises(InputError, match=r"cannot be written to \(Read-only"),
-            claimed(tmp_path),
+            lock_folder(tmp_path),
         ):
             pass
         message = r"run cannot be created \(Read-only file system\); choose another folder"
-        with pytest.raises(InputError, match=message), claimed(tmp_path / "run"):
+        with pytest.raises(InputError, match=message), lock_folder(tmp_path / "run"):
             pass
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)

@@ -380,7 +380,7 @@ def test_a_full_disk_ends_in_one_line_and_costs_nothing_saved(small_disk: Path) 
     assert done.returncode == 1
     assert done.stderr == (
         f"error: {out} could not be written to (the checkpoint of epoch 3: No space left on "
-        f"device); the state after epoch 2 is kept in {out}; make room, then, to resume: "
+        f"device); the state after epoch 2 is kept in {out}; free some space; to resume: "
         f"catdog-jax train --resume {out}\n"
     )
     assert checkpoint.epochs(out / "checkpoint")[-1] == 2
@@ -414,7 +414,7 @@ def test_a_disk_that_fills_beside_the_checkpoints_ends_in_one_line(
             resume(out, log=silent)
     assert str(caught.value) == (
         f"{out} could not be written to (No space left on device); the state after epoch 4 is kept "
-        f"in {out}; make room, then, to resume: catdog-jax train --resume {out}"
+        f"in {out}; free some space; to resume: catdog-jax train --resume {out}"
     )
     assert len(resume(out, log=silent).history) == 4
 
@@ -587,5 +587,5 @@ def test_a_damaged_checkpoint_is_refused(whole: Path, tmp_path: Path) -> None:
     assert len(errors) == len(files), done.stderr
     for line, name in zip(errors, files, strict=True):
         assert line.startswith("error: ")
-        assert line.endswith("train again (the last epoch's can simply be deleted)")
+        assert line.endswith("train again (if there is an earlier one, deleting this is enough)")
         assert name.name in line or name.name == "sha256.json"

@@ -19,7 +19,7 @@ from catdog_jax.models.create import create_model
 from catdog_jax.models.transfer import Model4
 from catdog_jax.training.augment import mixup, random_flip, random_rotation
 from catdog_jax.training.evaluation import evaluate, predict_logits
-from catdog_jax.training.feed import settled
+from catdog_jax.training.feed import limit_dispatch
 from catdog_jax.training.loop import EpochRecord, fit
 from catdog_jax.training.optimizers import keras_adam, make_optimizer
 
@@ -95,11 +95,14 @@ def residual_training(devices: int, on_device: bool, drawings: Split) -> tuple[A
     return losses, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngState)))
 
 
-def test_batch_norm_and_dropout_are_the_same_on_one_and_many_devices(drawings: Split) -> None:
+@pytest.mark.parametrize("on_device", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_batch_norm_and_dropout_are_the_same_on_one_and_many_devices(
+    on_device: bool, drawings: Split
+) -> None:
     """Histories and statistics; on eight devices in test_determinism.py."""
     losses, state = residual_training(1, False, drawings)
     assert np.abs(state["norms"][0]["mean"]).max() > 0.01  # it began at zero
-    others, other = residual_training(4, True, drawings)
+    others, other = residual_training(4, on_device, drawings)
     np.testing.assert_allclose(others, losses, rtol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4), other, state)
 
@@ -299,6 +302,21 @@ def test_class_weights_weigh_the_training_loss_alone() -> None:
         train(split, class_weights=(1, 1, 1))
 
 
+def test_class_weights_of_mixed_labels_are_mixed() -> None:
+    labels = np.array([[1, 0], [0, 1], [0.5, 0.5], [0.5, 0.5]] * 2, np.float32)
+    images = np.asarray(coloured(8).images)
+
+    def mean_loss(labels: Any) -> float:
+        # Every loss is one, so their mean is that of the weights.
+        ones = lambda logits, labels: jnp.ones(len(logits))  # noqa: E731
+        options = {"class_weights": (1.0, 3.0), "loss": ones, "epochs": 1}
+        return train((images, labels), **options)[0].loss
+
+    assert mean_loss(labels) == pytest.approx(2.0)
+    assert mean_loss(labels[2:4].repeat(4, axis=0)) == pytest.approx(2.0)
+    assert mean_loss(labels[1:2].repeat(8, axis=0)) == pytest.approx(3.0)
+
+
 def test_patience_ends_a_training_that_does_not_improve() -> None:
     records = train(coloured(16), epochs=9, optimizer=optax.sgd(0.0), patience=3)
     assert len(records) == 4  # the first is the best
@@ -356,7 +374,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(on_device: bool) -> None:
 
 def test_weights_spoiled_by_the_last_step_stop_the_run() -> None:
     """All losses of training are finite: an epoch's only step ends with the spoiled weights."""
-    with pytest.raises(RunError, match=r"no longer finite .* last step of epoch 2; try a smaller"):
+    with pytest.raises(RunError, match=r"are not finite after the last step of epoch 2; try a smaller"):
         train(coloured(8), optimizer=optax.sgd(1e38), epochs=5)
 
 
@@ -373,7 +391,7 @@ def test_the_loop_is_a_few_steps_ahead_of_the_devices(
             begun.append(number)
             yield number
 
-    leads = [len(begun) - number for number in settled(steps())]
+    leads = [len(begun) - number for number in limit_dispatch(steps())]
     assert leads[:10] == [ahead + 1] * 10
     assert leads[-1] == 1
 

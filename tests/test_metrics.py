@@ -149,7 +149,7 @@ def test_what_does_not_fit_the_model_is_one_clear_error(change: str, drawings: S
             labels / 2,
             r"must be whole numbers \[n\] or .*, not float64\[42\]",
         ),
-        "loss": (model, images, labels, r"a loss must give one number an image, but .* \(\)"),
+        "loss": (model, images, labels, r"a loss must give one number per image, but .* \(\)"),
         "none": (model, images[:0], labels[:0], "there are no images"),
     }[change]
     options: Any = {"loss": lambda logits, labels: logits.mean()} if change == "loss" else {}

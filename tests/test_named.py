@@ -246,8 +246,9 @@ def test_balanced_class_weights_make_classes_count_the_same() -> None:
         (replace(RECIPES["model3"], epochs=5, seed=1), "model3-epochs5-seed1"),
         (replace(RECIPES["model1"], data="/a/my photos/"), "model1-data-my_photos-seed0"),
         (replace(RECIPES["model2"], augment=("flip",)), "model2-augment-flip-seed0"),
-        (Experiment("nets/my_net.py:Net", ("width=8",)), "Net-model-options-width=8-seed0"),
-        (Experiment("my.nets:Net", ema=0.9), "Net-ema0.9-seed0"),
+        (Experiment("nets/my_net.py:Net", ("width=8",)), "my_net-Net-model-options-width=8-seed0"),
+        (Experiment("Net.py:Net", callbacks=("a/b.py:note",)), "Net-Net-callbacks-note-seed0"),
+        (Experiment("my.nets:Net", ema=0.9), "my.nets-Net-ema0.9-seed0"),
     ],
 )
 def test_the_default_folder_tells_what_differs(experiment: Experiment, name: str) -> None:

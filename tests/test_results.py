@@ -24,7 +24,7 @@ from catdog_jax.runs import checkpoint
 from catdog_jax.runs.predictions import Predictions
 from catdog_jax.runs.recipes import RECIPES
 from catdog_jax.runs.results import Run, load_run, predict
-from catdog_jax.runs.runner import run
+from catdog_jax.runs.runner import resume, run
 
 SMALL = replace(
     RECIPES["model3"], data="sketches", image_size=32, sizes=(48, 20, 12), epochs=2, batch_size=16
@@ -147,6 +147,12 @@ def test_photos_images_and_splits_can_be_predicted(finished: Run, tmp_path: Path
     for found in (by_paths, by_model):
         np.testing.assert_allclose(found.logits, by_folder.logits, atol=1e-5)
     assert by_model.class_names[:2] == ("0", "1")
+    with pytest.raises(InputError, match="no photos to classify"):
+        cd.predict(finished, [])
+    with pytest.raises(InputError, match="neither a known data set"):
+        finished.predict(Path("sketches"))  # a folder, which is not there
+    with pytest.raises(InputError, match="give only one of the two"):
+        resume(finished.folder, finish=True, epochs=50)
     np.testing.assert_allclose(by_folder.probabilities.sum(axis=1), 1)
 
 

@@ -81,5 +81,5 @@ def test_colour_does_not_tell_cats_from_dogs(sketches):
 def test_linear_classifier_on_pixels_is_not_enough(sketches):
     images, labels = sketches
     blocks = images.reshape(len(images), 32, 2, 32, 2, 3).mean(axis=(2, 4))
-    # Measured 0.60 here, and 0.58 with another seed; the networks reach 0.85.
-    assert held_out_accuracy(blocks.reshape(len(images), -1), labels) < 0.7
+    # Measured 0.59 here, 0.64 and 0.63 with other seeds; the networks reach 0.77 to 0.87.
+    assert held_out_accuracy(blocks.reshape(len(images), -1), labels) < 0.66

@@ -68,6 +68,8 @@ def decode_file(path: str | Path, image_size: int) -> UInt8[np.ndarray, "height 
     try:
         with native_stderr_hidden():  # TensorFlow logs what is raised below
             return _decode_one(encoded, image_size)
+    except InputError:  # TensorFlow is missing
+        raise
     except ValueError as error:
         raise InputError(f"{path} cannot be decoded as a photo: {first_line(error)}") from error
 

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from ..errors import InputError, first_line
-from ..files import alone
+from ..files import wait_for_lock
 from . import decoded_folder, own_process, tfds
 from .listing import open_tree
 from .sources import Source, download_filtered, sketches_source, tree_source
@@ -32,12 +32,12 @@ class Request:
     """One of `SOURCES`, or an absolute path."""
     image_size: int
     data_dir: str | None
-    drawn: int | None
+    sketch_count: int | None
     """How many sketches."""
     cache: str
 
 
-def find(request: Request, *, here: bool = False) -> tuple[Path, Mapping[str, int]]:
+def decoded_photos(request: Request, *, here: bool = False) -> tuple[Path, Mapping[str, int]]:
     """The folder of the photos, decoded first if need be; and what was passed over.
 
     `here`: decode in this process.
@@ -48,7 +48,7 @@ def find(request: Request, *, here: bool = False) -> tuple[Path, Mapping[str, in
         source = tfds.source(data_dir, download=here)
         return (_cached(source, request, here=here) if source else _in_own_process(request)), {}
     if request.source == "sketches":
-        return _cached(sketches_source(request.drawn), request, here=True), {}
+        return _cached(sketches_source(request.sketch_count), request, here=True), {}
     if request.source == "cats_and_dogs_filtered":
         path = download_filtered(data_dir or Path(request.cache, "downloads"))
     else:
@@ -63,12 +63,12 @@ def find(request: Request, *, here: bool = False) -> tuple[Path, Mapping[str, in
 
 def _in_own_process(request: Request) -> Path:
     asked = dataclasses.asdict(request)
-    return Path(own_process.call(__name__, "find_here", asked, reads=request.source))
+    return Path(own_process.call(__name__, "decode_in_this_process", asked, reads=request.source))
 
 
-def find_here(**request: Any) -> str:
-    """`find`, called in the decoding process."""
-    return str(find(Request(**request), here=True)[0])
+def decode_in_this_process(**request: Any) -> str:
+    """`decoded_photos`, called in the decoding process."""
+    return str(decoded_photos(Request(**request), here=True)[0])
 
 
 def _check_size(folder: Path, image_size: int) -> None:
@@ -91,7 +91,7 @@ def _cached(source: Source, request: Request, *, here: bool) -> Path:
             return _in_own_process(request)
         folder.parent.mkdir(parents=True, exist_ok=True)
         _clear_away(folder.parent)
-        with alone(folder, "decodes the same photos"):
+        with wait_for_lock(folder, "decodes the same photos"):
             if not folder.is_dir():  # else another process has just decoded it
                 _decode(folder, source, request)
     except OSError as error:

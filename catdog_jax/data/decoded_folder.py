@@ -35,7 +35,7 @@ _DAMAGED = (
 
 @dataclass(frozen=True)
 class Meta:
-    """The content of meta.json. All lists but `skipped` and `copies` have one entry a photo."""
+    """The content of meta.json. All lists but `skipped` and `copies` have one entry per photo."""
 
     format: int
     source: str

@@ -11,7 +11,7 @@ from typing import Any
 import pooch
 
 from ..errors import InputError, first_line
-from ..files import alone
+from ..files import wait_for_lock
 
 _TIMEOUT = 30  # seconds without a byte
 
@@ -32,7 +32,7 @@ def fetch(url: str, path: Path, check: Callable[[Path], object]) -> Path:
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with alone(path, "downloads the same file"):
+            with wait_for_lock(path, "downloads the same file"):
                 if not path.is_file():  # else another process has just downloaded it
                     _download(url, path, check)
     except (OSError, ValueError) as error:

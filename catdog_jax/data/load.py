@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import InputError
 from ..files import cache_folder, expanded
 from . import decoded_folder
-from .decoded_cache import SOURCES, Request, find
+from .decoded_cache import SOURCES, Request, decoded_photos
 from .listing import picture_kinds
 from .splits import (
     LARGEST_IMAGE,
@@ -45,19 +45,20 @@ def load_data(
     """Load a data set, split by `seed` into training, validation and test photos.
 
     The first call decodes all photos into the cache; later calls with any seed and sizes only open
-    them. Photos that cannot be read are left out and listed in `Splits.skipped`; it is an error if
-    they are more than half.
+    them (another number of drawings is drawn anew). Photos that cannot be read are left out and
+    listed in `Splits.skipped`; it is an error if they are more than half.
 
     A single pool of photos is split into 2000/808/192 (TFDS), 1000/200/100 (sketches) or about
-    70/20/10 % (a folder a class; a photo's split depends on the photo alone). With train/
-    and validation/ but no test/, the test set is held back from validation/ as in the post (192 of
-    1000). With train/ and test/ only, a fifth of train/ becomes the validation set.
+    70/20/10 % (a folder per class; the split of a photo depends on its content and the seed, not on
+    other photos). With train/ and validation/ but no test/, the test set is held back from
+    validation/ as in the post (192 of 1000). With train/ and test/ only, a fifth of train/ becomes
+    the validation set.
 
     Args:
         source: `"cats_vs_dogs"` (TFDS), `"cats_and_dogs_filtered"` (downloads the post's zip),
-            `"sketches"` (drawn by a program), or a path to a folder or a zip with one folder a
-            class, or with train/ and validation/ (and test/) of those; or to a folder of decoded
-            photos (`Splits.folder`).
+            `"sketches"` (drawn by a program), or a path to a folder or a zip with one folder
+            per class, or with train/ and validation/ (and test/) of those; or to a folder of
+            decoded photos (`Splits.folder`).
         image_size: side of the images in pixels, 32 to 4096; bilinear, aspect ratio not kept.
         data_dir: for `"cats_vs_dogs"` the TFDS folder, for `"cats_and_dogs_filtered"` the folder
             of the zip; missing files are downloaded into it. Not used otherwise.
@@ -87,11 +88,11 @@ def load_data(
         source=str(source if is_name else _existing(source)),
         image_size=size,
         data_dir=None if data_dir is None else str(expanded(data_dir)),
-        drawn=sum(sizes) if sizes and is_name else None,
+        sketch_count=sum(sizes) if sizes and is_name else None,
         cache=str(cache_folder(cache_dir)),
     )
-    folder, passed_over = find(request)
-    splits = _cut(folder, source, seed, sizes, passed_over)
+    folder, passed_over = decoded_photos(request)
+    splits = _make_splits(folder, source, seed, sizes, passed_over)
     if strict:
         _refuse_left_out(splits)
     if sizes is None:
@@ -147,7 +148,7 @@ def _warn_of_gaps(splits: Splits) -> None:
             )
 
 
-def _cut(
+def _make_splits(
     folder: Path,
     source: str | Path,
     seed: int,

@@ -1,7 +1,7 @@
-"""Heads of cats and dogs drawn by a program: a labelled data set that needs no download.
+"""Portraits of cats and dogs drawn by a program: a labelled data set that needs no download.
 
-Both classes share one distribution of fur, pose, background, light and noise, so that only shapes
-(ears, muzzle, eyes, whiskers) tell them apart, and raw pixel values do not.
+Both classes share one distribution of fur, pose, background, light and noise. Shapes (ears, muzzle,
+eyes, whiskers) tell them apart; colours do not, and a linear classifier on pixels hardly can.
 """
 
 import colorsys

@@ -46,7 +46,7 @@ class Photos:
         labels: of the photos.
         pools: photos the splits are drawn from: "all", or "train" and "validation" or "test".
         fill: decodes the photos with the given indices, in that order, into an array.
-        passed_over: how many files of each kind are not photos.
+        passed_over: how many files of each kind were passed over.
     """
 
     class_names: tuple[str, ...]
@@ -111,7 +111,7 @@ def _check_every_entry(path: Path) -> None:
 
 
 def tree_source(root: Tree) -> Source:
-    """The photos in a folder or a zip: a folder a class, or train/ and validation/ of those.
+    """The photos in a folder or a zip: a folder per class, or train/ and validation/ of those.
 
     Raises:
         InputError: the layout is another, or it cannot be listed.

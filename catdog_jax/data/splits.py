@@ -206,7 +206,7 @@ class Splits:
         folder: of the decoded photos; itself a source for `load_data`.
         skipped: photos that could not be read.
         shared: photos in more than one split.
-        passed_over: how many files of each kind are not photos.
+        passed_over: how many files of each kind were passed over.
     """
 
     train: Split

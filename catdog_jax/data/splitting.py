@@ -32,14 +32,15 @@ def split_indices(
 
     A photo's draw is a hash of its content and the seed. Without sizes the draw alone decides the
     split, so that photos added later do not move others. With sizes, the photos of each class with
-    the lowest draws are taken. Any beginning of a split has the class proportions of the whole.
+    the lowest draws are taken. Any prefix of a split has the class proportions of the whole.
 
     Args:
         pools: indices of photos: "all", or "train" and "validation" or "test" or both.
         labels: of all photos.
         digests: hashes of the content of all photos.
         sizes: of the splits; None for 70, 20 and 10 % of "all", or the given pools. A missing
-            validation set is a fifth of "train", a missing test set a fifth of "validation".
+            validation set is a fifth of "train", a missing test set a fifth of the batches of 32
+            of "validation", as in the post.
         seed: of the draws.
         source: named in errors.
 
@@ -48,7 +49,7 @@ def split_indices(
     """
     draws = np.array([_draw(seed, digest) for digest in digests])
     if "all" not in pools:
-        parts = _given(pools, labels, draws, sizes)
+        parts = _from_given_splits(pools, labels, draws, sizes)
     elif sizes is None:
         parts = _by_shares(pools["all"], labels, draws, _BOUNDS)
     else:
@@ -76,7 +77,7 @@ def _draw(seed: int, digest: str) -> float:
 
 
 def _balanced(pool: Indices, labels: Labels, draws: _Draws) -> Indices:
-    """The pool sorted by draw, with the class proportions of the whole in any beginning."""
+    """The pool sorted by draw, with the class proportions of the whole in any prefix."""
     rank = np.empty(len(pool))
     for label in np.unique(labels[pool]):
         members = np.flatnonzero(labels[pool] == label)
@@ -109,7 +110,7 @@ def _by_shares(
     }
 
 
-def _given(
+def _from_given_splits(
     pools: Mapping[str, Indices], labels: Labels, draws: _Draws, sizes: Sizes | None
 ) -> dict[str, Indices]:
     """The given pools; a missing split is held back from one of them."""

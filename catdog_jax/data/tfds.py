@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, first_line
-from ..files import alone, expanded
+from ..files import expanded, wait_for_lock
 from . import decode, sketches
 from .sources import Photos, Source, stamp
 
@@ -70,7 +70,7 @@ def _download(root: Path) -> None:
         _check_host()
         folder = root / "cats_vs_dogs"
         folder.mkdir(parents=True, exist_ok=True)
-        with alone(folder / "download", "downloads cats_vs_dogs"):
+        with wait_for_lock(folder / "download", "downloads cats_vs_dogs"):
             tensorflow_datasets().builder("cats_vs_dogs", data_dir=root).download_and_prepare()
     except Exception as error:  # TFDS does not document what it raises
         raise InputError(

@@ -1,6 +1,6 @@
 """Models 1 to 3 of the post: convolutional networks trained from scratch.
 
-All three take pixels 0…255 and end in one logit a class. With `blog_logits` they keep the post's
+All three take pixels 0…255 and end in one logit per class. With `blog_logits` they keep the post's
 largest quirk: the softmax runs over the last hidden layer, 64 outputs after a relu, although only
 the first two are ever a label. If all 64 outputs are zero, the network has no gradient left and its
 loss stays at ln 64 for good.
@@ -59,7 +59,7 @@ class Model1(nnx.Module):
         image_size: height and width of the images; at least 18.
         num_classes: number of classes, at most 64 with `blog_logits`.
         blog_logits: use the 64 outputs of the last hidden layer as logits, as in the post, instead
-            of a final layer with one logit a class.
+            of a final layer with one logit per class.
         rngs: source of the initial weights.
     """
 

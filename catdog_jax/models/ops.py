@@ -78,7 +78,7 @@ def in_microbatches(function: Callable[..., Array], replicated: PyTree, *batch: 
     """
     if jax.default_backend() != "cpu":
         return function(replicated, *batch)
-    on_device = partial(_in_turn, function)
+    on_device = partial(_map_microbatches, function)
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and not mesh.manual_axes:
         cut = PartitionSpec("data")
@@ -91,7 +91,7 @@ def in_microbatches(function: Callable[..., Array], replicated: PyTree, *batch: 
     return on_device(replicated, *batch)
 
 
-def _in_turn(function: Callable[..., Array], replicated: PyTree, *batch: Array) -> Array:
+def _map_microbatches(function: Callable[..., Array], replicated: PyTree, *batch: Array) -> Array:
     size = len(batch[0])
     part = max(n for n in range(1, CPU_MICROBATCH + 1) if size % n == 0)
     if size == part:
@@ -142,7 +142,7 @@ def _depthwise_conv2d_cpu(stride: int, padding: Padding, images: Images, kernel:
 @jax.custom_vjp
 def _max_pool_cpu(images: Images) -> Images:
     # The forward pass of `lax`: XLA would fuse a maximum written out pair by pair into each of its
-    # readers and compute it repeatedly; a window's maximum it does not.
+    # readers and compute it repeatedly; it does not do this to `reduce_window`.
     return _max_pool_lax(images)
 
 
@@ -176,8 +176,9 @@ _max_pool_cpu.defvjp(_max_pool_cpu_forward, _max_pool_cpu_backward)
 def _shifts(images: Images, kernel: tuple[int, ...], stride: int, padding: Padding) -> list[Images]:
     """The input of each kernel tap, in order: `[batch, out_height, out_width, channels]`."""
     rows, cols = kernel[:2]
-    above, beside = lax.padtype_to_pads(images.shape[1:3], (rows, cols), (stride, stride), padding)
-    padded = jnp.pad(images, ((0, 0), above, beside, (0, 0)))
+    size, strides = images.shape[1:3], (stride, stride)
+    row_padding, column_padding = lax.padtype_to_pads(size, (rows, cols), strides, padding)
+    padded = jnp.pad(images, ((0, 0), row_padding, column_padding, (0, 0)))
     height = padded.shape[1] - rows + 1
     width = padded.shape[2] - cols + 1
     return [

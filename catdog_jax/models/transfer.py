@@ -16,7 +16,7 @@ class Model4(nnx.Module):
     (`catdog_jax.load_keras_weights`).
 
     Args:
-        image_size: ignored, the other models have it; any size from 32 pixels works.
+        image_size: ignored (the other models need it); any size from 32 pixels works.
         num_classes: two classes need one logit (positive for class 1), more need one each.
         alpha: width of the backbone.
         rngs: source of the initial weights.

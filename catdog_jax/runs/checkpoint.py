@@ -32,7 +32,7 @@ _DIGESTS = "sha256.json"
 
 
 class Record(TypedDict):
-    """What a checkpoint holds beside its arrays."""
+    """What a checkpoint holds besides its arrays."""
 
     format: int
     experiment: dict[str, Any]
@@ -176,8 +176,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # of the system or of Orbax, which does not document its errors
         raise InputError(
-            f"{path} cannot be read ({first_line(error)[:200]}); no damage was found: fix the "
-            "cause and try again"
+            f"{path} cannot be read ({first_line(error)[:200]}); fix the cause and try again"
         ) from error
 
 
@@ -194,7 +193,7 @@ def _verify(path: Path) -> None:
     except (FileNotFoundError, ValueError) as error:
         raise InputError(
             f"{path} is damaged ({damaged}: {first_line(error)}); restore it from a backup, or "
-            "train again (the last epoch's can simply be deleted)"
+            "train again (if there is an earlier one, deleting this is enough)"
         ) from error
 
 

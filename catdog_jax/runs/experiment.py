@@ -27,7 +27,7 @@ class Range(NamedTuple):
         if self.most < _GREATEST:
             return f"{self.least:g} to {self.most:.10g}"
         if self.least == -_GREATEST:
-            return "any number"
+            return ""
         return "0 or more" if self.least == 0 else "above 0"
 
 
@@ -55,7 +55,7 @@ class Experiment:
     """What is trained: all, a part of the model by name (head), or an nnx filter FILE.py:NAME."""
     data: str = "cats_and_dogs_filtered"
     """cats_vs_dogs (TFDS), cats_and_dogs_filtered (downloads the post's zip), sketches (drawn by a
-    program), or a folder or zip of photos with one sub-folder a class."""
+    program), or a folder or zip of photos with one sub-folder per class."""
     data_dir: str | None = None
     """Folder of TFDS's prepared data, or for the downloaded zip."""
     image_size: Annotated[int, Range(SMALLEST_IMAGE, LARGEST_IMAGE)] = 160
@@ -79,12 +79,12 @@ class Experiment:
     warmup: Annotated[float, Range(0, 10**6)] = 0.0
     """Epochs over which the learning rate rises from zero."""
     weight_decay: Annotated[float, Range(0, _GREATEST)] = 0.0
-    """Decoupled weight decay, times the learning rate, of kernels but not of biases or scales."""
+    """Of kernels, not of biases or scales: decoupled with adamw, an L2 penalty with the others."""
     clip: Annotated[float, Range(_LEAST, _GREATEST)] | None = None
     """The largest global norm of a step's gradients."""
     loss: str = "cross_entropy"
     """cross_entropy (sigmoid for one logit, softmax for several), or FILE.py:NAME, a function
-    (logits, labels) -> one number an image."""
+    (logits, labels) -> one number per image."""
     label_smoothing: _Share = 0.0
     """Share of each label that is spread over all classes."""
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
@@ -165,9 +165,9 @@ def _words(hint: Any) -> str:
     """A type and its range in words, as `a whole number, 1 to 65536`."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return f"{_words(args[0])}, {args[1]}"
+        return f"{_words(args[0])}, {args[1]}".removesuffix(", ")
     if origin in (Union, types.UnionType):
-        return " or ".join(map(_words, args))
+        return ", or ".join(map(_words, args))
     if origin is Literal:
         return " or ".join(map(str, args))
     if origin is tuple:

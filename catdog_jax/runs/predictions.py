@@ -76,7 +76,7 @@ class Predictions:
         return wrong[np.argsort(-self.probabilities.max(axis=1)[wrong], kind="stable")]
 
     def write_csv(self, path: Path) -> None:
-        """Write one row a photo: name, class, predicted class, loss, probabilities."""
+        """Write one row per photo: name, class, predicted class, loss, probabilities."""
         names = [*self.class_names, *[""] * self.logits.shape[1]]
         known = self.labels is not None
         labels = [names[label] for label in self.true_classes] if known else [""] * len(self.names)
@@ -122,7 +122,7 @@ def predictions_of(
 
 
 def judged(predictions: Predictions, experiment: Experiment) -> dict[str, Any]:
-    """Loss, accuracy, counts and interval; with a threshold other than 0, accuracy at 0 as well."""
+    """Loss, accuracy, counts and interval; for one logit, also accuracy at threshold 0."""
     loss = build.loss_of(experiment, len(predictions.class_names))
     logits, labels = predictions.logits, predictions.labels
     metrics = metrics_of(logits, labels, experiment.threshold, loss)

@@ -108,7 +108,9 @@ class Run:
             raise InputError(f"unknown split '{split}'; choose train, validation, test or all")
         changes: dict[str, Any] = {} if data_dir is None else {"data_dir": data_dir}
         if data is not None:
-            changes |= {"data": str(data), "data_dir": data_dir, "sizes": None}
+            # A path is never a name: Path("sketches") is a folder.
+            named = data if isinstance(data, str) else str(expanded(data).absolute())
+            changes |= {"data": named, "data_dir": data_dir, "sizes": None}
         source = replace(self.experiment, **changes)
         splits = build.load_splits(source, image_size=self.image_size)
         if data is None and splits.fingerprint != self.inputs["photos"]:
@@ -253,6 +255,8 @@ def predict(
 
     given = [photos] if isinstance(photos, str | Path) else photos
     paths = [path for one in given for path in list_photos(expanded(one))]
+    if not paths:
+        raise InputError("no photos to classify")
     images = np.stack([decode_file(path, image_size) for path in paths])
     found = predictions_of(module, images, experiment, names)
     return replace(found, names=tuple(map(str, paths)))

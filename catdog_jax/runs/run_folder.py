@@ -21,7 +21,7 @@ CONFIG, HISTORY, METRICS = "config.json", "history.csv", "metrics.json"
 CHECKPOINT, CODE = "checkpoint", "code"
 
 Inputs = dict[str, str]
-"""Fingerprints of a run's inputs beside its settings: photos, weights file, code."""
+"""Fingerprints of a run's inputs besides its settings: photos, weights file, code."""
 
 _CODE_SETTINGS = ("model", "trainable", "optimizer", "loss", "augment", "callbacks")
 _LONGEST_NAME = 100
@@ -37,11 +37,12 @@ class Config(TypedDict):
 
 
 def default_folder(experiment: Experiment) -> Path:
-    """`runs/model3-epochs5-seed1`: the model, the differences to its recipe, and the seed."""
-    usual, parts = recipe(experiment.model), [_short(experiment.model)]
+    """`runs/model3-epochs5-seed1`: the model, the differences from its recipe, and the seed."""
+    usual = recipe(experiment.model)
+    parts = [named.short(experiment.model).replace(".py:", "-").replace(":", "-")]
     for field in fields(Experiment):
         value = getattr(experiment, field.name)
-        if field.name not in ("model", "callbacks", "seed") and value != getattr(usual, field.name):
+        if field.name not in ("model", "seed") and value != getattr(usual, field.name):
             between = "-" if isinstance(value, str | tuple) else ""
             parts.append(f"{field.name.replace('_', '-')}{between}{_short(value)}")
     name = re.sub(r"[^\w.=+-]+", "_", "-".join(parts), flags=re.ASCII)[:_LONGEST_NAME]
@@ -66,17 +67,13 @@ def absolute(experiment: Experiment) -> Experiment:
         file, _, attribute = name.rpartition(":")
         return f"{path(file)}:{attribute}" if file.endswith(".py") else name
 
-    data = experiment.data
+    data, weights = experiment.data, experiment.weights
     return replace(
         _map_code(experiment, code),
         data=data if data in (*SOURCES, build.ARRAYS) else path(data),
         data_dir=experiment.data_dir and path(experiment.data_dir),
-        weights=path(experiment.weights) if _is_file(experiment.weights) else experiment.weights,
+        weights=path(weights) if weights not in ("imagenet", "none") else weights,
     )
-
-
-def _is_file(weights: str) -> bool:
-    return weights not in ("imagenet", "none")
 
 
 def _map_code(experiment: Experiment, change: Callable[[str], str]) -> Experiment:

@@ -11,7 +11,7 @@ from flax import nnx
 
 from ..data.splits import Splits
 from ..errors import InputError, RunError, first_line, say
-from ..files import claimed, expanded, is_file, uninterrupted
+from ..files import expanded, is_file, lock_folder, uninterrupted
 from ..training.evaluation import check_fit
 from ..training.loop import EpochRecord, fit
 from ..training.state import TrainState, create_state
@@ -70,7 +70,7 @@ def run(
     """
     out = default_folder(experiment) if out is None else expanded(out)
     experiment = absolute(experiment)
-    with _saying_how_to_go_on(out, log):
+    with _resume_hint_on_interrupt(out, log):
         build.check(experiment)
         if splits is None:
             splits = build.load_splits(experiment)
@@ -113,15 +113,19 @@ def resume(
     experiment = replace(before, **{n: value for n, value in changes.items() if value is not None})
     if epochs is not None and epochs < done:
         raise InputError(f"{folder} has {done} epochs already; give --epochs {done} or more")
+    if finish and epochs is not None:
+        raise InputError(
+            "finish ends a run as it is, epochs lengthens it; give only one of the two"
+        )
     if finish and not done:
         raise InputError(f"{folder} has no epoch to evaluate yet; train at least one")
     if found.metrics is not None and (finish or epochs in (None, done)):
         log(f"{folder} is finished; reading it")
         return found
     if experiment.epochs != before.epochs and experiment.schedule != "constant":
-        log(f"note: the {experiment.schedule} schedule is now one of {epochs} epochs")
+        log(f"note: the {experiment.schedule} schedule now spans {epochs} epochs")
     experiment = absolute(with_code_of(folder, experiment))
-    with _saying_how_to_go_on(folder, log):
+    with _resume_hint_on_interrupt(folder, log):
         splits = _splits_again(experiment)
         known = found.inputs["weights file"] if done else None
         inputs = inputs_of(experiment, splits, weights_file=known)
@@ -143,16 +147,16 @@ def _splits_again(experiment: Experiment) -> Splits:
 
 
 @contextmanager
-def _saying_how_to_go_on(out: Path, log: Log) -> Iterator[None]:
+def _resume_hint_on_interrupt(out: Path, log: Log) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
         if is_file(out / CONFIG):
-            log(f"interrupted; {_to_go_on(out)}")
+            log(f"interrupted; {_resume_hint(out)}")
         raise
 
 
-def _to_go_on(out: Path) -> str:
+def _resume_hint(out: Path) -> str:
     return f"to resume: catdog-jax train --resume {shlex.quote(str(out))}"
 
 
@@ -166,7 +170,7 @@ def _train_and_report(
     finish: bool = False,
 ) -> Run:
     model = _model(experiment, splits, out)
-    with claimed(out):
+    with lock_folder(out):
         try:
             record = _train(experiment, out, model, splits, inputs, log, finish=finish)
             return report(experiment, out, model, splits, record, log)
@@ -177,7 +181,7 @@ def _train_and_report(
         except OSError as error:
             raise RunError(
                 f"{out} could not be written to ({first_line(error)}){_kept(out)}; "
-                f"make room, then, {_to_go_on(out)}"
+                f"free some space; {_resume_hint(out)}"
             ) from error
 
 

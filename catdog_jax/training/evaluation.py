@@ -12,7 +12,7 @@ from jaxtyping import Float
 from ..data.arrays import Arrays, as_split, unlabelled
 from ..data.splits import Split
 from ..errors import InputError, first_line
-from .feed import settled, stream
+from .feed import limit_dispatch, stream
 from .losses import Loss, cross_entropy
 from .mesh import data_mesh, jit, replicate
 from .metrics import Metrics, metrics_of
@@ -36,7 +36,7 @@ def evaluate(
         data: a split, or images and labels.
         batch_size: images at once.
         threshold: for models with one logit; 0 is a probability of one half.
-        loss: (logits, labels) -> one number an image.
+        loss: (logits, labels) -> one number per image.
         dtype: what the model computes in.
         mesh: the devices; by default all.
 
@@ -81,7 +81,7 @@ def predict_logits(
             infer(graphdef, dtype, state, batch["image"])
             for batch in stream(images.batches(batch_size), mesh)
         )
-        logits = np.concatenate([np.asarray(output) for output in settled(outputs)])
+        logits = np.concatenate([np.asarray(output) for output in limit_dispatch(outputs)])
     return logits[: len(images)]  # without padding
 
 
@@ -143,4 +143,4 @@ def _check_labels(labels: Any, logits: jax.ShapeDtypeStruct, loss: Loss, name: s
             f"({first_line(error)}); give one that does"
         ) from error
     if losses.shape != (2,):
-        raise InputError(f"a loss must give one number an image, but 2 images gave {losses.shape}")
+        raise InputError(f"a loss must give one number per image, but 2 images gave {losses.shape}")

@@ -21,7 +21,7 @@ _READ_AHEAD = 2
 _STEPS_AHEAD = 8
 
 
-def fit_on_devices(splits: Iterable[Split]) -> bool:
+def photos_fit_in_memory(splits: Iterable[Split]) -> bool:
     """Whether these photos fit into half of the free memory of a GPU or TPU.
 
     Never on a CPU: its memory is the host's, and convolutions in a scan are slow there.
@@ -47,8 +47,8 @@ def stream(batches: Iterable[Mapping[str, Any]], mesh: Mesh) -> Iterator[PyTree]
         yield shard(dict(batch), mesh)
 
 
-def settled(results: Iterable[Item]) -> Iterator[Item]:
-    """The same results; the loop waits for each once a few more have been dispatched.
+def limit_dispatch(results: Iterable[Item]) -> Iterator[Item]:
+    """Yield each result when it is ready, with only a few more dispatched ahead.
 
     XLA lets a CPU device queue 32 programs and run them in any order, so a loop far ahead of two
     CPU devices can deadlock in the all-reduce: there it stays one step ahead. Elsewhere it stays

@@ -19,7 +19,7 @@ from ..data.splits import Batches, Split
 from ..errors import InputError, RunError
 from .augment import Augmentation, combined
 from .evaluation import check_fit
-from .feed import fit_on_devices, on_every_device, settled, stream
+from .feed import limit_dispatch, on_every_device, photos_fit_in_memory, stream
 from .losses import Loss, cross_entropy
 from .mesh import data_mesh, give_back_freed_memory, replicate
 from .metrics import Metrics, Sums, no_sums
@@ -87,15 +87,15 @@ def fit(
         train: photos to train on, reshuffled in each epoch; or two arrays, images and labels
             (class numbers, or probabilities `[n, classes]`).
         validation: like `train`; evaluated after each epoch, in order.
-        epochs: total number, including those done before `after`.
+        epochs: total number, including those recorded in `after`.
         batch_size: photos in a step; the last batch of an epoch is padded with photos that do not
             count for the loss.
         optimizer: an optax transformation, or a function from the number of steps to one; by
             default Adam at 1e-3.
-        loss: (logits, labels) -> one number an image.
+        loss: (logits, labels) -> one number per image.
         augment: one augmentation or several, see `catdog_jax.training.augment`.
         trainable: an `nnx` filter of the parameters to train, by default all.
-        class_weights: a factor for the training losses of each class.
+        class_weights: a factor for the training losses of each class; for soft labels, their mean.
         ema: decay of a moving average of the weights, which is then evaluated instead of them.
         patience: stop after this many epochs without a better validation accuracy.
         threshold: a single logit above it means class 1.
@@ -136,7 +136,7 @@ def fit(
         put_weights(model, state)
     mesh = data_mesh(batch_size) if mesh is None else mesh
     task = Task(graphdef, optimizer, loss, combined(augment), class_weights, ema, threshold, dtype)
-    resident = fit_on_devices(splits) if on_device is None else on_device
+    resident = photos_fit_in_memory(splits) if on_device is None else on_device
     return _epochs(
         model,
         replicate(state, mesh),
@@ -263,9 +263,9 @@ def _loop(
             totals = jax.tree.map(jnp.add, totals, sums)
             yield totals
 
-    totals, number = no_sums(), 0
+    totals = no_sums()
     with jax.set_mesh(mesh):
-        for number, totals in enumerate(settled(totals_by_step()), 1):
+        for number, totals in enumerate(limit_dispatch(totals_by_step()), 1):
             if not np.isfinite(totals["loss"]):
                 return state, totals, number
             if report is not None:

@@ -1,4 +1,4 @@
-"""Losses: (logits, labels) -> one number an image, in nats."""
+"""Losses: (logits, labels) -> one number per image, in nats."""
 
 from collections.abc import Callable
 from typing import TypeAlias

@@ -25,7 +25,7 @@ Epoch: TypeAlias = Callable[
 
 @dataclass(frozen=True)
 class Task:
-    """What a step needs beside the state."""
+    """What a step needs besides the state."""
 
     graphdef: nnx.GraphDef
     """Structure of the model; together with the state's `params` and `other` it is the model."""
@@ -64,10 +64,11 @@ def make_step(task: Task) -> Step:
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(state.key, state.step)
         images, mask = batch["image"].astype(float), batch["mask"]
+        images, labels = task.augment(key, images, batch["label"])
         weights = jnp.ones(len(mask))
         if task.class_weights is not None:
-            weights = jnp.asarray(task.class_weights)[label_classes(batch["label"])]
-        images, labels = task.augment(key, images, batch["label"])
+            of_class = jnp.asarray(task.class_weights)
+            weights = labels @ of_class if labels.ndim == 2 else of_class[label_classes(labels)]
         gradients, (sums, other) = jax.grad(loss_sum, has_aux=True)(
             state.params, state.other, images, labels, mask, weights
         )

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from ..data.splits import Split
 from .evaluation import predict_logits
-from .feed import on_every_device, settled, stream
+from .feed import limit_dispatch, on_every_device, stream
 from .losses import Logits, Loss
 from .mesh import jit, replicate
 from .metrics import Metrics, Sums, metric_sums, metrics_of, scan_rows
@@ -100,7 +100,7 @@ def _by_features(task: Task, split: Split, batch_size: int, mesh: Mesh) -> Valid
                     _features(graphdef, task.dtype, state, batch["image"])
                     for batch in stream(split.batches(batch_size), mesh)
                 )
-                features = np.concatenate([np.asarray(part) for part in settled(parts)])
+                features = np.concatenate([np.asarray(part) for part in limit_dispatch(parts)])
                 known.append(replicate(features[: len(split)], mesh))
             logits = _classify(graphdef, task.dtype, state, known[0])
         return metrics_of(logits, split.labels, task.threshold, task.loss)
