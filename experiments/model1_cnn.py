@@ -3,8 +3,8 @@
     python experiments/model1_cnn.py            # downloads the photos (68 MB)
 
 Best validation accuracy: 63.7 % published, 66 % here (seed 1); 10 minutes on two CPU cores. About
-half of all seeds die within two epochs, here and in Keras: all outputs 0, loss ln 64 = 4.1589.
-More seeds, with their spread: `experiments/results/`.
+half of all seeds die within three epochs, here and in Keras: all outputs 0, loss ln 64 = 4.1589.
+More in `experiments/results/`.
 """
 
 from pathlib import Path

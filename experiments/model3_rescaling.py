@@ -2,7 +2,7 @@
 
     python experiments/model3_rescaling.py            # downloads the photos (68 MB)
 
-Best validation accuracy: 78.1 % published, 73 to 75 % here (five seeds), 72 to 76 % in Keras 3
+Best validation accuracy: 78.1 % published, 73 to 75 % here (three seeds), 72 to 76 % in Keras 3
 (three seeds); 10 minutes on two CPU cores. More in `experiments/results/`.
 """
 
