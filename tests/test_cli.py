@@ -354,6 +354,17 @@ def test_an_experiment_script_runs(
             assert np.asarray(picture).std() > 10
 
 
+def test_an_experiment_script_tells_what_is_wrong_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = str(EXPERIMENTS / "model1_cnn.py")
+    monkeypatch.setattr(sys, "argv", [script, "--data", "nowhere"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(script, run_name="__main__")
+    assert end.value.code == 2
+    assert re.fullmatch("error: 'nowhere' is neither .*\n", capsys.readouterr().err)
+
+
 def test_a_terminal_that_does_not_know_a_letter_is_given_its_number() -> None:
     written = io.BytesIO()
     terminal = io.TextIOWrapper(written, "latin-1")

@@ -374,7 +374,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(on_device: bool) -> None:
 
 def test_weights_spoiled_by_the_last_step_stop_the_run() -> None:
     """All losses of training are finite: an epoch's only step ends with the spoiled weights."""
-    with pytest.raises(RunError, match=r"are not finite after the last step of epoch 2; try a smaller"):
+    with pytest.raises(
+        RunError, match=r"are not finite after the last step of epoch 2; try a smaller"
+    ):
         train(coloured(8), optimizer=optax.sgd(1e38), epochs=5)
 
 
