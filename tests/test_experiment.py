@@ -308,7 +308,7 @@ def test_a_schedule_that_becomes_another_is_said(tmp_path: Path) -> None:
     lines: list[str] = []
     run(replace(SMALL, epochs=1, schedule="cosine"), tmp_path / "run", log=silent)
     resume(tmp_path / "run", epochs=2, log=lines.append)
-    assert lines[0] == "note: the cosine schedule is now one of 2 epochs"
+    assert lines[0] == "note: the cosine schedule now spans 2 epochs"
 
 
 def test_a_run_is_judged_early_and_can_still_go_on(tmp_path: Path) -> None:
