@@ -345,7 +345,9 @@ def test_an_experiment_script_runs(
     script = str(EXPERIMENTS / f"{name}.py")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [script, *arguments])
-    runpy.run_path(script, run_name="__main__")
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(script, run_name="__main__")
+    assert end.value.code == 0
     assert "epoch  1" in capsys.readouterr().out
     (folder,) = (tmp_path / "runs").iterdir()
     assert DRAWN[name] <= {path.name for path in folder.iterdir()}
