@@ -266,8 +266,8 @@ def _train(
         log(f"{named.short(experiment.model)}, seed {experiment.seed}, into {out}")
         if saved:
             log(f"resuming after epoch {saved[-1]}, the last one saved")
-        for _ in epochs:
-            log(epoch_line(history[-1], experiment.epochs, len(splits.train)))
+        for epoch in epochs:
+            log(epoch_line(epoch, experiment.epochs, len(splits.train)))
             if _has_died(experiment, history):
                 log("died: all outputs are zero (loss ln 64), so there is no gradient; stopping")
                 break

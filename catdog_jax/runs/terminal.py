@@ -2,9 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -12,6 +12,9 @@ from ..data.splits import SPLIT_NAMES, Split, Splits, class_counts, majority_bas
 from ..reports.tables import percent
 from ..training.metrics import Sums
 from .experiment import Experiment
+
+if TYPE_CHECKING:
+    from ..training.loop import EpochRecord
 
 
 def describe(splits: Splits) -> list[str]:
@@ -46,13 +49,10 @@ def _first_few(photos: Sequence[str], splits: Splits) -> list[str]:
     return [f"            {line}" for line in few]
 
 
-def epoch_line(row: Mapping[str, float], epochs: int, images: int) -> str:
-    """One line for an epoch: a row of the history, after training on `images` images."""
-    return (
-        f"epoch {row['epoch']:>2}/{epochs}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}"
-        f"  val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}"
-        f"  {row['seconds']:.1f} s  {images / row['seconds']:.0f} images/s"
-    )
+def epoch_line(record: "EpochRecord", epochs: int, images: int) -> str:
+    """One line for an epoch, after training on `images` images."""
+    speed = images / record.seconds
+    return f"epoch {record.epoch:>2}/{epochs}  {record.numbers}  {speed:.0f} images/s"
 
 
 def result_lines(metrics: dict[str, Any]) -> list[str]:

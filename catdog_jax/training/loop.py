@@ -49,9 +49,14 @@ class EpochRecord:
     """How many devices shared each batch."""
 
     def __str__(self) -> str:
+        return f"epoch {self.epoch:>2}  {self.numbers}"
+
+    @property
+    def numbers(self) -> str:
+        """All but the epoch's number, in words."""
         columns = ("loss", "accuracy", "val_loss", "val_accuracy")
-        numbers = "  ".join(f"{name} {getattr(self, name):.4f}" for name in columns)
-        return f"epoch {self.epoch:>2}  {numbers}  {self.seconds:.1f} s"
+        named = "  ".join(f"{name} {getattr(self, name):.4f}" for name in columns)
+        return f"{named}  {self.seconds:.1f} s"
 
 
 def fit(
