@@ -2,12 +2,12 @@
 
     python experiments/benchmark.py --data PATH/cats_and_dogs_filtered.zip --weights FILE
 
-Each contender does each work in a process of its own (a start in two), one at a time and with
+Each contender does each workload in a process of its own (a start in two), one at a time and with
 nothing compiled before, but for a warm start; in each round all take their turns, in an order that
 is rotated from round to round. Writes `benchmark.json` (machine, versions, every measurement) and
 `benchmark.md` (tables) into `--out` after each turn, and a log of each process into `logs`. What is
 there already, of the same machine, versions and commit, is kept, and rounds are added to it. The
-works:
+workloads:
 
 - `epoch-model1` … `epoch-model4`: training from a folder of photos as a user would, with validation
   on all validation photos. The first epoch opens (here: decodes) the photos and compiles.
@@ -62,7 +62,7 @@ from catdog_jax.runs.run_folder import read_json
 HERE = Path(__file__).parent
 RESULTS = "benchmark.json"
 GROWTH = (500, 2000, 6000)
-WORKS: tuple[str, ...] = (
+WORKLOADS: tuple[str, ...] = (
     *(f"epoch-{model}" for model in MODELS),
     *(f"step-{model}" for model in MODELS),
     "forward",
@@ -71,7 +71,7 @@ WORKS: tuple[str, ...] = (
     "start-model4",
     *(f"growth-{count}" for count in GROWTH),
 )
-QUICK_WORKS = ("epoch-model3", "step-model3", "forward", "augment")
+QUICK_WORKLOADS = ("epoch-model3", "step-model3", "forward", "augment")
 # Variables that change how fast a machine computes.
 VARIABLES = (
     "GLIBC_TUNABLES",
@@ -89,7 +89,7 @@ class Contender:
 
     worker: str
     packages: tuple[str, ...]
-    works: tuple[str, ...]
+    kinds: tuple[str, ...]
     environment: Mapping[str, str]
     compiled: bool = False
 
@@ -124,13 +124,13 @@ class BenchmarkOptions:
     weights: str = "none"
     """Keras file for model 4's backbone, or none: random weights, as fast."""
     tfds: Path | None = None
-    """Folder of TFDS's prepared cats_vs_dogs, for the works named growth."""
-    works: tuple[str, ...] = WORKS
-    """Which works, by the beginnings of their names: epoch, step-model4 …"""
+    """Folder of TFDS's prepared cats_vs_dogs, for the workloads named growth."""
+    workloads: tuple[str, ...] = WORKLOADS
+    """Which workloads, by the beginnings of their names: epoch, step-model4 …"""
     contenders: tuple[str, ...] = tuple(CONTENDERS)
     """Which contenders; those that are not installed are left out."""
     rounds: int = 3
-    """How often each contender does each work."""
+    """How often each contender does each workload."""
     epochs: int = 3
     """Epochs of a training, 2 or more: the first is told apart."""
     repeats: int = 20
@@ -146,28 +146,28 @@ class BenchmarkOptions:
     out: Path = Path("runs/benchmark")
     """Folder of the results and of what is prepared for them."""
     quick: bool = False
-    """See that it works: drawings, one round of a few works, two epochs, small images."""
+    """See that it works: drawings, one round of a few workloads, two epochs, small images."""
 
 
 def main(options: BenchmarkOptions) -> None:
-    """Time the package and its rivals at the same works."""
+    """Time the package and its rivals at the same workloads."""
     options = check(options)
-    works, contenders = chosen_works(options), installed(options.contenders)
+    workloads, contenders = chosen_workloads(options), installed(options.contenders)
     machine = describe_machine()
     orders, turns = earlier(options.out, machine)
     orders.append(plain(options))
     rounds = {
-        work: 1 + max((turn["round"] for turn in turns if turn["work"] == work), default=-1)
-        for work in works
+        workload: 1 + max((turn["round"] for turn in turns if turn["work"] == workload), default=-1)
+        for workload in workloads
     }
-    prepared = prepare_apart(options, works)
+    prepared = prepare_apart(options, workloads)
     for added in range(options.rounds):
-        for work in works:
-            number = rounds[work] + added
-            for name in rotated(work, contenders, number):
-                log = options.out / "logs" / f"{work}-{name}-{number + 1}.log"
-                turn = take_turn(options, prepared, work, name, number, log)
-                turns.append({"work": work, "contender": name, "round": number, **turn})
+        for workload in workloads:
+            number = rounds[workload] + added
+            for name in rotated(workload, contenders, number):
+                log = options.out / "logs" / f"{workload}-{name}-{number + 1}.log"
+                turn = take_turn(options, prepared, workload, name, number, log)
+                turns.append({"work": workload, "contender": name, "round": number, **turn})
                 print(turn_line(turns[-1]), flush=True)
                 write(options.out, machine, orders, turns)
     print(f"benchmark.json and benchmark.md are in {options.out}")
@@ -199,12 +199,18 @@ def check(options: BenchmarkOptions) -> BenchmarkOptions:
     """Refuse what cannot be done; settle what `--quick` stands for.
 
     Raises:
-        InputError: an unknown work or contender, a number out of range, no photos.
+        InputError: an unknown workload or contender, a number out of range, no photos.
     """
     if options.quick:
-        works = QUICK_WORKS if options.works == WORKS else options.works
+        workloads = QUICK_WORKLOADS if options.workloads == WORKLOADS else options.workloads
         options = replace(
-            options, works=works, rounds=1, epochs=2, repeats=3, image_size=32, batch_size=16
+            options,
+            workloads=workloads,
+            rounds=1,
+            epochs=2,
+            repeats=3,
+            image_size=32,
+            batch_size=16,
         )
     elif options.data is None:
         raise InputError("give the photos with --data, or see that it works with --quick")
@@ -218,22 +224,22 @@ def check(options: BenchmarkOptions) -> BenchmarkOptions:
     return options
 
 
-def chosen_works(options: BenchmarkOptions) -> list[str]:
-    """The works that `--works` names, as far as their photos are there.
+def chosen_workloads(options: BenchmarkOptions) -> list[str]:
+    """The workloads that `--workloads` names, as far as their photos are there.
 
     Raises:
         InputError: a name is the beginning of none, or none is left.
     """
-    for name in options.works:
-        if not any(work.startswith(name) for work in WORKS):
-            raise InputError(f"unknown work '{name}'; choose from: {', '.join(WORKS)}")
-    works = [work for work in WORKS if work.startswith(options.works)]
-    if options.tfds is None and any(kind(work) == "growth" for work in works):
+    for name in options.workloads:
+        if not any(workload.startswith(name) for workload in WORKLOADS):
+            raise InputError(f"unknown workload '{name}'; choose from: {', '.join(WORKLOADS)}")
+    workloads = [workload for workload in WORKLOADS if workload.startswith(options.workloads)]
+    if options.tfds is None and any(kind(workload) == "growth" for workload in workloads):
         print("growth needs the photos of TFDS and is left out; give them with --tfds")
-        works = [work for work in works if kind(work) != "growth"]
-    if not works:
-        raise InputError("no work is left; give --works")
-    return works
+        workloads = [workload for workload in workloads if kind(workload) != "growth"]
+    if not workloads:
+        raise InputError("no workload is left; give --workloads")
+    return workloads
 
 
 def installed(names: Sequence[str]) -> list[str]:
@@ -256,16 +262,18 @@ def installed(names: Sequence[str]) -> list[str]:
     return found
 
 
-def rotated(work: str, contenders: Sequence[str], number: int) -> list[str]:
-    """Those who can do `work`, in the order of round `number`."""
-    able = [name for name in contenders if kind(work) in CONTENDERS[name].works]
+def rotated(workload: str, contenders: Sequence[str], number: int) -> list[str]:
+    """Those who can do `workload`, in the order of round `number`."""
+    able = [name for name in contenders if kind(workload) in CONTENDERS[name].kinds]
     start = number % len(able) if able else 0
     return able[start:] + able[:start]
 
 
-def prepare_apart(options: BenchmarkOptions, works: Sequence[str]) -> Prepared:
+def prepare_apart(options: BenchmarkOptions, workloads: Sequence[str]) -> Prepared:
     """Make what the contenders read, in a process that ends before the first of them starts."""
-    growth = [int(work.partition("-")[2]) for work in works if kind(work) == "growth"]
+    growth = [
+        int(workload.partition("-")[2]) for workload in workloads if kind(workload) == "growth"
+    ]
     folder = options.out.resolve() / "prepared"
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(
@@ -280,23 +288,23 @@ def prepare_apart(options: BenchmarkOptions, works: Sequence[str]) -> Prepared:
 
 
 def take_turn(
-    options: BenchmarkOptions, prepared: Prepared, work: str, name: str, seed: int, log: Path
+    options: BenchmarkOptions, prepared: Prepared, workload: str, name: str, seed: int, log: Path
 ) -> Turn:
-    """Let one contender do one work; a start is made twice."""
+    """Let one contender do one workload; a start is made twice."""
     log.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".turn-", dir=options.out.resolve()) as scratch:
-        turn = run_worker(options, prepared, work, name, seed, Path(scratch), log)
-        if kind(work) != "start" or turn["error"]:
+        turn = run_worker(options, prepared, workload, name, seed, Path(scratch), log)
+        if kind(workload) != "start" or turn["error"]:
             return turn
         warm_log = log.with_stem(log.stem + "-warm")
-        warm = run_worker(options, prepared, work, name, seed, Path(scratch), warm_log)
+        warm = run_worker(options, prepared, workload, name, seed, Path(scratch), warm_log)
         return warm if warm["error"] else {**turn, "seconds": [warm["first"]]}
 
 
 def run_worker(
     options: BenchmarkOptions,
     prepared: Prepared,
-    work: str,
+    workload: str,
     name: str,
     seed: int,
     scratch: Path,
@@ -304,8 +312,8 @@ def run_worker(
 ) -> dict[str, Any]:
     """Run a contender's process; gives what it measured, or the log's last line as `error`."""
     contender = CONTENDERS[name]
-    work_kind, _, detail = work.partition("-")
-    growing = work_kind == "growth"
+    workload_kind, _, detail = workload.partition("-")
+    growing = workload_kind == "growth"
     photos = prepared.growth[int(detail)] if growing else prepared.photos
     weights = options.weights
     order, result = scratch / "order.json", scratch / "result.json"
@@ -317,11 +325,11 @@ def run_worker(
         "JAX_COMPILATION_CACHE_DIR": str(scratch / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
-        "CATDOG_CACHE": str(prepared.cache if work_kind == "start" else scratch / "cache"),
+        "CATDOG_CACHE": str(prepared.cache if workload_kind == "start" else scratch / "cache"),
         "KERAS_HOME": str(scratch / "keras"),  # not the user's settings
     }
     spec = Spec(
-        work="epoch" if growing else work_kind,
+        workload="epoch" if growing else workload_kind,
         model="model4" if growing else detail,
         compiled=contender.compiled,
         bfloat16=options.bfloat16,

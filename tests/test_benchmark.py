@@ -8,7 +8,7 @@ from typing import Any
 
 import benchmark
 import pytest
-from benchmark import CONTENDERS, WORKS, BenchmarkOptions
+from benchmark import CONTENDERS, WORKLOADS, BenchmarkOptions
 from contenders import photos, summary, worker
 from contenders.summary import KERAS_TENSORFLOW, OURS, TARGETS, TORCH_COMPILE, Spread, Turn
 
@@ -18,9 +18,9 @@ from catdog_jax.errors import InputError, RunError
 QUICK = BenchmarkOptions(quick=True)
 
 
-def turn(work: str, contender: str, number: int, *seconds: float, **other: Any) -> Turn:
+def turn(workload: str, contender: str, number: int, *seconds: float, **other: Any) -> Turn:
     measured = {"seconds": list(seconds), "first": 9.0, "peak_mib": 100.0, "error": None}
-    return {"work": work, "contender": contender, "round": number, **measured, **other}
+    return {"work": workload, "contender": contender, "round": number, **measured, **other}
 
 
 def test_a_turn_counts_by_its_median() -> None:
@@ -100,19 +100,19 @@ def test_a_target_of_exactly_what_was_reached_is_reached() -> None:
     assert "| 3.00 (3.00 … 3.00) | ≥ 3 × | yes |" in summary.tables(turns)
 
 
-def test_targets_are_of_works_that_their_rivals_do() -> None:
+def test_targets_are_of_workloads_that_their_rivals_do() -> None:
     for target in TARGETS:
-        assert target.work in WORKS
+        assert target.workload in WORKLOADS
         for rival in target.rivals:
-            assert summary.kind(target.work) in CONTENDERS[rival].works
+            assert summary.kind(target.workload) in CONTENDERS[rival].kinds
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"works": ("epochs",)}, "unknown work 'epochs'; choose from: epoch-model1, "),
-        ({"works": ()}, "no work is left; give --works"),
-        ({"works": ("growth",)}, "no work is left; give --works"),
+        ({"workloads": ("epochs",)}, "unknown workload 'epochs'; choose from: epoch-model1, "),
+        ({"workloads": ()}, "no workload is left; give --workloads"),
+        ({"workloads": ("growth",)}, "no workload is left; give --workloads"),
         ({"contenders": ("theano",)}, "unknown contender 'theano'; choose from: catdog_jax, "),
         ({"contenders": ()}, "no contender is left; give --contenders"),
         ({"quick": False}, "give the photos with --data"),
@@ -133,16 +133,16 @@ def test_wrong_input_is_told(change: dict[str, Any], said: str, tmp_path: Path) 
 def test_wrong_input_ends_in_one_line_and_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--quick", "--works", "nothing"])
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--quick", "--workloads", "nothing"])
     assert guarded(benchmark.parse_and_run) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: unknown work 'nothing'")
+    assert error.startswith("error: unknown workload 'nothing'")
     assert error.count("\n") == 1
 
 
 def test_works_are_chosen_by_how_they_begin(capsys: pytest.CaptureFixture[str]) -> None:
-    def chosen(*works: str, tfds: Path | None = None) -> list[str]:
-        return benchmark.chosen_works(BenchmarkOptions(works=works, tfds=tfds))
+    def chosen(*workloads: str, tfds: Path | None = None) -> list[str]:
+        return benchmark.chosen_workloads(BenchmarkOptions(workloads=workloads, tfds=tfds))
 
     assert chosen("step-model4", "epoch") == [f"epoch-model{n}" for n in (1, 2, 3, 4)] + [
         "step-model4"
@@ -222,7 +222,11 @@ def test_failing_workers_are_told_and_the_others_go_on(
     }
     monkeypatch.setattr(benchmark, "CONTENDERS", contenders)
     options = replace(
-        QUICK, works=("augment",), contenders=tuple(contenders), timeout=0.5, out=tmp_path / "out"
+        QUICK,
+        workloads=("augment",),
+        contenders=tuple(contenders),
+        timeout=0.5,
+        out=tmp_path / "out",
     )
     with pytest.raises(RunError, match="catdog_jax failed in augment; see "):
         benchmark.main(options)
@@ -249,7 +253,7 @@ def test_a_start_is_made_cold_then_with_what_that_left(
     monkeypatch.setattr(
         benchmark, "CONTENDERS", {OURS: replace(CONTENDERS[OURS], worker=str(script))}
     )
-    options = replace(QUICK, works=("start",), contenders=(OURS,), out=tmp_path / "out")
+    options = replace(QUICK, workloads=("start",), contenders=(OURS,), out=tmp_path / "out")
     for row, model in zip(measured(options), ("model3", "model4"), strict=True):
         assert row["first"] == 5.0
         assert row["seconds"] == [1.0]
@@ -265,10 +269,11 @@ def test_a_start_is_made_cold_then_with_what_that_left(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("contender", "work", "count"), [(OURS, "epoch-model3", 1), (KERAS_TENSORFLOW, "augment", 3)]
+    ("contender", "workload", "count"),
+    [(OURS, "epoch-model3", 1), (KERAS_TENSORFLOW, "augment", 3)],
 )
-def test_contenders_end_to_end(contender: str, work: str, count: int, tmp_path: Path) -> None:
-    (row,) = measured(replace(QUICK, works=(work,), contenders=(contender,), out=tmp_path))
+def test_contenders_end_to_end(contender: str, workload: str, count: int, tmp_path: Path) -> None:
+    (row,) = measured(replace(QUICK, workloads=(workload,), contenders=(contender,), out=tmp_path))
     assert row["error"] is None
     assert len(row["seconds"]) == count
     assert min(row["seconds"]) > 0

@@ -1,4 +1,4 @@
-"""The benchmark's works in catdog_jax, as a user of the package would do them."""
+"""The benchmark's workloads in catdog_jax, as a user of the package would do them."""
 
 import time
 from dataclasses import replace
@@ -169,5 +169,6 @@ def _device(spec: Spec) -> str:
 
 
 if __name__ == "__main__":
-    works = {"epoch": epoch, "start": start, "step": step, "forward": forward, "augment": augment}
-    worker.main(works)
+    worker.main(
+        {"epoch": epoch, "start": start, "step": step, "forward": forward, "augment": augment}
+    )

@@ -1,4 +1,4 @@
-"""The benchmark's works in Keras, on the backend that KERAS_BACKEND names."""
+"""The benchmark's workloads in Keras, on the backend that KERAS_BACKEND names."""
 
 import time
 from collections.abc import Callable
@@ -143,5 +143,6 @@ def _device() -> str:
 
 
 if __name__ == "__main__":
-    works = {"epoch": epoch, "start": start, "step": step, "forward": forward, "augment": augment}
-    worker.main(works)
+    worker.main(
+        {"epoch": epoch, "start": start, "step": step, "forward": forward, "augment": augment}
+    )

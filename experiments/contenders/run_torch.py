@@ -1,4 +1,4 @@
-"""The benchmark's works in PyTorch, eager or compiled; in channels-last, its fast layout."""
+"""The benchmark's workloads in PyTorch, eager or compiled; in channels-last, its fast layout."""
 
 import math
 import os

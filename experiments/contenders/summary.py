@@ -9,7 +9,7 @@ from catdog_jax.reports.tables import table_line
 from catdog_jax.runs.history import DEAD_LOSS
 
 Turn = Mapping[str, Any]
-"""A contender's try at a work: `work`, `contender`, `round`, `error`, and what it measured."""
+"""One run of one workload: `work` (its name), `contender`, `round`, `error` and measurements."""
 
 OURS = "catdog_jax"
 KERAS_TENSORFLOW, KERAS_JAX = "keras-tensorflow", "keras-jax"
@@ -33,7 +33,7 @@ _QUANTITIES = {"seconds": "time", "peak_mib": "peak memory"}
 class Target:
     """The best of `rivals` should take at least so many times as much of `quantity` as ours."""
 
-    work: str
+    workload: str
     rivals: tuple[str, ...]
     at_least: float
     quantity: str = "seconds"
@@ -60,18 +60,18 @@ class Spread:
     highest: float
 
 
-def kind(work: str) -> str:
+def kind(workload: str) -> str:
     """`epoch` of `epoch-model4`."""
-    return work.partition("-")[0]
+    return workload.partition("-")[0]
 
 
 def by_round(
-    turns: Sequence[Turn], work: str, contender: str, quantity: str = "seconds"
+    turns: Sequence[Turn], workload: str, contender: str, quantity: str = "seconds"
 ) -> dict[int, float]:
     """A quantity (of `seconds`, their median) in each round in which the contender had it."""
     found = {}
     for turn in turns:
-        if (turn["work"], turn["contender"]) == (work, contender) and not turn["error"]:
+        if (turn["work"], turn["contender"]) == (workload, contender) and not turn["error"]:
             value = turn[quantity]
             if quantity == "seconds":
                 value = median(value)
@@ -81,11 +81,11 @@ def by_round(
 
 
 def ratios(
-    turns: Sequence[Turn], work: str, rivals: Sequence[str], quantity: str = "seconds"
+    turns: Sequence[Turn], workload: str, rivals: Sequence[str], quantity: str = "seconds"
 ) -> list[float]:
     """The best rival's quantity over ours, in each round that has ours and all of theirs."""
-    ours = by_round(turns, work, OURS, quantity)
-    theirs = [by_round(turns, work, rival, quantity) for rival in rivals]
+    ours = by_round(turns, workload, OURS, quantity)
+    theirs = [by_round(turns, workload, rival, quantity) for rival in rivals]
     return [
         min(values[number] for values in theirs) / value
         for number, value in ours.items()
@@ -108,11 +108,11 @@ def note(turn: Turn) -> str:
 
 
 def tables(turns: Sequence[Turn]) -> str:
-    """Markdown: the targets, then each work with a row a contender."""
-    works = list(dict.fromkeys(turn["work"] for turn in turns))
-    lines = ["# Benchmark", "", *_target_lines(turns, works)]
-    for work in works:
-        lines += ["", f"## {work}", "", *_work_lines(turns, work)]
+    """Markdown: the targets, then each workload with a row a contender."""
+    workloads = list(dict.fromkeys(turn["work"] for turn in turns))
+    lines = ["# Benchmark", "", *_target_lines(turns, workloads)]
+    for workload in workloads:
+        lines += ["", f"## {workload}", "", *_workload_lines(turns, workload)]
     lines += [
         "",
         "Median over the rounds (lowest … highest) of each turn's median; ratios are of the same "
@@ -127,43 +127,44 @@ def tables(turns: Sequence[Turn]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _target_lines(turns: Sequence[Turn], works: Sequence[str]) -> list[str]:
+def _target_lines(turns: Sequence[Turn], workloads: Sequence[str]) -> list[str]:
     rows: list[str] = []
     for target in TARGETS:
-        if target.work in works:
-            took_part = [name for name in target.rivals if by_round(turns, target.work, name)]
+        if target.workload in workloads:
+            took_part = [name for name in target.rivals if by_round(turns, target.workload, name)]
             rivals = took_part or target.rivals
-            found = spread(ratios(turns, target.work, rivals, target.quantity))
+            found = spread(ratios(turns, target.workload, rivals, target.quantity))
             verdict = "not measured"
             if found is not None:
                 verdict = "yes" if found.median >= target.at_least else "no"
-            what = f"{target.work}, {_QUANTITIES[target.quantity]}"
+            what = f"{target.workload}, {_QUANTITIES[target.quantity]}"
             against = " or ".join(rivals)
             wanted = f"≥ {target.at_least:g} ×"
             rows.append(table_line([what, against, _times(found), wanted, verdict]))
     if not rows:
         return []
-    return ["| work | against | times ours | target | reached |", "|---|---|---|---|---|", *rows]
+    heads = ["workload", "against", "times ours", "target", "reached"]
+    return [table_line(heads), "|---" * len(heads) + "|", *rows]
 
 
-def _work_lines(turns: Sequence[Turn], work: str) -> list[str]:
-    later, first = _HEADS[kind(work)]
-    with_memory = kind(work) in _WITH_MEMORY
+def _workload_lines(turns: Sequence[Turn], workload: str) -> list[str]:
+    later, first = _HEADS[kind(workload)]
+    with_memory = kind(workload) in _WITH_MEMORY
     heads = ["contender", later, first, *(["peak MiB"] if with_memory else []), "times our time"]
     lines = [table_line(heads), "|---" * len(heads) + "|"]
-    of_work = [turn for turn in turns if turn["work"] == work]
+    of_workload = [turn for turn in turns if turn["work"] == workload]
     factor = 1000 if later.endswith("ms") else 1
-    for name in sorted({turn["contender"] for turn in of_work}):
-        seconds = [factor * value for value in by_round(turns, work, name).values()]
-        cells = [name, _cell(seconds), _cell(by_round(turns, work, name, "first").values())]
+    for name in sorted({turn["contender"] for turn in of_workload}):
+        seconds = [factor * value for value in by_round(turns, workload, name).values()]
+        cells = [name, _cell(seconds), _cell(by_round(turns, workload, name, "first").values())]
         if with_memory:
-            cells.append(_cell(by_round(turns, work, name, "peak_mib").values()))
-        lines.append(table_line([*cells, _times(spread(ratios(turns, work, [name])))]))
-    devices = {turn["contender"]: turn["device"] for turn in of_work if turn.get("device")}
+            cells.append(_cell(by_round(turns, workload, name, "peak_mib").values()))
+        lines.append(table_line([*cells, _times(spread(ratios(turns, workload, [name])))]))
+    devices = {turn["contender"]: turn["device"] for turn in of_workload if turn.get("device")}
     notes = [f"- {name}: {device}" for name, device in sorted(devices.items())]
     notes += [
         f"- {turn['contender']}, round {turn['round'] + 1}: {note(turn)}"
-        for turn in of_work
+        for turn in of_workload
         if note(turn)
     ]
     return [*lines, *([""] if notes else []), *notes]

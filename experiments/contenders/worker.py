@@ -26,10 +26,10 @@ MOBILENET_PARAMETERS = 2_257_984
 class Spec:
     """One process's order."""
 
-    work: str
-    """A key of the works that the contender gives to `main`."""
+    workload: str
+    """A key of the dictionary that the worker passes to `main`."""
     model: str
-    """`model1` … `model4`; empty where the work has none."""
+    """`model1` … `model4`; empty where the workload has none."""
     compiled: bool
     """Whether PyTorch compiles."""
     bfloat16: bool
@@ -55,10 +55,10 @@ class Spec:
     """`time.time()` just before the process was started."""
 
 
-def main(works: dict[str, Callable[[Spec], Result]]) -> None:
+def main(workloads: dict[str, Callable[[Spec], Result]]) -> None:
     """Do what the file named on the command line orders and write the answer."""
     spec = Spec(**json.loads(Path(sys.argv[1]).read_text("utf-8")))
-    result = works[spec.work](spec)
+    result = workloads[spec.workload](spec)
     write_json(Path(spec.result), {"peak_mib": peak_mib(), **result})
 
 
