@@ -1,26 +1,25 @@
-"""How fast: training, steps, inference, augmentation and start, here, in Keras and in PyTorch.
+"""Benchmark against Keras and PyTorch: training, inference, augmentation and startup.
 
     python experiments/benchmark.py --data PATH/cats_and_dogs_filtered.zip --weights FILE
 
-Each contender does each workload in a process of its own (a start in two), one at a time and with
-nothing compiled before, but for a warm start; in each round all take their turns, in an order that
-is rotated from round to round. Writes `benchmark.json` (machine, versions, every measurement) and
-`benchmark.md` (tables) into `--out` after each turn, and a log of each process into `logs`. What is
-there already, of the same machine, versions and commit, is kept, and rounds are added to it. The
-workloads:
+Every measurement runs alone, in a new process with empty compile caches. In each round every
+contender runs every workload; the order of the contenders rotates from round to round. After each
+measurement `benchmark.json` (machine, versions, all measurements) and `benchmark.md` (tables) in
+`--out` are updated; the output of each process is in `logs/`. A second call with the same `--out`
+adds rounds, if the machine, the versions and the commit are the same. The workloads:
 
-- `epoch-model1` … `epoch-model4`: training from a folder of photos as a user would, with validation
-  on all validation photos. The first epoch opens (here: decodes) the photos and compiles.
-- `step-model1` … `step-model4`: one training step on a batch from the host's memory.
+- `epoch-model1` … `epoch-model4`: training from a folder of photos, with validation on all
+  validation photos. The first epoch includes opening (ours: decoding) the photos and compiling.
+- `step-model1` … `step-model4`: one training step on a batch in host memory.
 - `forward`: features of a frozen MobileNetV2. `augment`: flips and rotations of a batch.
-- `start-model3`, `start-model4`: from the start of the process to the end of its first step, with
-  empty compile caches (cold), then again with what that left in them (warm). Ours finds its photos
-  decoded, as from its second run on.
-- `growth-500` … `growth-6000`: epochs of model 4 on so many photos of those in `--tfds`.
+- `start-model3`, `start-model4`: from the start of the process to the end of its first step, first
+  with empty compile caches (cold), then with the caches filled by that run (warm). Our photos are
+  already decoded, as in every run but the first.
+- `growth-500` … `growth-6000`: epochs of model 4 on that many photos from `--tfds`.
 
-PyTorch takes part in what needs no loader of photos, where it is installed (`pip install torch`).
-All of it takes hours on two CPU cores, most of them Keras's on JAX; `--quick` shows in a minute
-that it works, on drawings, and says nothing about speed.
+PyTorch is optional (`pip install torch`) and runs the workloads that need no photo loader.
+Everything together takes hours on two CPU cores, most of them for Keras on JAX. `--quick` checks in
+a minute that it works; its timings mean nothing.
 """
 
 import json
@@ -72,7 +71,7 @@ WORKLOADS: tuple[str, ...] = (
     *(f"growth-{count}" for count in GROWTH),
 )
 QUICK_WORKLOADS = ("epoch-model3", "step-model3", "forward", "augment")
-# Variables that change how fast a machine computes.
+# Environment variables that affect speed.
 VARIABLES = (
     "GLIBC_TUNABLES",
     "LD_PRELOAD",
@@ -85,7 +84,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "keras", "tensorflow", "tensorflow
 
 @dataclass(frozen=True)
 class Contender:
-    """Who takes part: a worker, the packages it needs, what it can do, and its settings."""
+    """A worker script, the packages it needs, the kinds of workload it runs, and its settings."""
 
     worker: str
     packages: tuple[str, ...]
@@ -120,86 +119,90 @@ class BenchmarkOptions:
     """Options of the benchmark."""
 
     data: Path | None = None
-    """The photos: a zip or folder with train/ and validation/, each with a folder per class."""
+    """Zip or folder of photos: train/ and validation/, each with one folder per class."""
     weights: str = "none"
-    """Keras file for model 4's backbone, or none: random weights, as fast."""
+    """Keras weights file for model 4's backbone, or none: random weights, equally fast."""
     tfds: Path | None = None
-    """Folder of TFDS's prepared cats_vs_dogs, for the workloads named growth."""
+    """TFDS data folder with cats_vs_dogs prepared, for the growth workloads."""
     workloads: tuple[str, ...] = WORKLOADS
-    """Which workloads, by the beginnings of their names: epoch, step-model4 …"""
+    """Which workloads, by name or prefix: epoch, step-model4, ..."""
     contenders: tuple[str, ...] = tuple(CONTENDERS)
-    """Which contenders; those that are not installed are left out."""
+    """Which contenders; those not installed are skipped."""
     rounds: int = 3
-    """How often each contender does each workload."""
+    """How often each contender runs each workload."""
     epochs: int = 3
-    """Epochs of a training, 2 or more: the first is told apart."""
+    """Epochs per training run, 2 or more: the first is reported separately."""
     repeats: int = 20
-    """Timed calls of a step, forward or augment."""
+    """Timed calls of step, forward and augment."""
     image_size: int = 160
     """Height and width of the images."""
     batch_size: int = 32
-    """Images a step."""
+    """Images per step."""
     bfloat16: bool = False
-    """Train our models in bfloat16; the others stay at float32. Give another --out."""
+    """Train our models in bfloat16 (the others stay in float32); use a separate --out."""
     timeout: float = 3600.0
-    """Seconds after which a process is given up."""
+    """Kill a process after this many seconds."""
     out: Path = Path("runs/benchmark")
-    """Folder of the results and of what is prepared for them."""
+    """Folder for the results and the prepared photos."""
     quick: bool = False
-    """See that it works: drawings, one round of a few workloads, two epochs, small images."""
+    """Smoke test: drawings, one round of a few workloads, two epochs, small images."""
 
 
 def main(options: BenchmarkOptions) -> None:
-    """Time the package and its rivals at the same workloads."""
+    """Time catdog_jax, Keras and PyTorch on the same workloads."""
     options = check(options)
     workloads, contenders = chosen_workloads(options), installed(options.contenders)
     machine = describe_machine()
-    orders, turns = earlier(options.out, machine)
-    orders.append(plain(options))
-    rounds = {
+    all_options, turns = read_earlier(options.out, machine)
+    all_options.append(plain(options))
+    first_round = {
         workload: 1 + max((turn["round"] for turn in turns if turn["work"] == workload), default=-1)
         for workload in workloads
     }
-    prepared = prepare_apart(options, workloads)
+    prepared = prepare_in_subprocess(options, workloads)
     for added in range(options.rounds):
         for workload in workloads:
-            number = rounds[workload] + added
+            number = first_round[workload] + added
             for name in rotated(workload, contenders, number):
                 log = options.out / "logs" / f"{workload}-{name}-{number + 1}.log"
                 turn = take_turn(options, prepared, workload, name, number, log)
                 turns.append({"work": workload, "contender": name, "round": number, **turn})
                 print(turn_line(turns[-1]), flush=True)
-                write(options.out, machine, orders, turns)
+                write_results(options.out, machine, all_options, turns)
     print(f"benchmark.json and benchmark.md are in {options.out}")
     failed = [turn["work"] for turn in turns if turn["contender"] == OURS and turn["error"]]
     if failed:
         raise RunError(f"{OURS} failed in {', '.join(sorted(set(failed)))}; see {options.out}")
 
 
-def earlier(out: Path, machine: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], list[Turn]]:
-    """What was asked for and measured into `out` before, on this very machine and versions.
+def read_earlier(
+    out: Path, machine: Mapping[str, Any]
+) -> tuple[list[Mapping[str, Any]], list[Turn]]:
+    """The options and turns of earlier calls with the same `out`.
 
     Raises:
-        InputError: it was another machine or version, or the file cannot be read.
+        InputError: they are from another machine or version, or the file cannot be read.
     """
     path = out / RESULTS
     if not path.is_file():
         return [], []
     results = read_json(path)
     try:
-        there, orders, turns = (results[name] for name in ("machine", "options", "turns"))
+        earlier, options, turns = (results[name] for name in ("machine", "options", "turns"))
     except (KeyError, TypeError) as error:
-        raise InputError(f"{path} holds no benchmark: {error!r}; choose another --out") from error
-    if there != machine:
-        raise InputError(f"{path} is of another machine, version or commit; choose another --out")
-    return orders, turns
+        raise InputError(
+            f"{path} is not a benchmark result: {error!r}; choose another --out"
+        ) from error
+    if earlier != machine:
+        raise InputError(f"{path} is from another machine, version or commit; choose another --out")
+    return options, turns
 
 
 def check(options: BenchmarkOptions) -> BenchmarkOptions:
-    """Refuse what cannot be done; settle what `--quick` stands for.
+    """Validate the options and apply `--quick`.
 
     Raises:
-        InputError: an unknown workload or contender, a number out of range, no photos.
+        InputError: a number is out of range, or `--data` or the weights file is missing.
     """
     if options.quick:
         workloads = QUICK_WORKLOADS if options.workloads == WORKLOADS else options.workloads
@@ -213,40 +216,40 @@ def check(options: BenchmarkOptions) -> BenchmarkOptions:
             batch_size=16,
         )
     elif options.data is None:
-        raise InputError("give the photos with --data, or see that it works with --quick")
-    smallest = {"rounds": 1, "epochs": 2, "repeats": 1, "image_size": 32, "batch_size": 1}
-    for name, least in smallest.items():
-        if getattr(options, name) < least:
-            flag = name.replace("_", "-")
-            raise InputError(f"--{flag} must be {least} or more, not {getattr(options, name)}")
+        raise InputError("set --data to the photos, or try --quick")
+    minimums = {"rounds": 1, "epochs": 2, "repeats": 1, "image_size": 32, "batch_size": 1}
+    for name, minimum in minimums.items():
+        value = getattr(options, name)
+        if value < minimum:
+            raise InputError(f"--{name.replace('_', '-')} must be {minimum} or more, not {value}")
     if options.weights != "none" and not Path(options.weights).is_file():
         raise InputError(f"no weights file at {options.weights}")
     return options
 
 
 def chosen_workloads(options: BenchmarkOptions) -> list[str]:
-    """The workloads that `--workloads` names, as far as their photos are there.
+    """The workloads that `--workloads` selects, without growth if `--tfds` is not given.
 
     Raises:
-        InputError: a name is the beginning of none, or none is left.
+        InputError: a prefix matches nothing, or no workload is left.
     """
     for name in options.workloads:
         if not any(workload.startswith(name) for workload in WORKLOADS):
             raise InputError(f"unknown workload '{name}'; choose from: {', '.join(WORKLOADS)}")
     workloads = [workload for workload in WORKLOADS if workload.startswith(options.workloads)]
     if options.tfds is None and any(kind(workload) == "growth" for workload in workloads):
-        print("growth needs the photos of TFDS and is left out; give them with --tfds")
+        print("skipping growth: it needs photos from --tfds")
         workloads = [workload for workload in workloads if kind(workload) != "growth"]
     if not workloads:
-        raise InputError("no workload is left; give --workloads")
+        raise InputError("no workloads to run; check --workloads")
     return workloads
 
 
 def installed(names: Sequence[str]) -> list[str]:
-    """The contenders among `names` that can be run; the others are told.
+    """The contenders among `names` whose packages are installed; prints which are skipped.
 
     Raises:
-        InputError: a name is unknown, or none is left.
+        InputError: a name is unknown, or no contender is left.
     """
     found = []
     for name in dict.fromkeys(names):
@@ -254,23 +257,23 @@ def installed(names: Sequence[str]) -> list[str]:
             raise InputError(f"unknown contender '{name}'; choose from: {', '.join(CONTENDERS)}")
         missing = [package for package in CONTENDERS[name].packages if find_spec(package) is None]
         if missing:
-            print(f"{name} is left out: {', '.join(missing)} not installed")
+            print(f"skipping {name}: {', '.join(missing)} not installed")
         else:
             found.append(name)
     if not found:
-        raise InputError("no contender is left; give --contenders")
+        raise InputError("no contenders to run; check --contenders")
     return found
 
 
 def rotated(workload: str, contenders: Sequence[str], number: int) -> list[str]:
-    """Those who can do `workload`, in the order of round `number`."""
+    """The contenders that run `workload`, in their order in round `number`."""
     able = [name for name in contenders if kind(workload) in CONTENDERS[name].kinds]
     start = number % len(able) if able else 0
     return able[start:] + able[:start]
 
 
-def prepare_apart(options: BenchmarkOptions, workloads: Sequence[str]) -> Prepared:
-    """Make what the contenders read, in a process that ends before the first of them starts."""
+def prepare_in_subprocess(options: BenchmarkOptions, workloads: Sequence[str]) -> Prepared:
+    """Prepare the contenders' inputs, in a process that ends before the first measurement."""
     growth = [
         int(workload.partition("-")[2]) for workload in workloads if kind(workload) == "growth"
     ]
@@ -290,7 +293,7 @@ def prepare_apart(options: BenchmarkOptions, workloads: Sequence[str]) -> Prepar
 def take_turn(
     options: BenchmarkOptions, prepared: Prepared, workload: str, name: str, seed: int, log: Path
 ) -> Turn:
-    """Let one contender do one workload; a start is made twice."""
+    """Run one workload with one contender; `start` runs twice, cold and warm."""
     log.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".turn-", dir=options.out.resolve()) as scratch:
         turn = run_worker(options, prepared, workload, name, seed, Path(scratch), log)
@@ -310,23 +313,22 @@ def run_worker(
     scratch: Path,
     log: Path,
 ) -> dict[str, Any]:
-    """Run a contender's process; gives what it measured, or the log's last line as `error`."""
+    """Run a worker process; returns its measurements, or the last line of its log as `error`."""
     contender = CONTENDERS[name]
     workload_kind, _, detail = workload.partition("-")
     growing = workload_kind == "growth"
     photos = prepared.growth[int(detail)] if growing else prepared.photos
     weights = options.weights
-    order, result = scratch / "order.json", scratch / "result.json"
+    spec_file, result = scratch / "spec.json", scratch / "result.json"
     environment = {
         **os.environ,
         **contender.environment,
-        # Nothing compiled or decoded by an earlier turn, except that a start finds our photos
-        # decoded.
+        # Empty caches, except that `start` gets our photos already decoded.
         "JAX_COMPILATION_CACHE_DIR": str(scratch / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
         "CATDOG_CACHE": str(prepared.cache if workload_kind == "start" else scratch / "cache"),
-        "KERAS_HOME": str(scratch / "keras"),  # not the user's settings
+        "KERAS_HOME": str(scratch / "keras"),  # ignores the user's Keras settings
     }
     spec = Spec(
         workload="epoch" if growing else workload_kind,
@@ -346,8 +348,8 @@ def run_worker(
         result=str(result),
         started=time.time(),
     )
-    write_json(order, asdict(spec))
-    command = [sys.executable, str(HERE / "contenders" / contender.worker), str(order)]
+    write_json(spec_file, asdict(spec))
+    command = [sys.executable, str(HERE / "contenders" / contender.worker), str(spec_file)]
     try:
         with log.open("wb") as output:
             done = subprocess.run(
@@ -358,10 +360,10 @@ def run_worker(
                 timeout=options.timeout,
             )
     except subprocess.TimeoutExpired:
-        return {"error": f"no result after {options.timeout:g} s"}
+        return {"error": f"timed out after {options.timeout:g} s"}
     if done.returncode:
-        said = log.read_text("utf-8", errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(said) if line.strip()), "no message")
+        lines = log.read_text("utf-8", errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "no message")
         return {"error": f"exit code {done.returncode}: {last}"}
     return {"error": None, **json.loads(result.read_text("utf-8"))}
 
@@ -375,29 +377,29 @@ def turn_line(turn: Turn) -> str:
 
 
 def plain(options: BenchmarkOptions) -> dict[str, Any]:
-    """As JSON takes them; files by their names alone, so that results can be shown to others."""
-    files = ("data", "weights", "tfds", "out")
+    """The options as JSON values; of paths only the last part, so that results can be shared."""
+    paths = ("data", "weights", "tfds", "out")
     return {
-        name: Path(value).name if name in files and value is not None else value
+        name: Path(value).name if name in paths and value is not None else value
         for name, value in asdict(options).items()
     }
 
 
-def write(
+def write_results(
     out: Path,
     machine: Mapping[str, Any],
-    orders: Sequence[Mapping[str, Any]],
+    all_options: Sequence[Mapping[str, Any]],
     turns: Sequence[Turn],
 ) -> None:
-    """Write the results so far."""
-    write_json(out / RESULTS, {"machine": machine, "options": orders, "turns": turns})
-    about = [f"- {name}: {value}" for name, value in machine.items() if value]
-    text = tables(turns) + "\n" + "\n".join(about) + "\n"
+    """Write `benchmark.json` and `benchmark.md`."""
+    write_json(out / RESULTS, {"machine": machine, "options": all_options, "turns": turns})
+    facts = [f"- {name}: {value}" for name, value in machine.items() if value]
+    text = tables(turns) + "\n" + "\n".join(facts) + "\n"
     (out / "benchmark.md").write_text(text, "utf-8")
 
 
 def describe_machine() -> dict[str, Any]:
-    """What all of it runs on; the devices are each worker's to name."""
+    """Hardware, system and versions; each worker reports its own device."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -422,7 +424,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def parse_and_run() -> None:
-    """Take the options from the command line."""
+    """Run with options from the command line."""
     main(tyro.cli(BenchmarkOptions, description=main.__doc__))
 
 

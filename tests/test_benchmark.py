@@ -1,4 +1,4 @@
-"""The benchmark: its statistics by hand-made turns, its options, its workers from end to end."""
+"""The benchmark: statistics of hand-made turns, options, and workers end to end."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ def turn(workload: str, contender: str, number: int, *seconds: float, **other: A
     return {"work": workload, "contender": contender, "round": number, **measured, **other}
 
 
-def test_a_turn_counts_by_its_median() -> None:
+def test_a_turn_counts_with_its_median() -> None:
     turns = [
         turn("forward", OURS, 0, 1.0, 2.0, 30.0),
         turn("forward", OURS, 1, 4.0, 5.0),
@@ -53,7 +53,7 @@ def test_ratios_are_of_the_same_round() -> None:
     assert summary.spread([]) is None
 
 
-def test_failures_and_unknown_memory_are_no_numbers() -> None:
+def test_failures_and_unknown_memory_are_left_out() -> None:
     failed = {"work": "forward", "contender": OURS, "round": 1, "error": "exit code 1: broken"}
     turns = [turn("forward", OURS, 0, 1.0, peak_mib=None), failed]
     assert summary.by_round(turns, "forward", OURS) == {0: 1.0}
@@ -88,19 +88,19 @@ def test_tables_by_hand() -> None:
     assert "model3" not in table
 
 
-def test_a_model_that_died_is_told() -> None:
+def test_a_dead_model_is_reported() -> None:
     turns = [turn("epoch-model1", OURS, n, 1.0, loss=loss) for n, loss in enumerate((4.0, 4.1589))]
     table = summary.tables(turns)
     assert "- catdog_jax, round 2: the model died" in table
     assert "round 1: the model died" not in table
 
 
-def test_a_target_of_exactly_what_was_reached_is_reached() -> None:
+def test_a_ratio_equal_to_its_target_meets_it() -> None:
     turns = [turn("augment", OURS, 0, 2.0), turn("augment", KERAS_TENSORFLOW, 0, 6.0)]
     assert "| 3.00 (3.00 … 3.00) | ≥ 3 × | yes |" in summary.tables(turns)
 
 
-def test_targets_are_of_workloads_that_their_rivals_do() -> None:
+def test_every_target_has_a_workload_that_its_rivals_run() -> None:
     for target in TARGETS:
         assert target.workload in WORKLOADS
         for rival in target.rivals:
@@ -111,11 +111,11 @@ def test_targets_are_of_workloads_that_their_rivals_do() -> None:
     ("change", "said"),
     [
         ({"workloads": ("epochs",)}, "unknown workload 'epochs'; choose from: epoch-model1, "),
-        ({"workloads": ()}, "no workload is left; give --workloads"),
-        ({"workloads": ("growth",)}, "no workload is left; give --workloads"),
+        ({"workloads": ()}, "no workloads to run; check --workloads"),
+        ({"workloads": ("growth",)}, "no workloads to run; check --workloads"),
         ({"contenders": ("theano",)}, "unknown contender 'theano'; choose from: catdog_jax, "),
-        ({"contenders": ()}, "no contender is left; give --contenders"),
-        ({"quick": False}, "give the photos with --data"),
+        ({"contenders": ()}, "no contenders to run; check --contenders"),
+        ({"quick": False}, "set --data to the photos"),
         ({"quick": False, "data": Path("nowhere"), "rounds": 0}, "--rounds must be 1 or more"),
         ({"quick": False, "data": Path("nowhere"), "epochs": 1}, "--epochs must be 2 or more"),
         ({"quick": False, "data": Path("nowhere"), "batch_size": 0}, "--batch-size must be 1 or"),
@@ -123,7 +123,7 @@ def test_targets_are_of_workloads_that_their_rivals_do() -> None:
         ({"weights": "nowhere.h5"}, "no weights file at nowhere.h5"),
     ],
 )
-def test_wrong_input_is_told(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_wrong_input_is_reported(change: dict[str, Any], said: str, tmp_path: Path) -> None:
     options = replace(QUICK, out=tmp_path, **change)
     with pytest.raises(InputError, match=said):
         benchmark.main(options)
@@ -140,7 +140,7 @@ def test_wrong_input_ends_in_one_line_and_code_2(
     assert error.count("\n") == 1
 
 
-def test_works_are_chosen_by_how_they_begin(capsys: pytest.CaptureFixture[str]) -> None:
+def test_workloads_are_chosen_by_prefix(capsys: pytest.CaptureFixture[str]) -> None:
     def chosen(*workloads: str, tfds: Path | None = None) -> list[str]:
         return benchmark.chosen_workloads(BenchmarkOptions(workloads=workloads, tfds=tfds))
 
@@ -150,23 +150,23 @@ def test_works_are_chosen_by_how_they_begin(capsys: pytest.CaptureFixture[str]) 
     assert chosen("growth-2", "aug", tfds=Path()) == ["augment", "growth-2000"]
     assert not capsys.readouterr().out
     assert chosen("growth", "aug") == ["augment"]
-    assert "give them with --tfds" in capsys.readouterr().out
+    assert "it needs photos from --tfds" in capsys.readouterr().out
 
 
-def test_contenders_that_are_not_installed_are_left_out(
+def test_contenders_that_are_not_installed_are_skipped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(benchmark, "find_spec", lambda name: None if name == "torch" else name)
     assert benchmark.installed(list(CONTENDERS)) == [OURS, KERAS_TENSORFLOW, "keras-jax"]
     assert capsys.readouterr().out.splitlines() == [
-        "torch-eager is left out: torch not installed",
-        "torch-compile is left out: torch not installed",
+        "skipping torch-eager: torch not installed",
+        "skipping torch-compile: torch not installed",
     ]
-    with pytest.raises(InputError, match="no contender is left"):
+    with pytest.raises(InputError, match="no contenders to run"):
         benchmark.installed([TORCH_COMPILE])
 
 
-def test_the_order_is_rotated_among_those_who_can() -> None:
+def test_the_order_rotates_among_contenders_that_run_the_workload() -> None:
     names = list(CONTENDERS)
     assert benchmark.rotated("forward", names, 0) == names
     assert benchmark.rotated("forward", names, 1) == [*names[1:], OURS]
@@ -184,7 +184,7 @@ def test_the_worker_counts_calls_and_epochs() -> None:
     assert peak is None or peak > 10
 
 
-def test_what_must_not_be_timed_is_refused() -> None:
+def test_another_network_or_a_no_op_is_not_timed() -> None:
     worker.check_mobilenet(2_257_984)
     with pytest.raises(ValueError, match="3 parameters are not MobileNetV2's 2257984"):
         worker.check_mobilenet(3)
@@ -192,7 +192,7 @@ def test_what_must_not_be_timed_is_refused() -> None:
         worker.check_changed(False)
 
 
-def test_photos_are_found_where_they_are(tmp_path: Path) -> None:
+def test_photos_are_found_at_the_top_or_in_a_sub_folder(tmp_path: Path) -> None:
     drawn = photos.prepare(tmp_path, None, None, [], 32, 16)
     assert drawn.photos.counts == photos.DRAWINGS
     folder = drawn.photos.folder
@@ -210,7 +210,7 @@ def test_photos_are_found_where_they_are(tmp_path: Path) -> None:
         photos.prepare(tmp_path, None, None, [], 32, 65)
 
 
-def test_failing_workers_are_told_and_the_others_go_on(
+def test_a_failing_worker_is_reported_and_the_others_still_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken, slow = tmp_path / "broken.py", tmp_path / "slow.py"
@@ -231,24 +231,24 @@ def test_failing_workers_are_told_and_the_others_go_on(
     with pytest.raises(RunError, match="catdog_jax failed in augment; see "):
         benchmark.main(options)
     turns = json.loads((tmp_path / "out" / "benchmark.json").read_text())["turns"]
-    assert [row["error"] for row in turns] == ["exit code 1: luck", "no result after 0.5 s"]
+    assert [row["error"] for row in turns] == ["exit code 1: luck", "timed out after 0.5 s"]
     assert "round 1: failed: exit code 1: luck" in (tmp_path / "out/benchmark.md").read_text()
-    assert "failed: no result after 0.5 s" in capsys.readouterr().out
+    assert "failed: timed out after 0.5 s" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_a_start_is_made_cold_then_with_what_that_left(
+def test_a_start_runs_cold_then_warm_with_the_same_caches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = tmp_path / "starter.py"
     script.write_text(
         "import json, os, pathlib, sys\n"
-        "order = json.loads(pathlib.Path(sys.argv[1]).read_text())\n"
-        "compiled = pathlib.Path(os.environ['JAX_COMPILATION_CACHE_DIR'])\n"
-        "first = 1.0 if compiled.exists() else 5.0\n"
-        "compiled.mkdir(exist_ok=True)\n"
-        "answer = {'first': first, 'seconds': [], 'peak_mib': 1.0, 'device': order['model']}\n"
-        "pathlib.Path(order['result']).write_text(json.dumps(answer))\n"
+        "spec = json.loads(pathlib.Path(sys.argv[1]).read_text())\n"
+        "cache = pathlib.Path(os.environ['JAX_COMPILATION_CACHE_DIR'])\n"
+        "first = 1.0 if cache.exists() else 5.0\n"
+        "cache.mkdir(exist_ok=True)\n"
+        "result = {'first': first, 'seconds': [], 'peak_mib': 1.0, 'device': spec['model']}\n"
+        "pathlib.Path(spec['result']).write_text(json.dumps(result))\n"
     )
     monkeypatch.setattr(
         benchmark, "CONTENDERS", {OURS: replace(CONTENDERS[OURS], worker=str(script))}
@@ -260,10 +260,10 @@ def test_a_start_is_made_cold_then_with_what_that_left(
         assert row["device"] == model
     assert [row["round"] for row in measured(options)] == [0, 0, 1, 1]
     monkeypatch.setattr(benchmark, "describe_machine", lambda: {"cpu": "another"})
-    with pytest.raises(InputError, match=r"benchmark\.json is of another machine"):
+    with pytest.raises(InputError, match=r"benchmark\.json is from another machine"):
         benchmark.main(options)
     (tmp_path / "out/benchmark.json").write_text("{}")
-    with pytest.raises(InputError, match=r"benchmark\.json holds no benchmark: KeyError"):
+    with pytest.raises(InputError, match=r"benchmark\.json is not a benchmark result: KeyError"):
         benchmark.main(options)
 
 
@@ -286,7 +286,7 @@ def measured(options: BenchmarkOptions) -> list[dict[str, Any]]:
     left = {path.name for path in options.out.iterdir()}
     assert left == {"benchmark.json", "benchmark.md", "logs", "prepared"}
     text = (options.out / "benchmark.json").read_text()
-    assert str(options.out) not in text  # whoever shows it to others shows no path of theirs
+    assert str(options.out) not in text  # results can be shared without local paths
     results = json.loads(text)
     assert results["machine"]["versions"]["jax"]
     return results["turns"]
