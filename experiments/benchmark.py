@@ -18,8 +18,8 @@ adds rounds, if the machine, the versions and the commit are the same. The workl
 - `growth-500` … `growth-6000`: epochs of model 4 on that many photos from `--tfds`.
 
 PyTorch is optional (`pip install torch`) and runs the workloads that need no photo loader.
-Everything together takes hours on two CPU cores, most of them for Keras on JAX. `--quick` checks in
-a minute that it works; its timings mean nothing.
+Everything together takes hours on two CPU cores, most of them for Keras on JAX. `--quick` checks
+within a minute that it works, on drawings; its timings mean nothing.
 """
 
 import json

@@ -202,9 +202,9 @@ def test_photos_are_found_at_the_top_or_in_a_sub_folder(tmp_path: Path) -> None:
     assert photos.prepare(tmp_path, tmp_path / "wrapped", None, [], 32, 16).photos.counts == (
         photos.DRAWINGS
     )
-    with pytest.raises(InputError, match="no zip that can be read"):
+    with pytest.raises(InputError, match="not a readable zip"):
         photos.prepare(tmp_path, Path(__file__), None, [], 32, 16)
-    with pytest.raises(InputError, match="has no train/ and validation/"):
+    with pytest.raises(InputError, match="must have train/ and validation/"):
         photos.prepare(tmp_path, folder / "train", None, [], 32, 16)
     with pytest.raises(InputError, match="64 training photos do not fill a batch of 65"):
         photos.prepare(tmp_path, None, None, [], 32, 65)

@@ -1,15 +1,15 @@
-"""The post's four models in Keras. Imports Keras, when called, and nothing else."""
+"""The post's four models in Keras, which is imported when a function is called."""
 
 from typing import Any
 
 
 def post_layers(model: str, image_size: int, weights: Any = None) -> list[Any]:
-    """The layers of one of the four models as the post writes them.
+    """The layers of one of the four models, as in the post.
 
     Args:
         model: `model1` … `model4`.
         image_size: height and width of the images.
-        weights: of model 4's backbone, as Keras takes them: a file, `imagenet`, or None.
+        weights: for model 4's backbone, as in Keras: a file, `imagenet` or None.
     """
     from keras import layers
     from keras.applications import MobileNetV2
@@ -42,7 +42,7 @@ def post_layers(model: str, image_size: int, weights: Any = None) -> list[Any]:
 
 
 def compile_as_post(network: Any, model: str, learning_rate: float) -> None:
-    """Compile `network` with the post's loss for `model`, Adam, and accuracy."""
+    """Compile `network` with Adam, accuracy and the post's loss for `model`."""
     from keras import losses, optimizers
 
     loss = losses.BinaryCrossentropy if model == "model4" else losses.SparseCategoricalCrossentropy

@@ -1,4 +1,4 @@
-"""Makes what the contenders read: folders of photos, one batch of them, our decoded cache."""
+"""Prepares the contenders' inputs: folders of photos, one batch, our cache of decoded photos."""
 
 import os
 import shutil
@@ -19,12 +19,12 @@ from catdog_jax.errors import InputError
 
 PARTS = ("train", "validation")
 DRAWINGS = (64, 32)
-"""How many drawings stand in for photos, to train and to validate on."""
+"""Number of drawings, for training and for validation, that replace photos in `--quick`."""
 
 
 @dataclass(frozen=True)
 class Photos:
-    """A folder with `train/` and `validation/`, and how many photos are in each."""
+    """A folder with `train/` and `validation/`, and the number of photos in each."""
 
     folder: Path
     counts: tuple[int, int]
@@ -32,15 +32,15 @@ class Photos:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that the contenders read."""
+    """The contenders' inputs."""
 
     photos: Photos
     growth: dict[int, Photos]
-    """By the number of photos."""
+    """Folders of the growth workloads, by number of photos."""
     batch: Path
     """An `.npz` with one batch."""
     cache: Path
-    """Our cache, with the photos decoded."""
+    """Our cache folder, with the photos decoded."""
 
 
 def prepare(
@@ -51,21 +51,21 @@ def prepare(
     image_size: int,
     batch_size: int,
 ) -> Prepared:
-    """Make all of it in `folder`, as far as it is not there.
+    """Prepare everything in `folder`, reusing photos that are already there.
 
     Args:
-        folder: where it is kept.
-        source: a zip or folder of photos; None draws some.
-        tfds: folder of TFDS's prepared cats_vs_dogs.
-        growth: how many of its photos to export.
-        image_size: height and width of the batch's images.
+        folder: where the inputs are kept.
+        source: a zip or folder of photos; None for drawings.
+        tfds: TFDS data folder with cats_vs_dogs prepared.
+        growth: the numbers of photos to export from it.
+        image_size: height and width of the images in the batch.
         batch_size: their number.
 
     Raises:
-        InputError: `source` or `tfds` is not what it should be.
+        InputError: `source` or `tfds` is missing, cannot be used or has too few photos.
     """
-    photos = _drawn(folder, 2 * image_size) if source is None else _given(source, folder)
-    exported = {count: _exported(tfds, count, folder) for count in growth} if tfds else {}
+    photos = _draw(folder, 2 * image_size) if source is None else _from_data(source, folder)
+    exported = {count: _export(tfds, count, folder) for count in growth} if tfds else {}
     folder.mkdir(parents=True, exist_ok=True)
     prepared = Prepared(photos, exported, folder / "batch.npz", folder / "cache")
     if photos.counts[0] < batch_size:
@@ -77,31 +77,33 @@ def prepare(
     return prepared
 
 
-def _given(source: Path, prepared: Path) -> Photos:
-    """The photos of a folder, or of a zip, which is unpacked once into `prepared`."""
+def _from_data(source: Path, prepared: Path) -> Photos:
+    """The photos of a folder or zip; a zip is unpacked into `prepared` once."""
     if not source.exists():
         raise InputError(f"--data {source} does not exist")
-    root = source if source.is_dir() else _unpacked(source, prepared)
+    root = source if source.is_dir() else _unpack(source, prepared)
     for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
         if all((folder / part).is_dir() for part in PARTS):
-            return _counted(folder)
-    raise InputError(f"--data {source} has no train/ and validation/, each with a folder a class")
+            return _photos_in(folder)
+    raise InputError(
+        f"--data {source} must have train/ and validation/, each with one folder per class"
+    )
 
 
-def _drawn(prepared: Path, size: int) -> Photos:
+def _draw(prepared: Path, size: int) -> Photos:
     """Drawings of cats and dogs as JPEG files."""
     images, labels = sketches.draw(sum(DRAWINGS), size)
 
     def fill(folder: Path) -> None:
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-            path = _place(folder, index, label, DRAWINGS[0])
+            path = _photo_path(folder, index, label, DRAWINGS[0])
             Image.fromarray(image).save(path)
 
-    return _counted(_once(prepared / f"drawings-{size}", fill))
+    return _photos_in(_create_once(prepared / f"drawings-{size}", fill))
 
 
-def _exported(data_dir: Path, count: int, prepared: Path) -> Photos:
-    """The first `count` photos of TFDS's cats_vs_dogs, four fifths of them to train on."""
+def _export(data_dir: Path, count: int, prepared: Path) -> Photos:
+    """The first `count` photos of TFDS's cats_vs_dogs, four fifths of them for training."""
 
     def fill(folder: Path) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -109,10 +111,10 @@ def _exported(data_dir: Path, count: int, prepared: Path) -> Photos:
 
         builder: Any = tfds.builder("cats_vs_dogs", data_dir=data_dir)
         if not builder.is_prepared():
-            raise InputError(f"--tfds {data_dir} does not hold cats_vs_dogs")
-        held = builder.info.splits["train"].num_examples
-        if held < count:
-            raise InputError(f"--tfds {data_dir} holds {held} photos, fewer than {count}")
+            raise InputError(f"--tfds {data_dir} has no prepared cats_vs_dogs")
+        available = builder.info.splits["train"].num_examples
+        if available < count:
+            raise InputError(f"--tfds {data_dir} has {available} photos, fewer than {count}")
         records = builder.as_dataset(
             split="train",
             decoders={"image": tfds.decode.SkipDecoding()},
@@ -120,40 +122,41 @@ def _exported(data_dir: Path, count: int, prepared: Path) -> Photos:
             shuffle_files=False,
         )
         for index, record in enumerate(tfds.as_numpy(records.take(count))):
-            path = _place(folder, index, record["label"], count * 4 // 5)
+            path = _photo_path(folder, index, record["label"], count * 4 // 5)
             path.write_bytes(record["image"])
 
-    return _counted(_once(prepared / f"tfds-{count}", fill))
+    return _photos_in(_create_once(prepared / f"tfds-{count}", fill))
 
 
-def _unpacked(source: Path, prepared: Path) -> Path:
+def _unpack(source: Path, prepared: Path) -> Path:
     def fill(folder: Path) -> None:
         try:
             with zipfile.ZipFile(source) as archive:
                 archive.extractall(folder)
         except zipfile.BadZipFile as error:
-            raise InputError(f"--data {source} is no zip that can be read: {error}") from error
+            raise InputError(f"--data {source} is not a readable zip: {error}") from error
 
-    return _once(prepared / f"{source.stem}-{source.stat().st_size}", fill)
+    return _create_once(prepared / f"{source.stem}-{source.stat().st_size}", fill)
 
 
-def _counted(folder: Path) -> Photos:
-    if len([path for path in (folder / PARTS[0]).iterdir() if path.is_dir()]) != 2:
-        raise InputError(f"{folder} must hold two classes, as the post's models tell two apart")
+def _photos_in(folder: Path) -> Photos:
+    classes = sum(path.is_dir() for path in (folder / PARTS[0]).iterdir())
+    if classes != 2:
+        raise InputError(f"the post's models need two classes; {folder} has {classes}")
     photos = [list_photos(folder / part) for part in PARTS]
     for path in (*photos[0], *photos[1]):
-        path.read_bytes()  # so that the contender who comes first need not wait for the disk
+        path.read_bytes()  # warms the page cache, so that no contender waits for the disk
     return Photos(folder, (len(photos[0]), len(photos[1])))
 
 
-def _place(folder: Path, index: int, label: int, training: int) -> Path:
-    place = folder / PARTS[index >= training] / sketches.CLASS_NAMES[label]
-    place.mkdir(parents=True, exist_ok=True)
-    return place / f"{index}.jpg"
+def _photo_path(folder: Path, index: int, label: int, training: int) -> Path:
+    parent = folder / PARTS[index >= training] / sketches.CLASS_NAMES[label]
+    parent.mkdir(parents=True, exist_ok=True)
+    return parent / f"{index}.jpg"
 
 
-def _once(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """`folder`, filled if it is not there yet, all of it or nothing."""
+def _create_once(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """`folder`, filled unless it exists; it only gets its name once complete."""
     if not folder.is_dir():
         unfinished = folder.with_name(f".{folder.name}")
         shutil.rmtree(unfinished, ignore_errors=True)

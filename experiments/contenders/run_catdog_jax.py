@@ -1,4 +1,4 @@
-"""The benchmark's workloads in catdog_jax, as a user of the package would do them."""
+"""The benchmark's workloads in catdog_jax, written as a user of the package would."""
 
 import time
 from dataclasses import replace
@@ -30,7 +30,7 @@ from catdog_jax.training.step import Task, jit_step
 
 
 def epoch(spec: Spec) -> Result:
-    """Training from a folder of photos, which are decoded first."""
+    """Train from a folder of photos, which are decoded first."""
     stamps = [time.perf_counter()]
 
     def log(line: str) -> None:
@@ -40,7 +40,7 @@ def epoch(spec: Spec) -> Result:
     set_up_jax()
     experiment = _experiment(spec)
     splits = load_splits(experiment)
-    decoding = worker.peak_with_helper_mib()  # photos are decoded in a process of their own
+    decoding = worker.peak_with_child_mib()  # a child process decodes the photos
     finished = run(experiment, Path(spec.scratch) / "run", splits=splits, log=log)
     peak = worker.peak_mib()
     return {
@@ -52,7 +52,7 @@ def epoch(spec: Spec) -> Result:
 
 
 def start(spec: Spec) -> Result:
-    """As `run` begins, up to the first step; the photos were decoded by an earlier run."""
+    """The beginning of `run` up to the first step, with photos that are already decoded."""
     set_up_jax()
     experiment = _experiment(spec)
     splits = load_splits(experiment)
@@ -72,7 +72,7 @@ def start(spec: Spec) -> Result:
 
 
 def step(spec: Spec) -> Result:
-    """A step as `fit` takes it, the batch coming from the host's memory."""
+    """One step of `fit`, on a batch in host memory."""
     set_up_jax()
     experiment = _experiment(spec)
     options = training_of(experiment, 2, 1)
@@ -117,12 +117,12 @@ def forward(spec: Spec) -> Result:
 
     mesh = data_mesh(spec.batch_size)
     images, state = shard(_float_images(spec) / 127.5 - 1, mesh), replicate(state, mesh)
-    call = partial(_finished, mesh, jit()(apply), state, images)
+    call = partial(_call_and_wait, mesh, jit()(apply), state, images)
     return {**worker.time_calls(call, spec.repeats), "device": _device(spec)}
 
 
 def augment(spec: Spec) -> Result:
-    """Flips and rotations of a batch, as in a training step, with a key an image."""
+    """Flips and rotations of a batch, with one key per image, as in a training step."""
     set_up_jax()
     flip_and_rotate = combined([random_flip, random_rotation()])
 
@@ -132,21 +132,19 @@ def augment(spec: Spec) -> Result:
 
     mesh = data_mesh(spec.batch_size)
     images, key = shard(_float_images(spec), mesh), replicate(jax.random.key(0), mesh)
-    result = worker.time_calls(partial(_finished, mesh, augmented, key, images), spec.repeats)
+    result = worker.time_calls(partial(_call_and_wait, mesh, augmented, key, images), spec.repeats)
     with jax.set_mesh(mesh):
         worker.check_changed(bool(jnp.any(augmented(key, images) != images)))
     return {**result, "device": _device(spec)}
 
 
 def _experiment(spec: Spec) -> Experiment:
-    recipe = RECIPES[spec.model]
     return replace(
-        recipe,
+        RECIPES[spec.model],
         data=spec.photos,
         weights=spec.weights if spec.model == "model4" else "none",
         image_size=spec.image_size,
-        # All validation photos, as Keras has them; none kept for a test.
-        sizes=(*spec.counts, 0),
+        sizes=(*spec.counts, 0),  # all validation photos, like Keras; none for testing
         batch_size=spec.batch_size,
         epochs=spec.epochs,
         stop_when_dead=False,
@@ -159,7 +157,7 @@ def _float_images(spec: Spec) -> np.ndarray:
     return np.load(spec.batch)["image"].astype(np.float32)
 
 
-def _finished(mesh: Mesh, function: Any, *arguments: Any) -> None:
+def _call_and_wait(mesh: Mesh, function: Any, *arguments: Any) -> None:
     with jax.set_mesh(mesh):
         jax.block_until_ready(function(*arguments))
 

@@ -1,4 +1,4 @@
-"""The benchmark's workloads in Keras, on the backend that KERAS_BACKEND names."""
+"""The benchmark's workloads in Keras, on the backend set by KERAS_BACKEND."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 
 class Stamps(keras.callbacks.Callback):
-    """Notes when the first step and each epoch have ended."""
+    """Records when the first step and each epoch end, and the last loss."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,25 +34,25 @@ class Stamps(keras.callbacks.Callback):
 
 
 def epoch(spec: Spec) -> Result:
-    """Training from a folder of photos, as the post does it."""
+    """Train from a folder of photos, as in the post."""
     stamps = Stamps()
     _fit(spec, [stamps], epochs=spec.epochs)
     return {**worker.time_epochs(stamps.epochs), "loss": stamps.loss, "device": _device()}
 
 
 def start(spec: Spec) -> Result:
-    """The same, up to the first step."""
+    """The same, up to the end of the first step."""
     stamps = Stamps()
     _fit(spec, [stamps], epochs=1, steps_per_epoch=1, validation_steps=1)
     return {**worker.time_start(spec, stamps.first_step), "device": _device()}
 
 
 def step(spec: Spec) -> Result:
-    """`train_on_batch`, which runs the very step that `fit` runs, and as fast."""
+    """`train_on_batch`, which runs the same step as `fit`, equally fast."""
     model = _compiled_model(spec)
     with np.load(spec.batch) as batch:
         images, labels = batch["image"], batch["label"]
-    # It returns the loss as a number, so it waits for the device.
+    # `train_on_batch` returns the loss as a number, so it waits for the device.
     result = worker.time_calls(lambda: model.train_on_batch(images, labels), spec.repeats)
     return {**result, "device": _device()}
 
@@ -69,7 +69,7 @@ def forward(spec: Spec) -> Result:
 
 
 def augment(spec: Spec) -> Result:
-    """Flips and rotations; outside of a function told that it trains they would do nothing."""
+    """Flips and rotations, in training mode: otherwise the layers do nothing."""
     model = keras.Sequential(
         [
             keras.Input((spec.image_size, spec.image_size, 3)),
@@ -109,9 +109,9 @@ def _compiled_model(spec: Spec) -> Any:
 
 
 def _compiled(model: Any, *, training: bool) -> Callable[[Any], Any]:
-    """`model` as one compiled function of its input: as fast as `predict_on_batch`, or faster."""
+    """`model` as one compiled function of its input, at least as fast as `predict_on_batch`."""
     if TENSORFLOW:
-        # Without XLA, with which MobileNetV2 takes ten times as long on a CPU.
+        # Without XLA, which makes MobileNetV2 ten times slower on a CPU.
         return tf.function(lambda images: model(images, training=training))
     import jax
 

@@ -1,4 +1,4 @@
-"""The benchmark's workloads in PyTorch, eager or compiled; in channels-last, its fast layout."""
+"""The benchmark's workloads in PyTorch, eager or compiled, in its fast layout: channels last."""
 
 import math
 import os
@@ -15,7 +15,7 @@ from worker import Result, Spec
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-# Expansion, channels, repeats, stride of the first: table 2 of the paper (arXiv:1801.04381).
+# Expansion, channels, repeats, stride of the first block: table 2 of arXiv:1801.04381.
 STAGES = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -28,7 +28,7 @@ STAGES = (
 
 
 class InvertedResidual(nn.Module):
-    """Expand 1×1, filter 3×3 depthwise, project 1×1; the input is added where shapes agree."""
+    """1×1 expansion, 3×3 depthwise, 1×1 projection; residual if the shapes are equal."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def conv_norm(
     groups: int = 1,
     activate: bool = True,
 ) -> nn.Sequential:
-    """A convolution without bias, batch norm, and relu6 unless `activate` is False."""
+    """Convolution without bias, batch norm and, if `activate`, relu6."""
     conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
     norm = nn.BatchNorm2d(outputs, eps=1e-3)
     return nn.Sequential(conv, norm, *([nn.ReLU6(inplace=True)] if activate else []))
@@ -90,7 +90,7 @@ class Model4(nn.Module):
 
 
 def network(name: str) -> nn.Module:
-    """The layers of one of the post's models, after augmentation and rescaling."""
+    """One of the post's models, without augmentation and rescaling."""
     if name == "model4":
         return Model4()
     padding, filters = (0, (32, 32, 64)) if name == "model1" else (1, (16, 32, 64))
@@ -112,7 +112,7 @@ def network(name: str) -> nn.Module:
 
 
 def augmented(images: torch.Tensor) -> torch.Tensor:
-    """Each image flipped along each axis by its own coin, then rotated by its own angle."""
+    """Flip each image along each axis at random, then rotate it by a random angle."""
     count = len(images)
     coins = torch.rand(2, count, 1, 1, 1, device=images.device) < 0.5
     images = torch.where(coins[0], images.flip(3), images)
@@ -124,21 +124,22 @@ def augmented(images: torch.Tensor) -> torch.Tensor:
     rotated = functional.grid_sample(
         images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
-    # `grid_sample` gives channels first.
+    # `grid_sample` returns channels first.
     return rotated.contiguous(memory_format=torch.channels_last)
 
 
 def step(spec: Spec) -> Result:
-    """Augmentation, forward, loss, backward and Adam; network and loss may be compiled.
+    """One training step: augmentation, forward, loss, backward and Adam.
 
-    The augmentation is not: in one graph with them it makes a step two to three times as slow.
+    Only network and loss are compiled: with the augmentation in the same graph, a step is two to
+    three times slower.
     """
     with np.load(spec.batch) as batch:
         pixels, labels = batch["image"], batch["label"]
     torch.manual_seed(spec.seed)
     model = network(spec.model)
-    model(torch.zeros(1, 3, spec.image_size, spec.image_size))  # gives lazy layers their size
-    model = _placed(model)
+    model(torch.zeros(1, 3, spec.image_size, spec.image_size))  # initializes the lazy layers
+    model = _on_device(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rate = 1e-4 if spec.model == "model4" else 1e-3
     optimizer = torch.optim.Adam(trained, rate, fused=True)
@@ -152,7 +153,7 @@ def step(spec: Spec) -> Result:
     loss_function: Any = torch.compile(loss_of) if spec.compiled else loss_of
 
     def take_step() -> None:
-        # Pixels come with their channels last and stay so in memory.
+        # Only the shape becomes channels first: memory stays channels last.
         images = torch.from_numpy(pixels).to(DEVICE).permute(0, 3, 1, 2).float()
         if spec.model in ("model3", "model4"):
             images = images / 127.5 - 1
@@ -167,13 +168,13 @@ def step(spec: Spec) -> Result:
 
 
 def forward(spec: Spec) -> Result:
-    """Features of MobileNetV2 in inference mode; compiled, with its weights as constants."""
-    model = _placed(mobilenet())
+    """Features of MobileNetV2 in inference mode; if compiled, with its weights as constants."""
+    model = _on_device(mobilenet())
     return _time_function(spec, model, _images(spec) / 127.5 - 1)[0]
 
 
 def augment(spec: Spec) -> Result:
-    """Flips and rotations."""
+    """Flips and rotations of a batch."""
     images = _images(spec)
     result, output = _time_function(spec, augmented, images)
     worker.check_changed(not torch.equal(output, images))
@@ -195,8 +196,8 @@ def _time_function(
     return {**worker.time_calls(run, spec.repeats), "device": _device()}, run()
 
 
-def _placed(model: nn.Module) -> nn.Module:
-    # The types of `to` do not know this use of it.
+def _on_device(model: nn.Module) -> nn.Module:
+    # The type hints of `to` lack this overload.
     move: Any = model.to
     return move(DEVICE, memory_format=torch.channels_last)
 

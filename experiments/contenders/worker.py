@@ -1,6 +1,6 @@
-"""What every contender's process shares: its order, its clock, its memory, its answer.
+"""What the worker processes share: the specification, timing, memory use and the result file.
 
-The standard library alone: a contender pays for no package but its own framework.
+Imports only the standard library, so that a worker loads no framework but its own.
 """
 
 import json
@@ -16,54 +16,54 @@ from typing import Any
 Result = dict[str, Any]
 
 WARM_UPS = 3
-"""Calls between the first, which compiles, and those that are timed."""
+"""Untimed calls between the first, which compiles, and the timed ones."""
 
 MOBILENET_PARAMETERS = 2_257_984
-"""Of MobileNetV2 without its top, batch statistics included: the same network for all."""
+"""Parameters of MobileNetV2 without its top, batch statistics included."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One process's order."""
+    """What a worker process should run."""
 
     workload: str
     """A key of the dictionary that the worker passes to `main`."""
     model: str
-    """`model1` … `model4`; empty where the workload has none."""
+    """`model1` … `model4`; empty for workloads without a model."""
     compiled: bool
-    """Whether PyTorch compiles."""
+    """Whether to use `torch.compile`."""
     bfloat16: bool
-    """Whether our models train in bfloat16, rather than in float32 as the others' do."""
+    """Whether our models train in bfloat16; the others always use float32."""
     photos: str
-    """Folder with `train/` and `validation/`, a sub-folder a class in each."""
+    """Folder with `train/` and `validation/`, each with one sub-folder per class."""
     counts: tuple[int, int]
-    """How many photos are in these two."""
+    """Number of photos in each of the two."""
     batch: str
     """An `.npz` with one batch: `image`, uint8, and `label`, int32."""
     weights: str
-    """Keras file of model 4's backbone, or `none`."""
+    """Keras weights file for model 4's backbone, or `none`."""
     image_size: int
     batch_size: int
     epochs: int
     repeats: int
     seed: int
     scratch: str
-    """A folder of this process's own."""
+    """Temporary folder of this measurement."""
     result: str
-    """The file that the answer goes to."""
+    """The file to write the result to."""
     started: float
     """`time.time()` just before the process was started."""
 
 
 def main(workloads: dict[str, Callable[[Spec], Result]]) -> None:
-    """Do what the file named on the command line orders and write the answer."""
+    """Run the workload of the spec file named on the command line and write its result."""
     spec = Spec(**json.loads(Path(sys.argv[1]).read_text("utf-8")))
     result = workloads[spec.workload](spec)
     write_json(Path(spec.result), {"peak_mib": peak_mib(), **result})
 
 
 def time_calls(call: Callable[[], object], repeats: int) -> Result:
-    """Time `call`, which must not return before its result is there."""
+    """Time `call`, which must block until its result is ready."""
     first = _seconds(call)
     for _ in range(WARM_UPS):
         call()
@@ -71,32 +71,32 @@ def time_calls(call: Callable[[], object], repeats: int) -> Result:
 
 
 def time_epochs(stamps: Sequence[float]) -> Result:
-    """From the time before the photos were opened and those when each epoch had ended."""
+    """Epoch times from time stamps: one before the photos are opened, one after each epoch."""
     first, *later = [after - before for before, after in pairwise(stamps)]
     return {"first": first, "seconds": later}
 
 
 def time_start(spec: Spec, finished: float) -> Result:
-    """From the start of the process to `finished`, a `time.time()`."""
+    """Time from the start of the process to `finished`, a `time.time()`."""
     return {"first": finished - spec.started, "seconds": []}
 
 
 def check_mobilenet(parameters: int) -> None:
-    """Refuse to time another network than the others'."""
+    """Refuse to time a network other than MobileNetV2."""
     if parameters != MOBILENET_PARAMETERS:
         raise ValueError(f"{parameters} parameters are not MobileNetV2's {MOBILENET_PARAMETERS}")
 
 
 def check_changed(changed: bool) -> None:
-    """Refuse to time an augmentation that does nothing, as Keras's layers outside of training."""
+    """Refuse to time an augmentation that does nothing, like Keras's layers outside training."""
     if not changed:
         raise ValueError("the augmentation left the images as they were")
 
 
 def peak_mib() -> float | None:
-    """This program's peak of resident memory; None where the system does not tell.
+    """Peak resident memory of this process; None without `/proc`.
 
-    Not `ru_maxrss`, which a process inherits from the one that started it.
+    Not `ru_maxrss`, which includes the peak of the parent process.
     """
     status = Path("/proc/self/status")
     if not status.is_file():
@@ -105,14 +105,14 @@ def peak_mib() -> float | None:
     return int(line.split()[1]) / 1024
 
 
-def peak_with_helper_mib() -> float | None:
-    """The peak so far, where the largest process started by this one stood beside it at that."""
-    here = peak_mib()
-    return None if here is None else here + getrusage(RUSAGE_CHILDREN).ru_maxrss / 1024
+def peak_with_child_mib() -> float | None:
+    """Peak so far plus that of the largest child process, as if both peaked at the same time."""
+    own = peak_mib()
+    return None if own is None else own + getrusage(RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write the file whole or not at all."""
+    """Write a JSON file atomically."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     temporary.replace(path)
