@@ -1,6 +1,6 @@
-"""What the turns of the benchmark come to: medians, ratios round by round, targets, tables."""
+"""Summarizes the benchmark: medians, ratios within rounds, targets, tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -17,21 +17,22 @@ TORCH_EAGER, TORCH_COMPILE = "torch-eager", "torch-compile"
 
 MODELS = ("model1", "model2", "model3", "model4")
 
-_HEADS = {
-    "epoch": ("an epoch, s", "first epoch, s"),
-    "step": ("a step, ms", "first, s"),
-    "forward": ("a batch, ms", "first, s"),
-    "augment": ("a batch, ms", "first, s"),
+_HEADINGS = {
+    "epoch": ("later epoch, s", "first epoch, s"),
+    "step": ("step, ms", "first call, s"),
+    "forward": ("batch, ms", "first call, s"),
+    "augment": ("batch, ms", "first call, s"),
     "start": ("warm, s", "cold, s"),
-    "growth": ("an epoch, s", "first epoch, s"),
+    "growth": ("later epoch, s", "first epoch, s"),
 }
+"""Table headings of `seconds` and `first`, by kind of workload."""
 _WITH_MEMORY = ("epoch", "growth")
 _QUANTITIES = {"seconds": "time", "peak_mib": "peak memory"}
 
 
 @dataclass(frozen=True)
 class Target:
-    """The best of `rivals` should take at least so many times as much of `quantity` as ours."""
+    """The lowest `quantity` among `rivals` should be at least `at_least` times ours."""
 
     workload: str
     rivals: tuple[str, ...]
@@ -53,7 +54,7 @@ TARGETS: tuple[Target, ...] = (
 
 @dataclass(frozen=True)
 class Spread:
-    """A median over rounds, with the extremes."""
+    """Median and range over rounds."""
 
     median: float
     lowest: float
@@ -68,7 +69,7 @@ def kind(workload: str) -> str:
 def by_round(
     turns: Sequence[Turn], workload: str, contender: str, quantity: str = "seconds"
 ) -> dict[int, float]:
-    """A quantity (of `seconds`, their median) in each round in which the contender had it."""
+    """A contender's `quantity` (of `seconds`, the median) in each round where it was measured."""
     found = {}
     for turn in turns:
         if (turn["work"], turn["contender"]) == (workload, contender) and not turn["error"]:
@@ -83,7 +84,7 @@ def by_round(
 def ratios(
     turns: Sequence[Turn], workload: str, rivals: Sequence[str], quantity: str = "seconds"
 ) -> list[float]:
-    """The best rival's quantity over ours, in each round that has ours and all of theirs."""
+    """The best rival's quantity ÷ ours, for each round with values for us and all rivals."""
     ours = by_round(turns, workload, OURS, quantity)
     theirs = [by_round(turns, workload, rival, quantity) for rival in rivals]
     return [
@@ -94,35 +95,36 @@ def ratios(
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Median and extremes; None of nothing."""
+    """Median and range, or None if there are no values."""
     return Spread(median(values), min(values), max(values)) if values else None
 
 
 def note(turn: Turn) -> str:
-    """What a reader must know of a turn; mostly nothing."""
+    """A remark on a turn for the reader, usually empty."""
     if turn["error"]:
         return f"failed: {turn['error']}"
     if abs(turn.get("loss", 0) - DEAD_LOSS) < 1e-4:
-        return "the model died (all outputs zero), which may make it slower or faster to train"
+        return "the model died (all outputs zero), which may change its speed"
     return ""
 
 
 def tables(turns: Sequence[Turn]) -> str:
-    """Markdown: the targets, then each workload with a row a contender."""
+    """Markdown: the targets, then a table per workload with a row per contender."""
     workloads = list(dict.fromkeys(turn["work"] for turn in turns))
     lines = ["# Benchmark", "", *_target_lines(turns, workloads)]
     for workload in workloads:
         lines += ["", f"## {workload}", "", *_workload_lines(turns, workload)]
     lines += [
         "",
-        "Median over the rounds (lowest … highest) of each turn's median; ratios are of the same "
-        "round. Peak memory is that of the whole process on the host, in MiB. PyTorch has no "
-        "loader of photos without torchvision, so it takes no part in epoch, start and growth. "
-        "Weights are random in forward. Keras reads and decodes each photo in each epoch, as its "
-        "loader does; ours are decoded in the first epoch (before a start). Each of our epochs "
-        "includes its checkpoint, and the later ones of model 4 reuse the features of the "
-        "validation photos, which no epoch changes. Of growth's photos four fifths are trained on. "
-        "Targets are those of two CPU cores.",
+        "Values are medians over rounds (lowest … highest); each round contributes the median of "
+        "its timed calls or later epochs. Ratios compare measurements of the same round. Peak "
+        "memory is that of the whole process on the host, in MiB. PyTorch needs torchvision to "
+        "load photos, so it is not in `epoch`, `start` or `growth`. `forward` uses random "
+        "weights. Keras's loader decodes every photo in every epoch; ours are decoded once, in the "
+        "first epoch (for `start`, beforehand). Each of our epochs includes saving a checkpoint. "
+        "Later epochs of our model 4 reuse the features of the validation photos, which training "
+        "does not change. `growth` trains on four fifths of its photos. The targets are for two "
+        "CPU cores.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -134,24 +136,22 @@ def _target_lines(turns: Sequence[Turn], workloads: Sequence[str]) -> list[str]:
             took_part = [name for name in target.rivals if by_round(turns, target.workload, name)]
             rivals = took_part or target.rivals
             found = spread(ratios(turns, target.workload, rivals, target.quantity))
-            verdict = "not measured"
+            met = "not measured"
             if found is not None:
-                verdict = "yes" if found.median >= target.at_least else "no"
+                met = "yes" if found.median >= target.at_least else "no"
             what = f"{target.workload}, {_QUANTITIES[target.quantity]}"
-            against = " or ".join(rivals)
-            wanted = f"≥ {target.at_least:g} ×"
-            rows.append(table_line([what, against, _times(found), wanted, verdict]))
+            against, goal = " or ".join(rivals), f"≥ {target.at_least:g}"
+            rows.append(table_line([what, against, _ratio(found), goal, met]))
     if not rows:
         return []
-    heads = ["workload", "against", "times ours", "target", "reached"]
-    return [table_line(heads), "|---" * len(heads) + "|", *rows]
+    return [*_header(["workload", "against", "theirs ÷ ours", "target", "met"]), *rows]
 
 
 def _workload_lines(turns: Sequence[Turn], workload: str) -> list[str]:
-    later, first = _HEADS[kind(workload)]
+    later, first = _HEADINGS[kind(workload)]
     with_memory = kind(workload) in _WITH_MEMORY
-    heads = ["contender", later, first, *(["peak MiB"] if with_memory else []), "times our time"]
-    lines = [table_line(heads), "|---" * len(heads) + "|"]
+    memory = ["peak MiB"] if with_memory else []
+    lines = _header(["contender", later, first, *memory, "time ÷ ours"])
     of_workload = [turn for turn in turns if turn["work"] == workload]
     factor = 1000 if later.endswith("ms") else 1
     for name in sorted({turn["contender"] for turn in of_workload}):
@@ -159,7 +159,7 @@ def _workload_lines(turns: Sequence[Turn], workload: str) -> list[str]:
         cells = [name, _cell(seconds), _cell(by_round(turns, workload, name, "first").values())]
         if with_memory:
             cells.append(_cell(by_round(turns, workload, name, "peak_mib").values()))
-        lines.append(table_line([*cells, _times(spread(ratios(turns, workload, [name])))]))
+        lines.append(table_line([*cells, _ratio(spread(ratios(turns, workload, [name])))]))
     devices = {turn["contender"]: turn["device"] for turn in of_workload if turn.get("device")}
     notes = [f"- {name}: {device}" for name, device in sorted(devices.items())]
     notes += [
@@ -170,7 +170,11 @@ def _workload_lines(turns: Sequence[Turn], workload: str) -> list[str]:
     return [*lines, *([""] if notes else []), *notes]
 
 
-def _cell(values: Any) -> str:
+def _header(names: Sequence[str]) -> list[str]:
+    return [table_line(names), "|---" * len(names) + "|"]
+
+
+def _cell(values: Iterable[float]) -> str:
     found = spread(list(values))
     if found is None:
         return "–"
@@ -178,7 +182,7 @@ def _cell(values: Any) -> str:
     return "{} ({} … {})".format(*numbers)
 
 
-def _times(found: Spread | None) -> str:
+def _ratio(found: Spread | None) -> str:
     if found is None:
         return "–"
     return f"{found.median:.2f} ({found.lowest:.2f} … {found.highest:.2f})"
