@@ -1,24 +1,23 @@
-"""The same accuracy histories as Keras: four models over several seeds, in Keras and here.
+"""Compare accuracy histories with Keras: the four models over several seeds, here and in Keras.
 
     python experiments/keras_parity.py --data PATH/cats_and_dogs_filtered.zip --weights FILE
 
-Trains each model here and in Keras (on TensorFlow, which the installation brings) on the very same
-photos, and writes `keras_parity.md`, `.json` and `.png` into `--out`: the best validation accuracy
-with its spread, the last epochs, how many runs died, and the mean curves with bands. The criterion:
-the two means of the best validation accuracy differ by at most twice the standard error of their
-difference. What is in `--out` already is read, so an interrupted comparison goes on where it was;
-seeds there beyond those asked for count, too.
+Trains each model here and in Keras (on TensorFlow, already a dependency) on the same photos and
+writes `keras_parity.md`, `.json` and `.png` to `--out`: the best validation accuracy with its
+spread, the last epochs, the number of dead runs, and mean curves with bands. The criterion: the
+mean best validation accuracies differ by at most twice the standard error of their difference. Runs
+already in `--out` are reused, so an interrupted comparison continues; other seeds found there are
+included.
 
-Runs of Keras recorded elsewhere can be compared, too (`--recorded FOLDER`): files named
-`k_m<model>_s<seed>.json`, whose `history` has a list of numbers an epoch for each of `loss`,
-`accuracy`, `val_loss` and `val_accuracy`.
+`--recorded FOLDER` adds Keras runs recorded elsewhere: files named `k_m<model>_s<seed>.json`, whose
+`history` has `loss`, `accuracy`, `val_loss` and `val_accuracy`, each a list with one number per
+epoch. Keras is then only trained for `--keras-seeds`.
 
-With `--recorded` Keras is trained only as far as `--keras-seeds` says; without, five seeds of four
-models are forty runs, each roughly 3 (model 4) to 8 minutes on two CPU cores. What came out, with
-seeds and hardware, is in `experiments/results/accuracy.md`.
+Without `--recorded`, five seeds of four models in Keras and here are forty runs, of 3 (model 4) to
+8 minutes each on two CPU cores. Results, with seeds and hardware, are in
+`experiments/results/accuracy.md`.
 """
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -48,7 +47,7 @@ OURS = "catdog_jax"
 CURVES = {"accuracy": "training accuracy", "val_accuracy": "validation accuracy"}
 COLUMNS: tuple[str, ...] = ("loss", "accuracy", "val_loss", "val_accuracy")
 LAST = 5
-"""Epochs at the end that are averaged: unlike the best one, no choice among noisy numbers."""
+"""Number of final epochs to average; unlike the best epoch, they are not picked by accuracy."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,13 @@ class ParityOptions(Reproduce):
     """Options of the comparison."""
 
     seeds: int = 5
-    """How many seeds here, from 0."""
+    """Number of seeds here, from 0."""
     out: Path = Path("runs/keras_parity")
-    """Folder of all runs and of the results."""
+    """Folder for all runs and the results."""
     keras_seeds: int | None = None
-    """How many seeds in Keras, from 0 (as many as here; none beside --recorded)."""
+    """Number of seeds in Keras, from 0; None: as many as here, or none with --recorded."""
     recorded: Path | None = None
-    """Folder of recorded runs of Keras to compare with."""
+    """Folder of recorded Keras runs to include."""
 
 
 def main(options: ParityOptions) -> None:
@@ -73,13 +72,13 @@ def main(options: ParityOptions) -> None:
         seeds = 0 if options.recorded else options.seeds
     splits = load_splits(options.adapt(RECIPES[options.models[0]]))
     if len(splits.class_names) != 2:
-        raise InputError(f"the post's models tell two classes apart, not {len(splits.class_names)}")
-    # All that is read is read before hours are spent.
+        raise InputError(f"the post's models need two classes, not {len(splits.class_names)}")
+    # Read everything now, so that a damaged file fails before hours of training.
     recorded = {model: read_recorded(options, model) for model in options.models}
     for model in options.models:
         read_keras(options, model, splits)
         if not (seeds or recorded[model]):
-            raise InputError(f"no run of Keras to compare {model} with; give --keras-seeds")
+            raise InputError(f"no Keras runs to compare {model} with; set --keras-seeds")
     reproduce(options)
     comparisons = []
     for model in options.models:
@@ -92,23 +91,24 @@ def main(options: ParityOptions) -> None:
         comparisons += [compare(model, ours, name, runs) for name, runs in sides.items() if runs]
     table = result_tables(comparisons)
     (options.out / "keras_parity.md").write_text(table, "utf-8")
-    (options.out / "keras_parity.json").write_text(json.dumps(comparisons, indent=2) + "\n")
+    write_json(options.out / "keras_parity.json", comparisons)
     plot(options.out / "keras_parity.png", comparisons)
     print(table)
     print(f"keras_parity.md, .json and .png are in {options.out}")
 
 
 def check(options: ParityOptions) -> None:
-    """Refuse what would be compared with something else.
+    """Validate the options.
 
     Raises:
-        InputError: an option that changes our side alone, a model named twice, a missing folder.
+        InputError: an option would change only our side, a model is unknown or repeated, or
+            `--keras-seeds` or `--recorded` is invalid.
     """
     for name in ("augment", "model_options", "optimizer", "threshold"):
         if name in options.changes:
-            raise InputError(f"--{name.replace('_', '-')} would change our side only; leave it out")
+            raise InputError(f"--{name.replace('_', '-')} would change only our side; leave it out")
     if len(set(options.models)) < len(options.models):
-        raise InputError(f"--models names one twice: {' '.join(options.models)}")
+        raise InputError(f"--models has duplicates: {' '.join(options.models)}")
     for model in options.models:
         if model not in RECIPES:
             raise InputError(f"unknown model '{model}'; choose from: {', '.join(RECIPES)}")
@@ -120,11 +120,11 @@ def check(options: ParityOptions) -> None:
         raise InputError(f"--recorded {options.recorded} is not a folder")
 
 
-# Keras.
+# Training in Keras, and reading the runs of both sides.
 
 
 def train_keras(experiment: Experiment, splits: Splits) -> dict[str, list[float]]:
-    """Train a model in Keras on the very photos we train on; gives a list of numbers a column."""
+    """Train a model in Keras on the photos of `splits`; returns one list of numbers per metric."""
     import keras
     import tensorflow as tf
 
@@ -151,32 +151,32 @@ def train_keras(experiment: Experiment, splits: Splits) -> dict[str, list[float]
         validation_data=dataset(splits.validation),
         epochs=experiment.epochs,
         callbacks=[StopWhenDead()],
-        shuffle=False,  # the data set does it
+        shuffle=False,  # the data set shuffles
         verbose=0,  # pyright: ignore[reportArgumentType]
     ).history
 
 
 def train_keras_seeds(options: ParityOptions, model: str, seeds: int, splits: Splits) -> None:
-    """Train in Keras the seeds that `--out` does not hold yet."""
+    """Train in Keras the seeds that are not yet in `--out`."""
     folder = options.out / "keras"
     folder.mkdir(parents=True, exist_ok=True)
     for seed in sorted(set(range(seeds)) - set(read_keras(options, model, splits))):
-        print(f"{model}, seed {seed}: Keras, into {folder}", flush=True)
+        print(f"{model}, seed {seed}: training in Keras, into {folder}", flush=True)
         experiment = replace(options.adapt(RECIPES[model]), seed=seed)
         run = {**config(experiment, splits), "history": train_keras(experiment, splits)}
         write_json(folder / f"{model}-seed{seed}.json", run)
 
 
 def config(experiment: Experiment, splits: Splits) -> dict[str, Any]:
-    """What a run of Keras is a run of."""
+    """The settings and photos that identify a Keras run."""
     return {"experiment": plain(experiment), "fingerprint": splits.fingerprint}
 
 
 def read_ours(options: ParityOptions, model: str, splits: Splits) -> list[History]:
-    """The finished runs of a model in `--out`, of any seed.
+    """Our finished runs of a model in `--out`, with any seed.
 
     Raises:
-        InputError: one is of another experiment or of other photos.
+        InputError: one has other settings or photos.
     """
     finished = []
     for folder, seed in with_seeds(options.out.glob(f"{model}-seed*")):
@@ -187,30 +187,30 @@ def read_ours(options: ParityOptions, model: str, splits: Splits) -> list[Histor
 
 
 def read_keras(options: ParityOptions, model: str, splits: Splits) -> dict[int, History]:
-    """The runs of a model in Keras that `--out` holds, by seed.
+    """The Keras runs of a model in `--out`, by seed.
 
     Raises:
-        InputError: one is of another experiment or of other photos, or damaged.
+        InputError: one is damaged, or has other settings or photos.
     """
     found = {}
     for path, seed in with_seeds((options.out / "keras").glob(f"{model}-seed*.json")):
         run = read_run(path)
         wanted = config(replace(options.adapt(RECIPES[model]), seed=seed), splits)
         if {name: run.get(name) for name in wanted} != wanted:
-            raise InputError(f"{path} is another run; choose another --out")
+            raise InputError(f"{path} has other settings or photos; choose another --out")
         found[seed] = history_of(run, path)
     return found
 
 
 def with_seeds(paths: Iterable[Path]) -> list[tuple[Path, int]]:
-    """The paths that are named after a seed, with it, in its order."""
+    """The paths named `…-seed<number>`, each with its seed, sorted by seed."""
     named = [(path, path.stem.partition("-seed")[2]) for path in paths]
     found = [(path, int(seed)) for path, seed in named if seed.isdecimal()]
     return sorted(found, key=lambda pair: pair[1])
 
 
 def read_recorded(options: ParityOptions, model: str) -> list[History]:
-    """The recorded runs of a model.
+    """The recorded Keras runs of a model.
 
     Raises:
         InputError: a file is damaged, or has another number of epochs.
@@ -228,20 +228,20 @@ def read_recorded(options: ParityOptions, model: str) -> list[History]:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if it holds something else."""
+    """The object in a JSON file; empty if the file holds something else."""
     content = read_json(path)
     return content if isinstance(content, dict) else {}
 
 
 def history_of(run: dict[str, Any], path: Path) -> History:
-    """An epoch a row, from a list a column."""
+    """The history of a Keras run, one row per epoch."""
     try:
         columns = [list(map(float, run["history"][name])) for name in COLUMNS]
         rows = [dict(zip(COLUMNS, row, strict=True)) for row in zip(*columns, strict=True)]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a run of Keras: {error!r}") from error
+        raise InputError(f"{path} is not a Keras run: {error!r}") from error
     if not rows:
-        raise InputError(f"{path} is not a run of Keras: its history is empty")
+        raise InputError(f"{path} is not a Keras run: its history is empty")
     return rows
 
 
@@ -251,7 +251,7 @@ def history_of(run: dict[str, Any], path: Path) -> History:
 def compare(
     model: str, ours: Sequence[History], against: str, theirs: Sequence[History]
 ) -> dict[str, Any]:
-    """All that the tables and the figure show of one model. Dead runs are counted and left out."""
+    """Everything the tables and the figure show for one model; dead runs are only counted."""
     sides = {OURS: ours, against: theirs}
     living = {
         side: [history for history in histories if not is_dead(history[-1])]
@@ -285,9 +285,9 @@ def compare(
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float] | None:
-    """Difference of two means and its standard error, or None where one has no spread to tell.
+    """Difference of the means and its standard error; None if a side has fewer than two values.
 
-    The error is Welch's: √(s₁²/n₁ + s₂²/n₂), the two spreads not being taken for equal.
+    The standard error is Welch's, √(s₁²/n₁ + s₂²/n₂): the variances may differ.
     """
     if min(len(ours), len(theirs)) < 2:
         return None
@@ -301,13 +301,13 @@ def agrees(found: dict[str, float]) -> bool:
 
 
 def result_tables(comparisons: Sequence[dict[str, Any]]) -> str:
-    """Two Markdown tables: the criterion, and the histories behind it."""
+    """Two Markdown tables: the criterion, and the last epochs."""
     criterion = [
         f"| model | against | died, {OURS} | died, Keras | best validation accuracy, {OURS} "
         "| Keras | difference ± standard error | within 2 standard errors |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    behind = [
+    last_epochs = [
         f"| model | against | training accuracy, {OURS} | Keras | validation accuracy, {OURS} "
         "| Keras | difference ± standard error | epochs within 2 standard errors: training "
         "| validation |",
@@ -327,13 +327,13 @@ def result_tables(comparisons: Sequence[dict[str, Any]]) -> str:
             epochs_that_agree(*(result["curves"][curve][side] for side in sides))
             for curve in CURVES
         ]
-        behind.append(tables.table_line([*name, *last, found, *epochs]))
+        last_epochs.append(tables.table_line([*name, *last, found, *epochs]))
     deaths = [
         f"{result['model']} against {result['against']} p = {result['died_p']:.2f}"
         for result in comparisons
         if any(result["died"].values())
     ]
-    lines = [*criterion, "", f"Mean over the last {LAST} epochs:", "", *behind, ""]
+    lines = [*criterion, "", f"Mean over the last {LAST} epochs:", "", *last_epochs, ""]
     lines.append("Mean ± standard deviation (lowest … highest) over the runs that lived.")
     if deaths:
         lines.append(f"Do the death rates differ? Fisher's exact test: {'; '.join(deaths)}.")
@@ -348,15 +348,15 @@ def points(found: dict[str, float] | None) -> str:
 
 
 def epochs_that_agree(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> str:
-    """In how many epochs the two means differ by at most two standard errors: `19 of 20`."""
+    """Number of epochs whose means differ by at most two standard errors: `19 of 20`."""
     by_epoch = zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=bool(ours and theirs))
-    found = [difference(one, other) for one, other in by_epoch]
-    told = [one for one in found if one is not None]
-    return f"{sum(map(agrees, told))} of {len(told)}" if told else "–"
+    differences = [difference(*values) for values in by_epoch]
+    known = [found for found in differences if found is not None]
+    return f"{sum(map(agrees, known))} of {len(known)}" if known else "–"
 
 
 def plot(path: Path, comparisons: Sequence[dict[str, Any]]) -> None:
-    """Draw the mean curves of each model with bands of one standard deviation."""
+    """Plot mean curves of each model, with bands of one standard deviation."""
     models = list(dict.fromkeys(result["model"] for result in comparisons))
     size = (3.6 * len(models), 6.0)
     figure, panels = plots.subplots(len(CURVES), len(models), size, sharex=True)

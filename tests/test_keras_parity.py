@@ -1,4 +1,4 @@
-"""The comparison of histories with Keras: its statistics by hand, the script from end to end."""
+"""The comparison of histories with Keras: statistics by hand, and the script end to end."""
 
 import json
 import math
@@ -46,7 +46,7 @@ def test_dead_runs_are_counted_and_left_out() -> None:
     assert result["died"] == {OURS: 0, "Keras": 4}
     assert result["best"][OURS] == [0.7, 0.65, 0.6, 0.6, 0.6]
     assert result["best"]["Keras"] == [0.64]
-    # None of five against four: of C(10,4) = 210 ways, 5 are this far one way, 5 the other.
+    # 0 of 5 died here, 4 of 5 in Keras: of C(10,4) = 210 ways, 5 + 5 are as extreme.
     assert result["died_p"] == pytest.approx(10 / 210)
     table = keras_parity.result_tables([result])
     assert "| model1 | Keras | 0 of 5 | 4 of 5 | 63.0 ± 4.5 % (60.0 … 70.0) | 64.0 % |" in table
@@ -71,17 +71,17 @@ def test_histories_are_compared_epoch_by_epoch() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"changes": {"augment": ()}}, "--augment would change our side only"),
-        ({"changes": {"model_options": ()}}, "--model-options would change our side only"),
-        ({"models": ("model3", "model3")}, "names one twice"),
+        ({"changes": {"augment": ()}}, "--augment would change only our side"),
+        ({"changes": {"model_options": ()}}, "--model-options would change only our side"),
+        ({"models": ("model3", "model3")}, "--models has duplicates"),
         ({"models": ("model5",)}, "unknown model 'model5'"),
         ({"models": ()}, "no models to compare"),
         ({"keras_seeds": -1}, "--keras-seeds must be 0 or more, not -1"),
         ({"recorded": Path("nowhere")}, "nowhere is not a folder"),
-        ({"recorded": Path(__file__).parent}, "no run of Keras to compare model1 with"),
+        ({"recorded": Path(__file__).parent}, "no Keras runs to compare model1 with"),
     ],
 )
-def test_what_would_compare_different_things_is_refused(change: Any, said: str) -> None:
+def test_an_unfair_or_impossible_comparison_is_refused(change: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         keras_parity.main(replace(ParityOptions(changes={"data": "sketches"}), **change))
 
@@ -90,13 +90,13 @@ def test_what_would_compare_different_things_is_refused(change: Any, said: str) 
     ("content", "said"),
     [
         ("{", "cannot be read"),
-        ("[]", "is not a run of Keras: KeyError"),
-        ('{"history": {"loss": [1]}}', "is not a run of Keras: KeyError"),
+        ("[]", "is not a Keras run: KeyError"),
+        ('{"history": {"loss": [1]}}', "is not a Keras run: KeyError"),
         ('{"history": {"loss": [], "accuracy": [], "val_loss": [], "val_accuracy": []}}', "empty"),
         ('{"history": {"loss": [1], "accuracy": [1], "val_loss": [1], "val_accuracy": [1]}}', "20"),
     ],
 )
-def test_recorded_files_that_are_no_such_runs_are_named(
+def test_a_recorded_file_that_is_not_such_a_run_is_named(
     tmp_path: Path, content: str, said: str
 ) -> None:
     (tmp_path / "k_m1_s0.json").write_text(content)
@@ -116,7 +116,7 @@ SMALL = ParityOptions(changes=CHANGES, seeds=2)
 
 
 @pytest.mark.slow
-def test_trains_both_and_then_only_what_is_missing(
+def test_trains_both_sides_and_later_only_missing_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = replace(SMALL, models=("model3",), out=tmp_path)
@@ -145,15 +145,15 @@ def test_trains_both_and_then_only_what_is_missing(
     assert again["curves"]["val_accuracy"]["Keras"][0] == curves["Keras"][0]
 
     keras_parity.main(replace(options, seeds=1))
-    (all_of_it,) = json.loads((tmp_path / "keras_parity.json").read_text())
-    assert all_of_it == again
+    (with_one_seed,) = json.loads((tmp_path / "keras_parity.json").read_text())
+    assert with_one_seed == again
 
-    with pytest.raises(InputError, match=r"model3-seed0\.json is another run"):
+    with pytest.raises(InputError, match=r"model3-seed0\.json has other settings or photos"):
         keras_parity.main(replace(options, changes={**CHANGES, "epochs": 3}))
 
 
 @pytest.mark.slow
-def test_model_4_of_keras_trains_its_head() -> None:
+def test_model_4_in_keras_trains_its_head() -> None:
     experiment = SMALL.adapt(RECIPES["model4"])
     splits = load_splits(experiment)
     history = keras_parity.train_keras(experiment, splits)
