@@ -1,4 +1,4 @@
-"""Photos for the tests: flat ones whose colour tells class and number, and one of every trouble."""
+"""Photos for the tests: flat ones whose colour tells class and number, and bad files."""
 
 import os
 import struct
@@ -56,7 +56,7 @@ def png_chunk(name, content):
 
 
 def white_png(side):
-    """A whole PNG, one bit a pixel: 20,000 × 20,000 pixels take 50 KB."""
+    """A valid PNG of one bit per pixel: 20,000 × 20,000 pixels take 50 KB."""
     packer = zlib.compressobj()
     row = b"\0" + b"\xff" * -(-side // 8)
     packed = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
@@ -64,11 +64,11 @@ def white_png(side):
     return header + png_chunk(b"IDAT", packed) + png_chunk(b"IEND", b"")
 
 
-# Of each kind one, by name.
+# One photo of each kind, by name.
 
 
 def write_readable(folder):
-    """Write photos that are unusual, but photos; return the colour at the top left of each."""
+    """Write unusual but valid photos; return the colour at the top left of each."""
     folder.mkdir(parents=True, exist_ok=True)
     half = Image.new("RGB", (40, 20), (10, 20, 30))
     half.paste((200, 210, 220), (20, 0, 40, 20))
@@ -98,7 +98,7 @@ def write_readable(folder):
     flat.save(folder / "kitty.webp", lossless=True)
     names = ["猫 🐈.png", "cafe\u0301.png", "-rf.png", "~nobody.png", "a\nb\t\x1b[31m.png"]
     if sys.platform == "linux":
-        names.append(os.fsdecode(b"caf\xe9.png"))  # the byte is no UTF-8
+        names.append(os.fsdecode(b"caf\xe9.png"))  # not UTF-8
     for name in names:
         flat.save(folder / name)
     return {
@@ -124,7 +124,7 @@ def write_readable(folder):
 
 
 def write_unreadable(folder, monkeypatch):
-    """Write what is no photo, of every kind; return what is to be said of each."""
+    """Write one of every kind of bad file; return what is to be reported of each."""
     folder.mkdir(parents=True, exist_ok=True)
     jpeg = write_jpeg(folder / "truncated.jpg").read_bytes()
     png = write_jpeg(folder / "truncated.png").read_bytes()
@@ -148,7 +148,7 @@ def write_unreadable(folder, monkeypatch):
     (folder / "nowhere.jpg").symlink_to(folder / "nothing.jpg")
     (folder / "loop.jpg").symlink_to(folder / "loop.jpg")
     (folder / "vast.jpg").touch()
-    os.truncate(folder / "vast.jpg", 2**33)  # on paper
+    os.truncate(folder / "vast.jpg", 2**33)  # sparse
     close(write_jpeg(folder / "closed.jpg"), monkeypatch)
     return {name: said for name, (_, said) in contents.items()} | {
         "pipe.jpg": "it is a pipe or a device",
@@ -161,7 +161,7 @@ def write_unreadable(folder, monkeypatch):
 
 
 def close(path, monkeypatch):
-    """Take away the right to read a file; root, who has it always, is refused by hand."""
+    """Make a file unreadable; for root, by patching Path.open."""
     path.chmod(0)
     if os.access(path, os.R_OK):
         opened: Callable = Path.open

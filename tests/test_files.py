@@ -49,7 +49,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_two_processes_that_write_one_file_each_write_it_whole(tmp_path: Path) -> None:
+def test_two_processes_can_write_the_same_file(tmp_path: Path) -> None:
     path = tmp_path / "summary.md"
     code = (
         "import sys; from pathlib import Path; from catdog_jax.files import written_whole\n"
@@ -70,7 +70,7 @@ def test_two_processes_that_write_one_file_each_write_it_whole(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_is_held_against_other_processes_until_its_holder_is_gone(tmp_path: Path) -> None:
+def test_a_folder_is_locked_until_the_process_that_holds_it_ends(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code = (
         "import sys, time; from pathlib import Path; from catdog_jax.files import lock_folder\n"
@@ -88,7 +88,7 @@ def test_a_folder_is_held_against_other_processes_until_its_holder_is_gone(tmp_p
         assert is_empty(folder)  # but for the lock
 
 
-def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_to_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         message = r"cannot be created \(.*\); choose another folder"
@@ -98,8 +98,8 @@ def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
         is_empty(tmp_path / "file")
 
 
-def test_a_read_only_folder_is_told(tmp_path: Path) -> None:
-    # Mounted so: permissions do not bind the user that tests often run as.
+def test_a_read_only_folder_is_reported(tmp_path: Path) -> None:
+    # Mounted read-only: permissions do not bind root, as whom tests often run.
     mount = ["mount", "-t", "tmpfs", "-o", "ro", "none", str(tmp_path)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("file systems cannot be mounted here")
@@ -116,7 +116,7 @@ def test_a_read_only_folder_is_told(tmp_path: Path) -> None:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-def test_a_name_that_cannot_be_is_no_file(tmp_path: Path) -> None:
+def test_an_impossible_path_is_not_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert is_file(tmp_path / "file")
     for path in (tmp_path, tmp_path / "absent", tmp_path / ("x" * 5000)):
@@ -152,7 +152,7 @@ def test_ctrl_c_that_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_what_the_body_raises_comes_out() -> None:
+def test_what_the_body_raises_is_raised() -> None:
     with pytest.raises(OSError, match="full"), uninterrupted():
         raise OSError("full")
 
@@ -171,7 +171,7 @@ def test_in_another_thread_the_body_just_runs() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_forgotten_pages_are_let_go_of_but_not_lost(tmp_path: Path) -> None:
+def test_forgotten_pages_are_released_but_not_lost(tmp_path: Path) -> None:
     def resident() -> int:
         status = Path("/proc/self/status").read_text("utf-8").splitlines()
         return next(int(line.split()[1]) for line in status if line.startswith("RssFile"))
@@ -187,7 +187,7 @@ def test_forgotten_pages_are_let_go_of_but_not_lost(tmp_path: Path) -> None:
     assert (array == np.arange(64)[:, None]).all()
 
 
-def test_only_pages_that_the_file_has_are_forgotten(tmp_path: Path) -> None:
+def test_pages_that_no_file_holds_are_not_forgotten(tmp_path: Path) -> None:
     np.save(tmp_path / "zeros.npy", np.zeros((3, 10_000)))
     own = np.ones((3, 10_000))
     private = np.load(tmp_path / "zeros.npy", mmap_mode="c")
