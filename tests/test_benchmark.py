@@ -8,9 +8,9 @@ from typing import Any
 
 import benchmark
 import pytest
-from benchmark import CONTENDERS, WORKLOADS, BenchmarkOptions
+from benchmark import CONTENDERS, BenchmarkOptions
 from contenders import photos, summary, worker
-from contenders.summary import KERAS_TENSORFLOW, OURS, TARGETS, TORCH_COMPILE, Spread, Turn
+from contenders.summary import KERAS_TENSORFLOW, OURS, TORCH_COMPILE, Spread, Turn
 
 from catdog_jax.cli import guarded
 from catdog_jax.errors import InputError, RunError
@@ -95,16 +95,9 @@ def test_a_dead_model_is_reported() -> None:
     assert "round 1: the model died" not in table
 
 
-def test_a_ratio_equal_to_its_target_meets_it() -> None:
+def test_a_target_met_exactly_counts_as_met() -> None:
     turns = [turn("augment", OURS, 0, 2.0), turn("augment", KERAS_TENSORFLOW, 0, 6.0)]
     assert "| 3.00 (3.00 … 3.00) | ≥ 3 | yes |" in summary.tables(turns)
-
-
-def test_every_target_has_a_workload_that_its_rivals_run() -> None:
-    for target in TARGETS:
-        assert target.workload in WORKLOADS
-        for rival in target.rivals:
-            assert summary.kind(target.workload) in CONTENDERS[rival].kinds
 
 
 @pytest.mark.parametrize(
@@ -166,7 +159,7 @@ def test_contenders_that_are_not_installed_are_skipped(
         benchmark.installed([TORCH_COMPILE])
 
 
-def test_the_order_rotates_among_contenders_that_run_the_workload() -> None:
+def test_able_contenders_take_turns_going_first() -> None:
     names = list(CONTENDERS)
     assert benchmark.rotated("forward", names, 0) == names
     assert benchmark.rotated("forward", names, 1) == [*names[1:], OURS]
@@ -221,19 +214,22 @@ def test_a_failing_worker_is_reported_and_the_others_still_run(
         KERAS_TENSORFLOW: replace(CONTENDERS[KERAS_TENSORFLOW], worker=str(slow)),
     }
     monkeypatch.setattr(benchmark, "CONTENDERS", contenders)
+    # Not in a process of its own, which would import TensorFlow again.
+    drawn = photos.prepare(tmp_path / "out/prepared", None, None, [], 32, 16)
+    monkeypatch.setattr(benchmark, "prepare_in_subprocess", lambda *_: drawn)
     options = replace(
         QUICK,
         workloads=("augment",),
         contenders=tuple(contenders),
-        timeout=0.5,
+        timeout=3,  # to start Python, too
         out=tmp_path / "out",
     )
     with pytest.raises(RunError, match="catdog_jax failed in augment; see "):
         benchmark.main(options)
     turns = json.loads((tmp_path / "out" / "benchmark.json").read_text())["turns"]
-    assert [row["error"] for row in turns] == ["exit code 1: luck", "timed out after 0.5 s"]
+    assert [row["error"] for row in turns] == ["exit code 1: luck", "timed out after 3 s"]
     assert "round 1: failed: exit code 1: luck" in (tmp_path / "out/benchmark.md").read_text()
-    assert "failed: timed out after 0.5 s" in capsys.readouterr().out
+    assert "failed: timed out after 3 s" in capsys.readouterr().out
 
 
 @pytest.mark.slow
