@@ -1,8 +1,8 @@
-"""Random damage to photos and weight files; no case may crash, hang or be silently wrong.
+"""Random damage to photos and weight files: no case may crash, hang or be silently wrong.
 
-A case ends well where the library gives a right answer, or raises InputError.
+A case passes if the library gives a right answer or raises InputError.
 
-Every run tries the same cases. More of them, and others each time, ten times as many for instance:
+Every run tries the same cases. To try ten times as many, other ones each time:
 
     CATDOG_FUZZ=10 pytest tests/test_fuzz.py
 """
@@ -41,24 +41,24 @@ pytestmark = [reference.ignore_keras_warnings, pytest.mark.slow]
 
 SIZE = 32
 LIMIT = 30
-"""Seconds, for one case."""
+"""Seconds for one case."""
 AT_LEAST = 300
-"""Cases, in a run of this whole file."""
+"""Cases in a run of this whole file."""
 
 MORE = int(os.environ.get("CATDOG_FUZZ", "0"))
 KINDS = ("images", "weight files")
 TALLY: Counter[str] = Counter()
 ANSWERED: Counter[str] = Counter()
-"""How many of them were read rather than refused: a fuzzer that is always refused tells nothing."""
+"""How many of them were read: if all are refused, the test shows nothing."""
 
 
 def cases(count: int) -> settings:
-    """How hypothesis is to try a test: `count` cases, always the same ones unless asked."""
+    """Settings of hypothesis: `count` cases, always the same ones unless CATDOG_FUZZ is set."""
     return settings(
         max_examples=count * max(1, MORE),
         derandomize=not MORE,
         database=None,
-        deadline=None,  # measured by `case`, which does not wait for a hanging one to end
+        deadline=None,  # `case` ends a hanging one
         suppress_health_check=[
             HealthCheck.too_slow,
             HealthCheck.data_too_large,
@@ -69,9 +69,9 @@ def cases(count: int) -> settings:
 
 @contextlib.contextmanager
 def case(kind: str) -> Iterator[Path]:
-    """Count a case, give it a folder, and end it where it hangs."""
+    """Count a case, give it a folder, and end it if it hangs."""
     TALLY[kind] += 1
-    # The signal ends Python code; hanging C code is ended with the process, and shown.
+    # The signal ends Python code; if C code hangs, the process ends with a traceback.
     faulthandler.dump_traceback_later(2 * LIMIT, exit=True, file=TERMINAL[0])
     signal.setitimer(signal.ITIMER_REAL, LIMIT)
     try:
@@ -87,7 +87,7 @@ TERMINAL: list[Any] = []
 
 @pytest.fixture(scope="module", autouse=True)
 def _watched(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Hangs are ended, nothing reaches the network, and at the end the cases are counted."""
+    """End hanging cases, refuse the network, and print how many cases there were."""
 
     def hangs(*_: object) -> None:
         pytest.fail(f"a case took more than {LIMIT} s")
@@ -110,7 +110,7 @@ def _watched(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def read_or_refused(kind: str, read: Callable[[], Any]) -> Any:
-    """What `read` gives; None where it refuses."""
+    """What `read` returns; None if it refuses."""
     try:
         result = read()
     except (InputError, RunError):
@@ -137,7 +137,7 @@ Hits = list[tuple[str, int, bytes]]
 
 
 def hit(content: bytes, hits: Hits) -> bytes:
-    """`content` with bytes written over, flipped, put in, cut out, or its end cut off."""
+    """`content` with bytes overwritten, flipped, inserted or removed, or its end cut off."""
     result = bytearray(content)
     for kind, where, extra in hits:
         at = where % max(1, len(result))
@@ -202,7 +202,7 @@ PICTURES = st.sampled_from([(kind, mode) for kind in MODES for mode in MODES[kin
 
 
 def by_tensorflow(encoded: bytes) -> np.ndarray | None:
-    """A photo as the post reads it; None where TensorFlow cannot."""
+    """A photo as the post reads it; None if TensorFlow cannot."""
     import tensorflow as tf  # conftest has imported it
 
     try:
@@ -213,7 +213,7 @@ def by_tensorflow(encoded: bytes) -> np.ndarray | None:
 
 
 def upright(encoded: bytes, pixels: np.ndarray) -> np.ndarray:
-    """The square as the orientation in the photo's EXIF has it."""
+    """The square, turned by the orientation in the photo's EXIF data."""
     return decode._upright(pixels, decode._header(encoded).orientation)
 
 
@@ -227,7 +227,7 @@ def decoded(path: Path, encoded: bytes) -> np.ndarray | None:
 
 @cases(100)
 @given(picture=PICTURES)
-def test_a_picture_is_read_and_as_tensorflow_reads_it(picture: Picture) -> None:
+def test_a_picture_is_read_as_by_tensorflow(picture: Picture) -> None:
     with case("images") as folder:
         encoded = picture.encoded()
         expected, pixels = by_tensorflow(encoded), decoded(folder / "photo", encoded)
@@ -238,7 +238,7 @@ def test_a_picture_is_read_and_as_tensorflow_reads_it(picture: Picture) -> None:
 
 @cases(200)
 @given(picture=PICTURES, hits=HITS)
-def test_a_damaged_picture_is_refused_or_read_as_tensorflow_reads_it(
+def test_a_damaged_picture_is_refused_or_read_as_by_tensorflow(
     picture: Picture, hits: Hits
 ) -> None:
     with case("images") as folder:
@@ -279,7 +279,7 @@ def empty() -> MobileNetV2:
 
 
 def filled(empty: MobileNetV2, path: Path) -> dict[str, np.ndarray] | None:
-    """The weights that a file gives, by their names in Keras."""
+    """The weights read from a file, by their names in Keras."""
     model = nnx.clone(empty)
     loaded = read_or_refused("weight files", lambda: load_keras_weights(model, path) or True)
     if loaded is None:
@@ -331,7 +331,7 @@ def edit_tensor(file: h5py.File, name: str, other: str, edit: str) -> None:
     other=st.integers(0, 10**6),
     edit=st.sampled_from(TENSOR_EDITS),
 )
-def test_a_weight_file_with_other_tensors_is_refused_or_gives_what_it_holds(
+def test_a_weight_file_with_other_tensors_is_refused_or_read_as_it_is(
     which: int, other: int, edit: str, whole: Path, empty: MobileNetV2
 ) -> None:
     with case("weight files") as folder:
