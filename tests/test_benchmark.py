@@ -236,6 +236,7 @@ def test_a_failing_worker_is_reported_and_the_others_still_run(
 def test_a_start_runs_cold_then_warm_with_the_same_caches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Slow: eight processes."""
     script = tmp_path / "starter.py"
     script.write_text(
         "import json, os, pathlib, sys\n"
@@ -269,6 +270,7 @@ def test_a_start_runs_cold_then_warm_with_the_same_caches(
     [(OURS, "epoch-model3", 1), (KERAS_TENSORFLOW, "augment", 3)],
 )
 def test_contenders_end_to_end(contender: str, workload: str, count: int, tmp_path: Path) -> None:
+    """Slow: they compile without a cache."""
     (row,) = measured(replace(QUICK, workloads=(workload,), contenders=(contender,), out=tmp_path))
     assert row["error"] is None
     assert len(row["seconds"]) == count

@@ -172,6 +172,7 @@ def test_data_prints_counts_and_draws_figures(
 def test_the_demo_says_that_these_are_drawings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Slow: three models are compiled."""
     arguments = ["demo", "--epochs", "1", *DRAWINGS, "--out", str(tmp_path)]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
@@ -310,6 +311,7 @@ def test_an_experiment_script_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Slow: each script compiles a model of its own."""
     arguments = ["--data", "sketches", "--image-size", "32", "--epochs", "1"]
     if name == "model4_transfer":
         weights = tmp_path / "random.weights.h5"
@@ -463,6 +465,7 @@ def shell(redirected: str, *arguments: str, **environment: str) -> subprocess.Co
     ],
 )
 def test_closed_streams_do_no_harm(closed: str, tmp_path: Path) -> None:
+    """All at once; one by one is slow: two processes each."""
     done = shell(closed, *DATA, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     for path in tmp_path.iterdir():

@@ -117,9 +117,8 @@ def test_more_than_8_bits(tmp_path):
 def test_a_large_photo_is_read_without_a_warning(tmp_path, monkeypatch):
     path = tmp_path / "large.png"
     gradient().save(path)
-    monkeypatch.setattr(
-        Image, "MAX_IMAGE_PIXELS", 70 * 50 - 1
-    )  # above it Pillow warns, above twice that it refuses
+    # Above this number Pillow warns, above twice the number it refuses.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 70 * 50 - 1)
     assert decode.decode_file(path, SIZE).shape == (SIZE, SIZE, 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 70 * 50 // 2 - 1)
     with pytest.raises(InputError, match="exceeds limit"):

@@ -209,7 +209,8 @@ def test_published_numbers_are_shown_only_beside_runs_on_the_posts_photos(
 
 @pytest.mark.slow
 def test_two_series_at_once_share_a_folder(tmp_path: Path) -> None:
-    """Each finishes its own runs; the figures and the summary, which both write, are whole."""
+    """Each finishes its own runs; the figures and the summary, which both write, are whole. Slow:
+    two processes, each of which compiles a model."""
     series = ("reproduce", *TRAIN, "--epochs", "1", "--out", str(tmp_path), "--models")
     processes = [
         subprocess.Popen(command(*series, model), stdout=subprocess.DEVNULL)
@@ -257,7 +258,7 @@ def test_a_run_of_arrays_needs_no_source(tmp_path: Path) -> None:
 
 
 def test_a_run_is_lengthened(finished: tuple[Run, list[str]], tmp_path: Path) -> None:
-    """Its history is that of a run which was as long from the start."""
+    """Its history equals that of a run that was as long from the start."""
     folder = tmp_path / "run"
     shutil.copytree(finished[0].folder, folder)
     with pytest.raises(InputError, match="its epochs are 3, this run's 5"):

@@ -2,7 +2,8 @@
 
 A case passes if the library gives a right answer or raises InputError.
 
-Every run tries the same cases. To try ten times as many, other ones each time:
+Slow: hundreds of cases. Every run tries the same ones. To try ten times as many, and
+other ones each time:
 
     CATDOG_FUZZ=10 pytest tests/test_fuzz.py
 """

@@ -313,9 +313,8 @@ def moments(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_moments_are_those_they_are_named_after(moments: Path) -> None:
-    """By the checkpoint folders there are, the hashes in the second, and the lines of history."""
-
     def left(moment: str) -> tuple[bool, bool, bool, int]:
+        """Is a checkpoint being written, is the second there, has it hashes; lines of history."""
         out = moments / moment
         lines = (out / "history.csv").read_text().splitlines()
         second = out / "checkpoint/2"
@@ -451,7 +450,7 @@ def test_ctrl_c_prints_the_command_to_resume(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module",
+    "module",  # one will do; each starts a process
     [
         pytest.param("numpy", marks=pytest.mark.slow),
         "jax",
@@ -494,7 +493,7 @@ def test_a_full_disk_ends_in_one_line_and_costs_nothing_saved(
 
 
 @pytest.mark.parametrize(
-    "name",
+    "name",  # slow: two that fail as late as the first
     [
         "write_history",
         "keep_code",
@@ -547,6 +546,7 @@ def test_a_checkpoint_that_breaks_off_costs_nothing_saved(out: Path) -> None:
     ("batch_size", "said"),
     [
         (16, "the loss became (nan|inf) in step 2 of epoch 3"),
+        # Slow: programs of another batch size.
         pytest.param(48, "the last step of epoch 3", marks=pytest.mark.slow),
     ],
 )
@@ -580,7 +580,7 @@ def test_a_run_folder_in_use_is_refused(tmp_path: Path) -> None:
         run(LINEAR, out, log=silent)
 
 
-# Checkpoints of something else.
+# Checkpoints that do not fit.
 
 
 def test_a_checkpoint_of_another_run_is_refused(unreported: Path) -> None:

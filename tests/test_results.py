@@ -35,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.mark.parametrize(("which", "key"), [("best", "test"), ("last", "test_last")])
-def test_a_loaded_run_judges_as_training_did(finished: Run, which: Any, key: str) -> None:
+def test_a_loaded_run_gives_the_results_of_training(finished: Run, which: Any, key: str) -> None:
     loaded = load_run(finished.folder, checkpoint=which)
     assert loaded.class_names == ("cats", "dogs")
     assert loaded.history == finished.history
@@ -79,7 +79,7 @@ def test_predictions_are_written_as_a_table(finished: Run, tmp_path: Path) -> No
     assert all(float(row["cats"]) + float(row["dogs"]) == pytest.approx(1) for row in rows)
 
 
-def test_all_photos_of_another_source_are_judged(
+def test_all_photos_of_another_source_are_evaluated(
     finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_drawings(tmp_path / "photos", {"cats": 20, "dogs": 20})
@@ -157,7 +157,8 @@ def test_images_that_do_not_fit_are_refused(finished: Run, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_run_in_bfloat16_is_judged_in_it(tmp_path: Path) -> None:
+def test_a_run_in_bfloat16_is_evaluated_in_it(tmp_path: Path) -> None:
+    """Slow: programs of its own."""
     rounded = run(replace(SMALL, epochs=1, dtype="bfloat16"), tmp_path / "run", log=silent)
     assert rounded.metrics is not None
     assert rounded.experiment.dtype == "bfloat16"
