@@ -150,3 +150,16 @@ def test_max_pool_sends_the_gradient_to_the_largest_pixel_alone():
     images = plane([1, 2, 5, 9], [3, 4, 8, 6])
     gradient = jax.grad(lambda x: jnp.sum(ops.max_pool(x) * plane([10, 20])))(images)
     np.testing.assert_array_equal(gradient, plane([0, 0, 0, 20], [0, 10, 0, 0]))
+
+
+def test_dense_dot_is_a_matrix_product_with_its_gradient() -> None:
+    rng = np.random.default_rng(0)
+    x, kernel, cotangent = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((5, 7), (7, 3), (5, 3))
+    )
+    with jax.default_matmul_precision("highest"):
+        ours, pull = jax.vjp(ops.dense_dot, x, kernel)
+        theirs, their_pull = jax.vjp(jnp.matmul, x, kernel)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+        for mine, other in zip(pull(cotangent), their_pull(cotangent), strict=True):
+            np.testing.assert_allclose(mine, other, rtol=1e-5)

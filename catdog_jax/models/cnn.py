@@ -157,7 +157,9 @@ def _three_convs(rngs: nnx.Rngs) -> nnx.Sequential:
 
 
 def _dense(in_features: int, out_features: int, rngs: nnx.Rngs) -> nnx.Linear:
-    return nnx.Linear(in_features, out_features, kernel_init=_glorot, rngs=rngs)
+    return nnx.Linear(
+        in_features, out_features, kernel_init=_glorot, dot_general=ops.dense_dot, rngs=rngs
+    )
 
 
 def _classifier(num_classes: int, blog_logits: bool, rngs: nnx.Rngs) -> nnx.Sequential:
