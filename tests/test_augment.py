@@ -199,4 +199,5 @@ def test_augmentations_go_in_order_each_image_with_its_own_key():
 
 
 def test_rescale_maps_pixels_to_plus_minus_one():
-    np.testing.assert_array_equal(rescale(jnp.array([0, 127.5, 255])), [-1, 0, 1])
+    pixels = jnp.array([0, 127.5, 255]).reshape(1, 1, 1, 3)
+    np.testing.assert_array_equal(rescale(pixels).ravel(), [-1, 0, 1])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catdog_jax.data.splits import Split
+from catdog_jax.data.splits import Split, Splits
 from catdog_jax.reports import plots, sections, tables
 
 
@@ -115,9 +115,8 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_old_one(tmp_path: Path) -> Non
 
 
 def test_the_figures_of_the_sections_are_drawn(tmp_path: Path, drawings: Split) -> None:
-    from types import SimpleNamespace
-
-    splits: Any = SimpleNamespace(train=drawings, class_names=drawings.class_names)
+    names = drawings.class_names
+    splits = Splits(drawings, drawings, drawings, class_names=names, source="", fingerprint="")
     sections.draw_data(splits, tmp_path)
     sections.draw_augmentations(splits, tmp_path)
     for name in ("labels", "photos", "flips", "rotations"):

@@ -23,7 +23,7 @@ _SUPERSAMPLING = 2
 _SIDES = (-1, 1)
 
 _Color: TypeAlias = tuple[int, ...]
-_Points: TypeAlias = Float64[np.ndarray, "n 2"]
+_Points: TypeAlias = Float64[np.ndarray, "_n 2"]
 _Widths: TypeAlias = Callable[[Float64[np.ndarray, " n"]], Float64[np.ndarray, " n"]]
 
 # Black, slate, silver, cream; tan, ginger, brown.

@@ -23,11 +23,11 @@ MOST_PHOTOS = 10**6
 UInt8Images: TypeAlias = UInt8[np.ndarray, "images height width 3"]
 Labels: TypeAlias = Int32[np.ndarray, " photos"]
 SoftLabels: TypeAlias = Float[np.ndarray, "photos classes"]
-Indices: TypeAlias = Int64[np.ndarray, " chosen"]
+Indices: TypeAlias = Int64[np.ndarray, " _chosen"]
 Sizes: TypeAlias = tuple[int, int, int]
 
 
-def checked_sizes(sizes: Sequence[int]) -> Sizes:
+def checked_sizes(sizes: Any) -> Sizes:
     """The sizes of the three splits, as whole numbers in range.
 
     Raises:
@@ -228,7 +228,8 @@ class Splits:
 
 def hard_labels(split: Split) -> Labels:
     """The class of each photo; of soft labels, the most probable one."""
-    return split.labels.argmax(axis=1) if split.labels.ndim == 2 else split.labels
+    labels = split.labels.argmax(axis=1) if split.labels.ndim == 2 else split.labels
+    return labels.astype(np.int32)
 
 
 def class_counts(split: Split) -> dict[str, int]:

@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
 Padding = Literal["SAME", "VALID"]
-Images = Float[Array, "batch height width channels"]
+Images = Float[Array, "batch _height _width _channels"]
 Kernel = Float[Array, "kernel_height kernel_width in_channels out_channels"]
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")

@@ -11,13 +11,13 @@ import optax
 from flax import nnx
 
 from ..data.load import load_data
-from ..data.splits import Split, Splits
+from ..data.splits import Split, Splits, hard_labels
 from ..errors import InputError, RunError
 from ..models.create import MODELS
 from ..models.keras_weights import load_keras_weights, weights_file
 from ..training.augment import Augmentation, named_augmentation
 from ..training.loop import Callback, EpochRecord
-from ..training.losses import Loss, cross_entropy, label_classes, smoothed
+from ..training.losses import Loss, cross_entropy, smoothed
 from ..training.optimizers import DIRECTIONS, make_optimizer
 from ..training.state import TrainState
 from . import named
@@ -165,7 +165,7 @@ def class_weights(experiment: Experiment, train: Split) -> tuple[float, ...] | N
     """
     if experiment.class_weights != "balanced":
         return experiment.class_weights
-    classes = np.asarray(label_classes(train.labels))  # pyright: ignore[reportArgumentType]
+    classes = hard_labels(train)
     counts = np.bincount(classes, minlength=len(train.class_names))
     if not counts.all():
         missing = train.class_names[int(counts.argmin())]

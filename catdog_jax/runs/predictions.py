@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
@@ -47,7 +48,7 @@ class Predictions:
     @property
     def classes(self) -> Int[np.ndarray, " n"]:
         """The predicted class of each photo, as counted by accuracy."""
-        return np.asarray(predicted(self.logits, self.threshold))  # pyright: ignore
+        return np.asarray(predicted(jnp.asarray(self.logits), self.threshold))
 
     @property
     def true_classes(self) -> Int[np.ndarray, " n"]:
@@ -58,7 +59,7 @@ class Predictions:
         """
         if self.labels is None:
             raise InputError("these photos have no labels to compare the predictions with")
-        return np.asarray(label_classes(self.labels))  # pyright: ignore[reportArgumentType]
+        return np.asarray(label_classes(jnp.asarray(self.labels)))
 
     def confusion(self) -> Int[np.ndarray, "classes classes"]:
         """Counts of photos by true class (rows) and predicted class (columns).
@@ -116,7 +117,7 @@ def predictions_of(
         class_names=tuple(names),
         logits=logits,
         labels=split.labels if known else None,
-        losses=np.asarray(loss(logits, split.labels)) if known else None,  # pyright: ignore
+        losses=np.asarray(loss(jnp.asarray(logits), jnp.asarray(split.labels))) if known else None,
         threshold=options.threshold,
     )
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Int, Key, PyTree
+from jaxtyping import Array, PyTree
 
 from ..errors import InputError
 from .losses import Logits
@@ -20,11 +20,12 @@ Model = TypeVar("Model", bound=nnx.Module)
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """Everything a step reads and changes."""
+    """Everything a step reads and changes: arrays, or what JAX puts in their place."""
 
-    step: Int[Array, ""]
-    key: Key[Array, ""]
-    """For augmentation; a model's dropout has its own keys, in `other`."""
+    step: PyTree
+    """int32[], the number of steps taken."""
+    key: PyTree
+    """A random key, for augmentation; a model's dropout has its own keys, in `other`."""
     params: PyTree
     """The trained part of the model."""
     other: PyTree
