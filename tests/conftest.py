@@ -18,7 +18,9 @@ from catdog_jax.training.mesh import processor
 decode.tensorflow()
 os.environ["CATDOG_DECODE_HERE"] = "1"
 
-# Before JAX starts: several devices, as on the machines the package is for.
+# Before JAX starts, here and in the processes that tests start: several devices, as on the machines
+# the package is for.
+os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 jax.config.update("jax_num_cpu_devices", 4)
 
 # One compile cache for the tests, their processes and those they start: many train the same nets.

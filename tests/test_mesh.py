@@ -35,38 +35,41 @@ def test_what_is_replicated_is_on_every_device() -> None:
     assert [part.data.tolist() for part in placed.addressable_shards] == [[0, 1, 2]] * 4
 
 
-def test_the_number_of_cpu_devices_is_left_alone_once_jax_has_started() -> None:
-    before = jax.device_count()
-    mesh.use_cpu_cores()
-    assert jax.device_count() == before
-
-
 def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    mesh._compiler_options.cache_clear()
-    assert mesh._compiler_options() == mesh._CPU_OPTIONS
     monkeypatch.setattr(mesh, "_CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
     mesh._compiler_options.cache_clear()
-    assert mesh._compiler_options() is None
+    assert mesh.jit()(lambda x: x + 1)(1) == 2
     mesh._compiler_options.cache_clear()
 
 
-def test_compiled_programs_are_kept_for_the_next_process(tmp_path: Path) -> None:
+def printed_by(script: str, **variables: str) -> str:
+    """What a process prints that has neither the tests' compile cache nor their devices."""
+    ours = ("JAX_COMPILATION_CACHE_DIR", "JAX_NUM_CPU_DEVICES")
+    others = {name: value for name, value in os.environ.items() if name not in ours}
+    command = [sys.executable, "-c", script]
+    return subprocess.check_output(command, env=others | variables, text=True)
+
+
+def test_each_cpu_core_is_a_device_and_programs_are_kept_for_the_next_process(
+    tmp_path: Path,
+) -> None:
     """The second process finds in the cache all that the first put there, and adds nothing."""
     script = (
         "from catdog_jax.training.mesh import set_up_jax; set_up_jax()\n"
-        "import jax; jax.jit(lambda x: x + 41)(1)"
+        "import jax; jax.jit(lambda x: x + 41)(1); set_up_jax(); print(jax.device_count())"
     )
-    variables = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     kept = []
     for _ in range(2):
-        subprocess.run(
-            [sys.executable, "-c", script],
-            env=variables | {"CATDOG_CACHE": str(tmp_path)},
-            check=True,
-        )
+        assert int(printed_by(script, CATDOG_CACHE=str(tmp_path))) == min(cores or 1, 16)
         kept.append({path.name for path in (tmp_path / "programs").rglob("*-cache")})
     assert kept[0]
     assert kept[1] == kept[0]
+
+
+def test_cpu_cores_are_left_alone_once_jax_has_started() -> None:
+    script = "import jax, catdog_jax; jax.devices(); catdog_jax.use_cpu_cores()"
+    assert printed_by(f"{script}; print(jax.device_count())") == "1\n"
 
 
 def test_a_compilation_cache_that_jax_has_already_stays(
