@@ -168,8 +168,29 @@ def file_of(base, tmp_path_factory):
     return write
 
 
+def weights_of(model):
+    return nnx.to_pure_dict(nnx.state(model))
+
+
+def assert_same_weights(model, other):
+    jax.tree.map(np.testing.assert_array_equal, weights_of(model), weights_of(other))
+
+
+@pytest.fixture(scope="module")
+def filled(file_of, empty) -> Any:
+    """Our network with the weights of `base`."""
+    model = nnx.clone(empty)
+    load_keras_weights(model, file_of("keras.h5"))
+    return model
+
+
+def test_a_file_of_keras_gives_its_features(base, filled):
+    images = random_images(3, 64, 64)
+    assert largest_error(infer(filled, images), base(images, training=False)) <= 1e-4
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_each_layout_gives_the_features_of_keras(base, file_of, empty, layout, caplog):
+def test_each_layout_gives_the_same_weights(file_of, filled, empty, layout, caplog):
     model, path = nnx.clone(empty), file_of(layout)
     dense = "dense" if layout == "flat_unnamed.weights.h5" else "cat_or_dog"
     left_out = {"flat": (dense,), "grey": (dense, "colours")}.get(layout[:4], ())
@@ -177,8 +198,7 @@ def test_each_layout_gives_the_features_of_keras(base, file_of, empty, layout, c
     said = [record.getMessage() for record in caplog.records if "catdog" in record.name]
     message = f"{path}: loaded MobileNetV2, left out: {', '.join(left_out)}"
     assert said == ([message] if left_out else [])
-    images = random_images(3, 64, 64)
-    assert largest_error(infer(model, images), base(images, training=False)) <= 1e-4
+    assert_same_weights(model, filled)
 
 
 @pytest.mark.parametrize(
@@ -199,8 +219,10 @@ def test_files_of_other_versions_give_their_features(shared, empty, name, featur
     assert np.abs(infer(model, images)).mean() == pytest.approx(features, abs=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REAL_WEIGHTS)
 def test_trained_weights_give_the_features_of_keras(shared, name):
+    """Slow: the full width, with weights that only some machines have."""
     keras_model = mobilenet(1.0, (96, 96))
     keras_model.load_weights(shared / "weights" / name)
     model = blank(MobileNetV2)
@@ -209,49 +231,36 @@ def test_trained_weights_give_the_features_of_keras(shared, name):
     assert largest_error(infer(model, images), keras_model(images, training=False)) <= 1e-4
 
 
-def weights_of(model):
-    return nnx.to_pure_dict(nnx.state(model))
-
-
-def assert_same_weights(model, other):
-    jax.tree.map(np.testing.assert_array_equal, weights_of(model), weights_of(other))
-
-
-def test_a_model_with_a_backbone_gets_its_backbone_filled_and_no_more(file_of, empty):
-    model, expected = blank(Model4, alpha=0.35), nnx.clone(empty)
+def test_only_the_backbone_of_a_model_is_filled(file_of, filled):
+    model = blank(Model4, alpha=0.35)
     load_keras_weights(model, str(file_of("nested.keras")))
-    load_keras_weights(expected, file_of("keras.h5"))
-    assert_same_weights(model.backbone, expected)
+    assert_same_weights(model.backbone, filled)
     assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(weights_of(model.head)))
 
 
-def test_an_abstract_model_is_filled_too(file_of, empty):
+def test_an_abstract_model_is_filled_too(file_of, filled):
     """So weights are checked, or loaded, without drawing initial ones."""
     model = nnx.eval_shape(lambda: MobileNetV2(0.35, rngs=nnx.Rngs(0)))
-    expected = nnx.clone(empty)
     load_keras_weights(model, file_of("keras.h5"))
-    load_keras_weights(expected, file_of("keras.h5"))
-    assert_same_weights(model, expected)
+    assert_same_weights(model, filled)
 
 
-@pytest.mark.parametrize("classes", [None, 5])
-def test_keras_reads_what_we_save(tmp_path, empty, classes):
+def test_keras_reads_what_we_save(tmp_path, empty):
     path = tmp_path / "ours.weights.h5"
     path.write_bytes(b"an older file")
-    top: dict[str, Any] = {"include_top": True, "classes": classes} if classes else {}
-    theirs = mobilenet(0.35, (64, 64), classes)
-    model = reference.moved(theirs, tmp_path / "theirs.h5", 0.35, **top)
+    theirs = mobilenet(0.35, (64, 64), 5)
+    model = reference.moved(theirs, tmp_path / "theirs.h5", 0.35, include_top=True, classes=5)
     save_keras_weights(model, path)
     images = random_images(3, 64, 64)
     expected = theirs(images, training=False)
     theirs.set_weights([np.zeros_like(array) for array in theirs.get_weights()])
     theirs.load_weights(path)
     assert largest_error(theirs(images, training=False), expected) <= 1e-5
-    again = blank(MobileNetV2, 0.35, **top)
+    again = blank(MobileNetV2, 0.35, include_top=True, classes=5)
     assert load_keras_weights(again, path) == ()
     assert_same_weights(again, model)
     # A classifier is left out where the model has none.
-    assert load_keras_weights(nnx.clone(empty), path) == (("predictions",) if classes else ())
+    assert load_keras_weights(nnx.clone(empty), path) == ("predictions",)
 
 
 @pytest.mark.parametrize("name", ["weights.h5", "no/such/folder.weights.h5"])
@@ -335,7 +344,7 @@ def test_a_file_that_does_not_fit_is_refused_by_tensor(legacy, empty, spoil, mes
 
 
 def test_a_compressed_file_is_read_and_its_known_blind_spot(legacy, empty):
-    """Nothing in a file tells which of two tensors of one shape is which."""
+    """Nothing in a file says which of two tensors of the same shape is which."""
     with h5py.File(legacy, "r+") as file:
         beta, mean = np.asarray(file[BETA]), np.asarray(file[MEAN])
         put(BETA, data=mean, compression="gzip")(file)
@@ -346,16 +355,17 @@ def test_a_compressed_file_is_read_and_its_known_blind_spot(legacy, empty):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("layout", "options", "message"),
     [
-        ({"alpha": 0.5}, "Conv_1/kernel has shape (1, 1, 112, 1280), expected (1, 1, 160, 1280)"),
-        ({"alpha": 0.35, "include_top": True}, "is missing (and 1 more); do alpha and include_top"),
+        ("keras.h5", {"alpha": 0.5}, "has shape (1, 1, 112, 1280), expected (1, 1, 160, 1280)"),
+        ("unnamed.weights.h5", {"alpha": 0.35, "include_top": True}, "is missing (and 1 more); do"),
     ],
-    ids=str,
 )
-@pytest.mark.parametrize("layout", ["keras.h5", "unnamed.weights.h5"])
 def test_a_file_of_another_network_is_refused(file_of, layout, options, message):
-    assert_refused(blank(MobileNetV2, **options), file_of(layout), message)
+    model = nnx.eval_shape(lambda: MobileNetV2(rngs=nnx.Rngs(0), **options))
+    with pytest.raises(InputError) as error:
+        read_mobilenet(file_of(layout), keras_weights._shapes(model))
+    assert message in str(error.value)
 
 
 def test_names_that_follow_from_order_must_fit(base, empty, tmp_path):
@@ -377,7 +387,7 @@ def test_a_truncated_file_is_refused(file_of, empty, tmp_path, layout, share):
     assert_refused(empty, tmp_path / layout, f"{layout} is not a readable Keras weights file: ")
 
 
-# What is no file of Keras; `weights_file` tells at once.
+# Files of other kinds, which `weights_file` refuses at once.
 
 
 def saved_model(path):
@@ -419,7 +429,7 @@ OTHER_KINDS = {
 
 
 @pytest.mark.parametrize(("write", "message"), OTHER_KINDS.values(), ids=OTHER_KINDS)
-def test_a_file_of_another_kind_is_named(tmp_path, write, message):
+def test_a_file_of_another_kind_is_refused_by_name(tmp_path, write, message):
     path = tmp_path / "weights"
     write(path)
     with pytest.raises(InputError) as error:
@@ -428,7 +438,7 @@ def test_a_file_of_another_kind_is_named(tmp_path, write, message):
 
 
 @pytest.mark.parametrize("name", ["missing.h5", "~no-such-user/x.h5", "a\0b.h5", "x" * 5000])
-def test_where_there_is_no_file_it_says_so(name):
+def test_a_missing_weights_file_is_reported(name):
     with pytest.raises(InputError, match=r"no weights file at|File name too long"):
         weights_file(name)
 
@@ -456,7 +466,7 @@ def test_imagenet_without_network(empty):
     assert_refused(empty, "imagenet", "--weights FILE")
 
 
-def test_imagenet_is_checked_kept_and_loaded(monkeypatch, file_of, empty, tmp_path):
+def test_imagenet_is_checked_kept_and_loaded(monkeypatch, file_of, filled, empty, tmp_path):
     def fetch(url, path, check):
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file_of("keras_2.h5"), path)
@@ -465,10 +475,9 @@ def test_imagenet_is_checked_kept_and_loaded(monkeypatch, file_of, empty, tmp_pa
 
     monkeypatch.setattr(keras_weights, "fetch", fetch)
     assert keras_weights.cached_official_weights(0.35, 96) is None
-    model, expected = nnx.clone(empty), nnx.clone(empty)
+    model = nnx.clone(empty)
     load_keras_weights(model, image_size=96)
-    load_keras_weights(expected, file_of("keras_2.h5"))
-    assert_same_weights(model, expected)
+    assert_same_weights(model, filled)
     path = keras_weights.cached_official_weights(0.35, 96)
     assert path is not None
     assert tmp_path in path.parents
@@ -477,7 +486,7 @@ def test_imagenet_is_checked_kept_and_loaded(monkeypatch, file_of, empty, tmp_pa
 
 
 @pytest.mark.parametrize(("alpha", "image_size"), [(0.4, 160), (0.35, 150)])
-def test_imagenet_that_does_not_exist_is_refused_unasked(alpha, image_size):
-    message = f"no ImageNet weights for alpha {alpha} at {image_size} pixels; .*96, 128.*--weights"
+def test_unknown_imagenet_weights_are_refused_without_a_download(alpha, image_size):
+    message = f"no ImageNet weights for alpha {alpha} at {image_size} pixels"
     with pytest.raises(InputError, match=message):
         weights_file("imagenet", alpha=alpha, image_size=image_size)
