@@ -8,9 +8,9 @@ from flax import nnx
 class Linear(nnx.Module):
     """The smallest network that takes photos: mean colour, dropout, one linear layer."""
 
-    def __init__(self, *, num_classes: int = 2, rngs: nnx.Rngs) -> None:
+    def __init__(self, *, num_classes: int = 2, dropout: float = 0.2, rngs: nnx.Rngs) -> None:
         self.linear = nnx.Linear(3, num_classes, rngs=rngs)
-        self.dropout = nnx.Dropout(0.2, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout, rngs=rngs)
 
     def __call__(self, images: Any) -> Any:
         return self.linear(self.dropout(images.mean(axis=(1, 2)) / 255))
