@@ -1,4 +1,4 @@
-"""Models 1 to 4: outputs and gradients as Keras's with its weights; dropout; initial weights."""
+"""Models 1 to 4 against Keras: logits, gradients (1 to 3 only), initial weights, dropout."""
 
 from typing import Any
 
@@ -13,8 +13,9 @@ from keras_reference import blank, infer, largest_error
 from scipy import stats
 
 from catdog_jax.errors import InputError
+from catdog_jax.models import mobilenet_v2
 from catdog_jax.models.cnn import Model1, Model2, Model3
-from catdog_jax.models.create import MODELS, create_model
+from catdog_jax.models.create import create_model
 from catdog_jax.models.keras_weights import load_keras_weights
 from catdog_jax.models.transfer import Model4
 from catdog_jax.training.state import in_mode
@@ -41,10 +42,9 @@ def pair(name, size, **options) -> tuple[Any, Any]:
 
 
 @by_network
-@pytest.mark.parametrize("size", [45, 160])
-def test_logits_equal_keras(name, size):
-    keras_model, model = pair(name, size)
-    images = pixels(2, size)
+def test_logits_equal_keras(name):
+    keras_model, model = pair(name, 45)
+    images = pixels(2, 45)
     expected = keras_model(images.astype("float32"), training=False).numpy()
     assert expected.shape == (2, 64)
     assert (expected > 0).mean() > 0.2  # a dead network would agree with anything
@@ -66,7 +66,7 @@ def test_gradients_equal_keras(name):
     images, labels = pixels(4, 24).astype("float32"), np.array([0, 1, 1, 0])
     tf = pytest.importorskip("tensorflow")
     with tf.GradientTape() as tape:
-        logits = keras_model(images, training=False) / 100  # lest the softmax be all 0 and 1
+        logits = keras_model(images, training=False) / 100  # so that the softmax is not saturated
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     expected = tape.gradient(loss, keras_model.trainable_variables)
 
@@ -85,14 +85,6 @@ def test_gradients_equal_keras(name):
     assert len(actual) == len(expected)
     for ours, theirs in zip(actual, expected, strict=True):
         assert largest_error(ours, theirs) <= 1e-4
-
-
-@by_network
-@pytest.mark.parametrize("options", [{"blog_logits": True}, {"num_classes": 3}], ids=str)
-def test_as_many_parameters_as_keras(name, options):
-    model = nnx.eval_shape(lambda: NETWORKS[name](rngs=nnx.Rngs(0), **options))
-    count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    assert count == reference.network(name, 160, options.get("num_classes", 0)).count_params()
 
 
 def initialized(name, seed=0, **options) -> Any:
@@ -122,8 +114,8 @@ def test_initial_kernels_are_distributed_as_keras(name):
         assert stats.kstest(ours.ravel(), theirs.ravel()).pvalue > 1e-4
 
 
-@pytest.mark.usefixtures("short_backbone")
-def test_initial_head_of_model4_is_distributed_as_keras():
+def test_initial_head_of_model4_is_distributed_as_keras(monkeypatch):
+    monkeypatch.setattr(mobilenet_v2, "STAGES", ())
     model: Any = Model4(num_classes=10, alpha=0.35, rngs=nnx.Rngs(0))
     kernel = np.asarray(model.head.kernel[...])
     theirs = reference.import_keras().initializers.GlorotUniform(seed=0)(kernel.shape)
@@ -208,13 +200,6 @@ def test_model4_equals_keras(keras_model4, model4):
     assert largest_error(infer(model4, images), expected) <= 1e-4
 
 
-def test_model4_classifies_its_features(model4):
-    features = nnx.jit(Model4.features)(model4, jnp.asarray(pixels(4, 64)))
-    assert features.shape == (4, 1280)
-    still = nnx.view(model4, deterministic=True)
-    assert largest_error(still.classify(features), infer(model4, pixels(4, 64))) <= 1e-5
-
-
 def test_model4_leaves_its_backbone_as_it_is(model4):
     weights = nnx.Not(nnx.RngState)
     before = nnx.to_pure_dict(nnx.state(model4, weights))
@@ -235,8 +220,9 @@ def test_model4_drops_a_tenth_of_its_features(model4):
     np.testing.assert_allclose(still.classify(features), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("num_classes", "outputs"), [(2, 1), (3, 3), (100, 100)])
-def test_model4_has_one_logit_for_two_classes_and_else_one_a_class(num_classes, outputs):
+@pytest.mark.usefixtures("short_backbone")
+@pytest.mark.parametrize(("num_classes", "outputs"), [(2, 1), (3, 3)])
+def test_model4_has_one_logit_for_two_classes_and_one_each_for_more(num_classes, outputs):
     model: Any = nnx.eval_shape(
         lambda: Model4(num_classes=num_classes, alpha=0.35, rngs=nnx.Rngs(0))
     )
@@ -244,14 +230,6 @@ def test_model4_has_one_logit_for_two_classes_and_else_one_a_class(num_classes, 
     assert model.head.bias.shape == (outputs,)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_create_model_knows(name):
-    model = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0)))
-    assert type(model) is MODELS[name]
-
-
-def test_create_model_names_the_known_models():
-    with pytest.raises(
-        InputError, match=r"'model5'.* model1, model2, model3, model4, mobilenet_v2"
-    ):
+def test_an_unknown_model_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match=r"'model5'.* model1, model2, model3, model4"):
         create_model("model5", rngs=nnx.Rngs(0))
