@@ -1,4 +1,4 @@
-"""What is fast on the CPU gives the values and gradients of the plain `lax` operation."""
+"""The forms that are fast on CPUs give the values and gradients of the plain `lax` operations."""
 
 from functools import partial
 
@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from catdog_jax.models import ops
-
-SIZES = [(8, 8), (7, 7), (6, 9)]
 
 
 def plain_conv2d(stride, padding, images, kernel):
@@ -51,39 +49,32 @@ def assert_equal(function, reference, *args):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), *results)
 
 
-@pytest.mark.parametrize(
-    ("kernel_size", "size"), [*((3, size) for size in SIZES), (1, (6, 9))], ids=str
-)
+@pytest.mark.parametrize("kernel_size", [1, 3])
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("operation", FORMS)
-def test_cpu_convolution_equals_lax(operation, kernel_size, stride, padding, size):
+def test_cpu_convolution_equals_lax(operation, kernel_size, stride, padding):
     cpu, lax = (partial(form, stride, padding) for form in FORMS[operation])
-    args = images_and_kernel(operation, size, kernel_size)
+    args = images_and_kernel(operation, (6, 9), kernel_size)  # an even and an odd side
     assert_equal(cpu, lax, *args)
 
 
-@pytest.mark.parametrize("size", [*SIZES, (9, 6)], ids=str)
+@pytest.mark.parametrize("size", [(6, 9), (9, 6)], ids=str)
 def test_cpu_max_pool_equals_lax(size):
     assert_equal(ops._max_pool_cpu, ops._max_pool_lax, random(2, *size, 5))
 
 
 def test_cpu_max_pool_equals_lax_where_pixels_are_equal():
-    """As in every patch of one colour: the first of the largest has the gradient."""
+    """As in any area of one colour: the first of the largest pixels gets the gradient."""
     images = jnp.asarray(np.random.default_rng(0).integers(0, 2, (4, 9, 9, 3)), jnp.float32)
     assert_equal(ops._max_pool_cpu, ops._max_pool_lax, images)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("operation", FORMS)
-def test_convolution_on_this_platform_equals_lax(operation, stride):
-    public = partial(getattr(ops, operation), stride=stride, padding="SAME")
-    lax = partial(FORMS[operation][1], stride, "SAME")
+def test_convolution_on_this_platform_equals_lax(operation):
+    public = partial(getattr(ops, operation), stride=2, padding="SAME")
+    lax = partial(FORMS[operation][1], 2, "SAME")
     assert_equal(public, lax, *images_and_kernel(operation, (7, 8), 3))
-
-
-def test_max_pool_on_this_platform_equals_lax():
-    assert_equal(ops.max_pool, ops._max_pool_lax, random(2, 7, 8, 5))
 
 
 @pytest.mark.parametrize(("platform", "plain"), [("cpu", False), ("cuda", True), ("tpu", True)])
@@ -99,7 +90,7 @@ def test_lowering_is_plain_lax_on_accelerators_only(operation, platform, plain):
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 6])
-def test_microbatches_give_the_whole(size):
+def test_microbatches_equal_the_whole_batch(size):
     images = random(size, 4, 4, 3)
 
     def each(images):
@@ -121,7 +112,7 @@ def plane(*rows):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        # Each output is 100 times its pixel's upper left neighbour, plus its right neighbour.
+        # Each output is 100 times the pixel's upper left neighbour plus its right neighbour.
         ({"padding": "VALID"}, [[106]]),
         ({"padding": "SAME"}, [[2, 3, 0], [5, 106, 200], [8, 409, 500]]),
         ({"padding": "SAME", "stride": 2}, [[2, 0], [8, 500]]),
@@ -134,7 +125,7 @@ def test_convolution_by_hand(operation, options, expected):
     np.testing.assert_array_equal(operation(images, kernel, **options), plane(*expected))
 
 
-def test_same_padding_at_stride_2_puts_the_odd_zero_behind():
+def test_same_padding_at_stride_2_puts_the_odd_zero_last():
     images = plane([1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16])
     kernel = jnp.zeros((3, 3, 1, 1)).at[0, 0].set(1)
     np.testing.assert_array_equal(ops.conv2d(images, kernel, stride=2), plane([1, 3], [9, 11]))
