@@ -1,4 +1,4 @@
-"""Keras, the oracle of the tests: the post's networks and MobileNetV2, every tensor random."""
+"""Keras, the reference of the tests: the post's networks and MobileNetV2, all tensors random."""
 
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,15 @@ from catdog_jax.models.keras_weights import load_keras_weights
 from catdog_jax.models.mobilenet_v2 import MobileNetV2
 from catdog_jax.training.state import in_mode
 
-# Keras's own, when it turns a variable into an array under NumPy 2.
+# Keras warns when it turns a variable into an array under NumPy 2.
 ignore_keras_warnings = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )
 
 
 def import_keras() -> Any:
-    pytest.importorskip("tensorflow", reason="the oracle, Keras, needs TensorFlow")
-    return pytest.importorskip("keras", reason="Keras is the oracle")
+    pytest.importorskip("tensorflow", reason="Keras, the reference, needs TensorFlow")
+    return pytest.importorskip("keras", reason="Keras is the reference")
 
 
 def network(name: str, image_size: int, extra_outputs: int = 0, *, randomized: bool = True) -> Any:
@@ -48,7 +48,7 @@ def network(name: str, image_size: int, extra_outputs: int = 0, *, randomized: b
 def mobilenet(alpha: float, size: tuple[int, int], classes: int | None = None) -> Any:
     """Keras's MobileNetV2, with logits if `classes`; the same weights for every `size`.
 
-    The size must be given: without one Keras pads as for even sizes, whatever then comes.
+    The size must be given: without one, Keras pads as for even sizes.
     """
     model = import_keras().applications.MobileNetV2(
         (*size, 3),
@@ -63,7 +63,7 @@ def mobilenet(alpha: float, size: tuple[int, int], classes: int | None = None) -
 
 
 def randomize(model: Any, seed: int = 0) -> None:
-    """Draw every tensor anew: zeros and ones would hide two that changed places."""
+    """Draw every tensor anew: zeros and ones would hide swapped tensors."""
     rng = np.random.default_rng(seed)
     for variable in model.weights:
         name, shape = variable.path.split("/")[-1], variable.shape
@@ -97,7 +97,7 @@ def copy_network(keras_model: Any, model: Any) -> None:
 
 
 def blank(make: Any, *args: Any, **options: Any) -> Any:
-    """The model `make(*args, rngs=…, **options)` with NaN for weights: what stays NaN, shows."""
+    """The model `make(*args, rngs=…, **options)`, where a weight left unset shows as NaN."""
     abstract = nnx.eval_shape(lambda: make(*args, rngs=nnx.Rngs(0), **options))
     graphdef, keys, state = nnx.split(abstract, nnx.RngState, ...)
     keys = jax.tree.map(

@@ -42,7 +42,7 @@ def test_no_more_is_read_ahead_than_asked_for() -> None:
     ahead.close()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_an_error_of_the_reader_comes_in_its_place() -> None:
+def test_an_error_of_the_reader_is_raised_in_its_place() -> None:
     def broken() -> Iterator[int]:
         yield 1
         yield 2
@@ -88,7 +88,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch, *stats: dict[str, int] | None) -> None
 
 
 @pytest.mark.parametrize(("spare", "fit"), [(0, True), (-1, False)])
-def test_photos_stay_on_devices_of_which_they_take_half_of_the_free_memory_at_most(
+def test_photos_stay_on_devices_if_they_fill_at_most_half_the_free_memory(
     spare: int, fit: bool, drawings: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = 2 * np.asarray(drawings.images).nbytes  # for training and validation
@@ -98,7 +98,7 @@ def test_photos_stay_on_devices_of_which_they_take_half_of_the_free_memory_at_mo
 
 
 @pytest.mark.parametrize("silent", [None, {}, {"bytes_in_use": 1}])
-def test_where_the_free_memory_is_not_known_photos_are_streamed(
+def test_photos_are_streamed_if_the_free_memory_is_unknown(
     silent: dict[str, int] | None, drawings: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpus(monkeypatch, {"bytes_limit": 10**12, "bytes_in_use": 0}, silent)
@@ -114,6 +114,7 @@ def test_a_cpu_streams(drawings: Split) -> None:
 def test_training_from_a_large_file_takes_no_more_memory_than_from_a_small_one(
     tmp_path: Path,
 ) -> None:
+    """Slow: two epochs over a file of more than a gigabyte."""
     code = f"""
 import numpy as np, catdog_jax as cd
 from flax import nnx
@@ -129,7 +130,7 @@ def resident():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) * 1024
 
-# Empty space on disk: it takes up none.
+# A sparse file, which takes no space on disk.
 images = np.memmap({str(tmp_path / "images")!r}, np.uint8, "w+", shape=(25_000, 128, 128, 3))
 split = Split(images, np.arange(25_000, dtype=np.int32) % 2, ("a", "b"), ())
 seen = []
@@ -143,4 +144,4 @@ print(images.nbytes, seen[2], max(seen))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     size, early, most = map(int, done.stdout.split())
     assert size > 1.2e9
-    assert most - early < size / 4  # what malloc keeps of a few batches for each thread
+    assert most - early < size / 4  # malloc keeps a few batches for each thread

@@ -30,7 +30,7 @@ def images_of(batches):
 # Batches.
 
 
-def test_batches_are_in_order_filled_up_with_the_first_photos_and_loop_again():
+def test_batches_are_in_order_padded_with_the_first_photos_and_can_be_repeated():
     batches = split_of(7).batches(3)
     assert len(batches) == 3
     for _ in range(2):
@@ -83,7 +83,7 @@ def test_a_data_set_prints_in_two_lines():
     assert str(split_of(3)) == "Split of 3 images, 1×1×3 uint8:\n    2 cats, 1 dogs"
 
 
-def test_many_classes_are_not_all_shown():
+def test_many_classes_are_shortened():
     names = tuple(f"class {number}" for number in range(1000))
     split = Split(np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1, np.int32), names, ("a",))
     splits = Splits(split, split, split, names, "somewhere", "abc")
@@ -140,12 +140,12 @@ IMAGES, LABELS = split_arrays(4, 3)
         ((IMAGES[:0], LABELS[:0]), "train holds no images"),
     ],
 )
-def test_arrays_that_are_no_data(train, said):
+def test_invalid_arrays_are_refused(train, said):
     with pytest.raises(InputError, match=said):
         unwrap(splits_from_arrays)(train, (IMAGES, LABELS), class_names=["a", "b", "c"])
 
 
-def test_sizes_are_numpys_or_pythons_whole_numbers():
+def test_numpy_sizes_become_python_integers():
     assert checked_sizes(np.array([4, 2, 0])) == (4, 2, 0)
     assert all(type(size) is int for size in checked_sizes(np.array([4, 2, 0])))
 
