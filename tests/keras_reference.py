@@ -106,7 +106,8 @@ def blank(make: Any, *args: Any, **options: Any) -> Any:
         ),
         keys,
     )
-    nan = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), state)
+    # NumPy's arrays, because JAX would compile a program for each shape.
+    nan = jax.tree.map(lambda leaf: jnp.asarray(np.full(leaf.shape, np.nan, leaf.dtype)), state)
     return nnx.merge(graphdef, keys, nan)
 
 

@@ -73,7 +73,7 @@ def trained(name: str, *, seed: int = 0, **options: Any) -> Trained:
 
 
 # What other processes train, by the number of their devices: models, batch by batch or as a scan.
-# Only cases that add something.
+# Only cases that add something; slow, because most are programs of their own.
 ELSEWHERE = {
     4: [("model4", False)],
     8: [("model1", False), ("model3", True), ("model4", False), ("residual", False)],
@@ -155,7 +155,7 @@ def assert_same_up_to_rounding(one: Trained, other: Trained, tolerance: float = 
 def test_the_same_seed_is_the_same_training_bit_for_bit(name: str, here: Trained) -> None:
     assert_same(trained(name), here)
     assert np.isfinite(here["history"]).all()
-    assert here["history"][0, 0] != here["history"][1, 0]  # it learns
+    assert here["history"][0, 0] != here["history"][1, 0]  # it trains
 
 
 @pytest.mark.parametrize("name", ["residual"], indirect=True)

@@ -105,7 +105,7 @@ def test_photos_are_streamed_if_the_free_memory_is_unknown(
     assert not feed.photos_fit_in_memory([drawings])
 
 
-def test_a_cpu_streams(drawings: Split) -> None:
+def test_photos_are_streamed_on_a_cpu(drawings: Split) -> None:
     assert not feed.photos_fit_in_memory([drawings])
 
 

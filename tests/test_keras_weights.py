@@ -157,7 +157,7 @@ LAYOUTS = {
 
 @pytest.fixture(scope="module")
 def file_of(base, tmp_path_factory):
-    """The name of a layout to its file; each is written once."""
+    """From the name of a layout to its file; each is written once."""
     folder = tmp_path_factory.mktemp("layouts")
 
     def write(layout):
@@ -269,11 +269,11 @@ def test_a_file_that_cannot_be_saved_is_refused(empty, tmp_path, name):
         save_keras_weights(empty, tmp_path / name)
 
 
-# What does not fit.
+# Files that do not fit.
 
 
 def assert_refused(model, path, message, **options):
-    """One line that says why, and no weight changed."""
+    """The error is one line, and no weight has changed."""
     before = weights_of(model)
     with pytest.raises(InputError) as error:
         load_keras_weights(model, path, **options)
@@ -289,7 +289,7 @@ def legacy(file_of, tmp_path):
 
 
 def put(name, *args, **options):
-    """Spoil by a dataset made with h5py's options, in place of that of the same name."""
+    """A function that replaces a dataset by one made with h5py's options."""
 
     def spoil(file):
         file.pop(name, None)
@@ -368,7 +368,7 @@ def test_a_file_of_another_network_is_refused(file_of, layout, options, message)
     assert message in str(error.value)
 
 
-def test_names_that_follow_from_order_must_fit(base, empty, tmp_path):
+def test_names_inferred_from_order_must_fit(base, empty, tmp_path):
     unnamed(base, tmp_path / "grey.weights.h5", write=GREY)
     assert_refused(empty, tmp_path / "grey.weights.h5", "does not fit: Conv1/1 is not")
 
@@ -454,7 +454,7 @@ def test_a_missing_weights_file_is_reported(name):
         ({"alpha": 1.4, "image_size": 224, "include_top": True}, "1.4_224"),
     ],
 )
-def test_imagenet_asks_for_the_file_that_keras_does(monkeypatch, options, name):
+def test_imagenet_requests_the_file_that_keras_does(monkeypatch, options, name):
     monkeypatch.setattr(keras_weights, "fetch", lambda url, path, check: url)
     folder = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2"
     expected = f"{folder}/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{name}.h5"

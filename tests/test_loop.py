@@ -93,7 +93,7 @@ def test_batch_norm_and_dropout_are_the_same_on_one_and_many_devices(
     Slow: two programs of convolutions that no other test shares.
     """
     losses, state = residual_training(1, False, drawings)
-    assert np.abs(state["norms"][0]["mean"]).max() > 0.01  # it began at zero
+    assert np.abs(state["norms"][0]["mean"]).max() > 0.01  # they started at zero
     others, other = residual_training(4, on_device, drawings)
     np.testing.assert_allclose(others, losses, rtol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4), other, state)

@@ -21,7 +21,7 @@ def test_a_batch_is_cut_over_as_many_cpu_devices_as_divide_it(batch_size: int, c
     assert len(placed["x"].sharding.device_set) == count
 
 
-def test_accelerators_that_would_stand_idle_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_leaves_accelerators_idle_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert mesh.data_mesh(32).size == 4
     with pytest.raises(InputError, match=r"batch of 30 .* 4 devices; choose .* 28 or 32"):
@@ -72,7 +72,7 @@ def test_cpu_cores_are_left_alone_once_jax_has_started() -> None:
     assert printed_by(f"{script}; print(jax.device_count())") == "1\n"
 
 
-def test_a_compilation_cache_that_jax_has_already_stays(
+def test_an_existing_compilation_cache_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CATDOG_CACHE", str(tmp_path))

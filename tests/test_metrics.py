@@ -38,7 +38,7 @@ def test_sigmoid_loss_by_hand() -> None:
 
 @pytest.mark.parametrize(("threshold", "classes"), [(0.5, [0, 0, 1]), (0.0, [0, 1, 1])])
 def test_one_logit_is_compared_with_the_threshold(threshold: float, classes: list[int]) -> None:
-    # Keras's 0.5 is a logit: 0.4 is a dog at probability one half, a cat at a logit of one half.
+    # Keras's threshold of 0.5 is a logit: 0.4 is a cat there, and a dog by its probability.
     assert predicted(jnp.array([[-0.1], [0.4], [0.6]]), threshold).tolist() == classes
 
 
@@ -63,7 +63,7 @@ def test_several_logits_take_the_largest_even_beyond_the_classes() -> None:
     assert predicted(jnp.array([[0.0, 1.0, 0.5], [0.0, 1.0, 2.0]])).tolist() == [1, 2]
 
 
-def test_masked_images_count_for_nothing() -> None:
+def test_masked_images_do_not_count() -> None:
     logits = jnp.array([[1.0, 0.0], [5.0, -5.0], [0.0, 1.0]])
     labels = jnp.array([0, 1, 1])
     mask = jnp.array([True, False, True])
@@ -79,7 +79,7 @@ def test_soft_labels_by_hand() -> None:
     log_sum = math.log(math.e + math.e**2 + 1)
     expected = 0.25 * (log_sum - 1) + 0.75 * (log_sum - 2)
     np.testing.assert_allclose(cross_entropy(logits, labels), [expected], rtol=1e-6)
-    # One logit takes the second class's share; a plain share is the same.
+    # One logit takes shares of both classes, or of the second alone.
     logit = jnp.array([[1.0]])
     by_hand = 0.25 * 1 + math.log1p(math.exp(-1))
     for shares in (labels, jnp.array([0.75])):
@@ -100,7 +100,7 @@ def test_the_class_of_a_soft_label_is_its_largest() -> None:
     assert metrics_of(logits, labels, 0.0).correct == 1
 
 
-def test_padded_batches_give_plain_numpy_over_all_images(drawings: Split) -> None:
+def test_padded_batches_equal_plain_numpy_over_all_images(drawings: Split) -> None:
     model = create_model("model3", image_size=32, blog_logits=True, rngs=nnx.Rngs(0))
     still = nnx.view(model, deterministic=True)
     logits = np.asarray(still(drawings.images[:].astype(np.float32)), np.float64)  # pyright: ignore[reportCallIssue]
@@ -114,7 +114,7 @@ def test_padded_batches_give_plain_numpy_over_all_images(drawings: Split) -> Non
         np.testing.assert_allclose(predict_logits(model, images), logits, atol=1e-4)
 
 
-def test_arrays_are_evaluated_as_their_split_is(drawings: Split) -> None:
+def test_arrays_are_evaluated_like_a_split(drawings: Split) -> None:
     model = Linear(rngs=nnx.Rngs(0))
     arrays = np.asarray(drawings.images), drawings.labels
     assert evaluate(model, arrays) == evaluate(model, drawings)

@@ -37,7 +37,7 @@ def our_ends(model, images):
     outputs = []
     for part in [model.stem, *model.blocks, model.last]:
         outputs.append(part(outputs[-1] if outputs else images))
-    # To compile the network again would take as long as its parts, and features are the last one's.
+    # Compiling it again takes as long as its parts, and features are what the last part gives.
     return [*outputs, outputs[-1] if model.classifier is None else model(images)]
 
 
@@ -77,7 +77,7 @@ def test_every_block_and_the_end_equal_keras(tmp_path, alpha, size, classes, kin
 
 @pytest.mark.slow
 def test_each_block_equals_keras_on_the_same_input(tmp_path):
-    """Slow: a closer comparison than of the whole, where errors add up."""
+    """Slow: ten times stricter than the comparison of the whole, where errors add up."""
     images, keras_model = random_images(2, 75, 64), mobilenet(0.35, (75, 64))
     ends = ends_of(keras_model)
     expected = [output.numpy() for output in ends(images, training=False)][: len(ENDS)]

@@ -79,7 +79,7 @@ def test_gradients_equal_keras(name):
         return nnx.grad(loss)(in_mode(model, training=False))
 
     with jax.default_matmul_precision("highest"):
-        nnx.update(model, gradients(model))  # the gradients in the weights' places
+        nnx.update(model, gradients(model))  # gradients in place of the weights
     layers = reference.trained_layers(model)
     actual = [variable[...] for layer in layers for variable in (layer.kernel, layer.bias)]
     assert len(actual) == len(expected)

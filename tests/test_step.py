@@ -1,4 +1,4 @@
-"""One step: plain gradient descent on the unmasked images, and every random draw its own."""
+"""One step: plain gradient descent on the unmasked images, and independent random draws."""
 
 from typing import Any, cast
 
@@ -59,7 +59,7 @@ def test_a_step_is_plain_gradient_descent_on_the_mean_loss_of_unmasked_images(we
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
 
-def test_every_draw_of_every_image_and_step_is_its_own() -> None:
+def test_draws_of_all_images_and_steps_are_independent() -> None:
     """Two augmentations and the model each draw a number per image, which a gradient shows."""
     images, steps = 32, 60
 
@@ -132,7 +132,7 @@ def test_a_whole_backbone_can_be_trained_on_several_devices() -> None:
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
 
 
-def test_a_filter_that_selects_nothing_is_an_error() -> None:
+def test_a_filter_that_selects_nothing_is_refused() -> None:
     model = Linear(rngs=nnx.Rngs(0))
     with pytest.raises(InputError, match=r"nothing to train: .*'hat'.* \(its parts: linear,"):
         create_state(model, keras_adam(), trainable=nnx.PathContains("hat"))
@@ -146,7 +146,7 @@ def test_the_average_of_the_weights_by_hand() -> None:
     second = jax.tree.leaves(jax.tree.map(np.array, state.params))
     state, _ = run(step, state, random_batch(8), mesh)
     third = jax.tree.leaves(state.params)
-    # Warm-up decays are 1/10 and then 2/11, which is more than the 0.15 asked for.
+    # The warm-up's decays are 1/10 and 2/11; the second is more than the 0.15 asked for.
     for a, b, c, average in zip(first, second, third, jax.tree.leaves(state.ema), strict=True):
         expected = 0.15 * (0.1 * a + 0.9 * b) + 0.85 * np.asarray(c)
         np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7)
