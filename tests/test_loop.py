@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import astuple
+from inspect import unwrap
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from catdog_jax.training.evaluation import evaluate, predict_logits
 from catdog_jax.training.feed import limit_dispatch
 from catdog_jax.training.loop import EpochRecord, fit
 from catdog_jax.training.optimizers import keras_adam, make_optimizer
+from catdog_jax.training.state import in_dtype
 
 AUGMENTATIONS = (random_flip, random_rotation(0.2))
 
@@ -227,7 +229,7 @@ def test_bfloat16_is_only_what_the_model_computes_in(on_device: bool) -> None:
 
 def test_an_unknown_dtype_is_refused() -> None:
     with pytest.raises(InputError, match="unknown dtype 'float8'; choose float32"):
-        train(coloured(8), dtype="float8")
+        unwrap(in_dtype)({}, "float8")
 
 
 def test_photos_that_pad_a_batch_do_not_count() -> None:

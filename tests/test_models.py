@@ -73,7 +73,7 @@ def test_gradients_equal_keras(name):
     @nnx.jit
     def gradients(model):
         def loss(model):
-            logits = model(images) / 100
+            logits = model(jnp.asarray(images)) / 100
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
 
         return nnx.grad(loss)(in_mode(model, training=False))
@@ -158,7 +158,7 @@ def test_dropout_has_the_posts_rate_and_place(name):
     model, images = see_through(name), pixels(100, SMALLEST[name])
     features = np.asarray(infer(model, images)) - dense_layers_before - dense_layers_after
     kept = (features + dense_layers_before) / (1 - rate) + dense_layers_after
-    logits = np.asarray(model(images.astype("float32")))
+    logits = np.asarray(model(jnp.asarray(images, "float32")))
     is_kept = np.isclose(logits, kept, rtol=1e-5)
     np.testing.assert_allclose(logits[~is_kept], dense_layers_after)
     # Where a feature is 0 anyway, model 3's dropout does not show.

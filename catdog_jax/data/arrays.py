@@ -85,7 +85,7 @@ def unlabelled(images: Any) -> Split:
     return as_split((images, np.zeros(len(images), np.int32)))
 
 
-def _checked(pair: Arrays, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _checked(pair: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         images, labels = map(np.asarray, pair)
     except (TypeError, ValueError) as error:
