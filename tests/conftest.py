@@ -1,37 +1,43 @@
+"""Fixtures, and what is set up before JAX and TensorFlow start.
+
+Both are imported late: the process that only hands tests to others loads this file, too.
+"""
+
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
-import numpy as np
 import pytest
 
-from catdog_jax.data import decode, sketches
-from catdog_jax.data.load import Split
-from catdog_jax.models import mobilenet_v2
-from catdog_jax.training.mesh import processor
+if TYPE_CHECKING:
+    from catdog_jax.data.splits import Split
 
-# Where TensorFlow is imported photos are decoded in this process, not in one of their own for each
-# of the tests, most of which are about something else.
-decode.tensorflow()
-os.environ["CATDOG_DECODE_HERE"] = "1"
-
-# Before JAX starts, here and in the processes that tests start: several devices, as on the machines
-# the package is for.
-os.environ["JAX_NUM_CPU_DEVICES"] = "4"
-jax.config.update("jax_num_cpu_devices", 4)
-
-# One compile cache for the tests, their processes and those they start: many train the same nets.
-# The next run of the tests finds it, too.
 ROOT = Path(__file__).parent.parent
-_PROGRAMS = os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache/programs" / processor())
-)
+
+# Several devices, as on the machines the package is for; also in processes that tests start.
+os.environ["JAX_NUM_CPU_DEVICES"] = "4"
+# Photos are decoded in the tests' own process; few tests are about the separate one.
+os.environ["CATDOG_DECODE_HERE"] = "1"
+# One compile cache for all tests and the processes that they start, kept for the next time.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-jax.config.update("jax_compilation_cache_dir", _PROGRAMS)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In a process that runs tests."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    import jax
+
+    from catdog_jax.data import decode
+    from catdog_jax.training.mesh import processor
+
+    decode.tensorflow()
+    programs = str(ROOT / ".pytest_cache/programs" / processor())
+    programs = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", programs)
+    jax.config.update("jax_compilation_cache_dir", programs)
 
 
 @pytest.fixture(scope="session")
@@ -64,11 +70,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def short_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A MobileNetV2 of three blocks: the same code, compiled in a tenth of the time."""
+    from catdog_jax.models import mobilenet_v2
+
     monkeypatch.setattr(mobilenet_v2, "STAGES", mobilenet_v2.STAGES[:2])
 
 
 @pytest.fixture(scope="session")
-def drawings() -> Split:
+def drawings() -> "Split":
     """Forty-two drawings of 32×32 pixels: a batch of 32 and a short one."""
+    from catdog_jax.data import sketches
+    from catdog_jax.data.splits import Split
+
     images, labels = sketches.draw(42, 32, seed=3)
-    return Split(images, labels, sketches.CLASS_NAMES, tuple(map(str, np.arange(42))))
+    return Split(images, labels, sketches.CLASS_NAMES, tuple(map(str, range(42))))
