@@ -126,6 +126,9 @@ def _evaluate(options: Evaluate) -> None:
     _start_jax()
     run = load_run(expanded(options.run), checkpoint=options.checkpoint)
     _warn_of_death(run)
+    if run.metrics is None:
+        done, planned = len(run.history), run.experiment.epochs
+        say(f"note: {run.folder} is unfinished, {done} of {planned} epochs")
     predictions = run.predict(options.data, data_dir=options.data_dir, split=options.split)
     if options.predictions:
         predictions.write_csv(expanded(options.predictions))

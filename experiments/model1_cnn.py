@@ -1,6 +1,7 @@
 """Sections 1 and 2 of the post: look at the photos, then train model 1, a plain CNN on raw pixels.
 
-    python experiments/model1_cnn.py            # downloads the photos (68 MB)
+    python experiments/model1_cnn.py      # downloads the photos (68 MB)
+    python experiments/model1_cnn.py --data sketches --image-size 64 --epochs 3  # offline
 
 Best validation accuracy: 63.7 % published, 66 % here (seed 1); 10 minutes on two CPU cores. About
 half of all seeds die within three epochs, here and in Keras: all outputs 0, loss ln 64 = 4.1589.
@@ -20,7 +21,7 @@ from catdog_jax.training.optimizers import keras_adam
 
 def main(
     data: str = "cats_and_dogs_filtered", image_size: int = 160, epochs: int = 20, seed: int = 1
-) -> None:
+) -> None:  # seed 0 dies
     """Model 1: a plain CNN on raw pixels."""
     cd.use_cpu_cores()
     out = Path("runs/model1")
@@ -35,7 +36,8 @@ def main(
         out / "photos.png", train.images[shown], [names[i] for i in train.labels[shown]]
     )
 
-    # `blog_logits` is the post's quirk: its softmax runs over the 64 outputs of a hidden layer.
+    # `blog_logits` is the post's quirk. It has no last layer with one output for each class: its
+    # loss takes the 64 outputs of a hidden layer for classes, of which only 0 and 1 ever occur.
     model = cd.create_model("model1", image_size=image_size, blog_logits=True, rngs=nnx.Rngs(seed))
     options = {"epochs": epochs, "optimizer": keras_adam(), "seed": seed}
     history = []

@@ -1,6 +1,7 @@
 """Section 4 of the post: model 3, which is model 2 on pixels rescaled to [-1, 1].
 
-    python experiments/model3_rescaling.py            # downloads the photos (68 MB)
+    python experiments/model3_rescaling.py      # downloads the photos (68 MB)
+    python experiments/model3_rescaling.py --data sketches --image-size 64 --epochs 10  # offline
 
 Best validation accuracy: 78.1 % published, 73 to 75 % here (three seeds), 72 to 76 % in Keras 3
 (three seeds); 10 minutes on two CPU cores. More in `experiments/results/`.

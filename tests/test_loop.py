@@ -374,3 +374,30 @@ def test_the_running_sums_of_an_epoch_are_reported() -> None:
             on_step=lambda _, sums, counts=counts: counts.append(int(sums["count"])),
         )
         assert counts == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"epochs": 0}, "epochs and patience must be 1 or more"),
+        ({"patience": 0}, "epochs and patience must be 1 or more"),
+        ({"ema": 1.5}, "ema must be from 0 to 1, not 1.5"),
+        ({"class_weights": [1.0, -1.0]}, "class_weights must be 0 or more"),
+        ({"class_weights": "balanced"}, "fit takes no names for class_weights"),
+        ({"optimizer": "sgd"}, "fit takes no names for optimizer, as 'sgd'"),
+        ({"augment": ["mirror"]}, "fit takes no names for augment, as 'mirror'"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(options: dict[str, Any], said: str) -> None:
+    split = coloured(8)
+    with pytest.raises(InputError, match=said):
+        unwrap(fit)(Linear(rngs=nnx.Rngs(0)), split, split, **options)
+
+
+def test_a_loss_that_does_not_take_what_mixup_makes_of_labels_is_refused() -> None:
+    def by_index(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
+
+    train(coloured(8), loss=by_index, epochs=1)
+    with pytest.raises(InputError, match=r"labels float32\[n, 2\] .*mixup and label smoothing"):
+        train(coloured(8), loss=by_index, augment=mixup(0.2, 2))

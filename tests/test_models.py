@@ -135,7 +135,7 @@ def test_initial_weights_depend_on_the_seed_alone(name):
 
 @by_network
 def test_too_many_classes_for_the_quirk_are_refused(name):
-    with pytest.raises(ValueError, match="too few for 65 classes; give --blog-logits False"):
+    with pytest.raises(ValueError, match="too few for 65 classes; set blog_logits=False"):
         NETWORKS[name](num_classes=65, blog_logits=True, rngs=nnx.Rngs(0))
 
 

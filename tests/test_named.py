@@ -120,8 +120,8 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
         ({"optimizer": "adamm"}, "unknown optimizer 'adamm'; choose one of: adam, adamw, sgd"),
         ({"loss": "mse"}, "unknown loss 'mse'; choose one of: cross_entropy"),
         ({"augment": ("flap",)}, "unknown augmentation 'flap'; choose one of: flip, mirror, rota"),
-        ({"augment": ("rotation=2",)}, "rotation must be a number from 0 to 1, not '2'"),
-        ({"augment": ("mixup",)}, "mixup must be a number from .* not ''"),
+        ({"augment": ("rotation=2",)}, "rotation takes a number from 0 to 1, as .* not '2'"),
+        ({"augment": ("mixup",)}, "mixup takes a number from .*, as mixup=0.2, not ''"),
         ({"augment": ("flip=1",)}, "unknown augmentation 'flip=1'"),
         ({"callbacks": ("print",)}, "unknown callback 'print'"),
     ):
@@ -273,6 +273,14 @@ def test_every_built_in_choice_trains(tmp_path: Path) -> None:
     done = run(experiment, tmp_path / "run", log=silent)
     assert done.metrics is not None
     assert done.metrics["validation"]["loss"] == pytest.approx(done.history[0]["val_loss"], 1e-5)
+
+
+def test_a_run_says_that_it_stopped_early(tmp_path: Path) -> None:
+    lines: list[str] = []
+    unmoved = replace(LINEAR, epochs=5, learning_rate=1e-9, patience=2)
+    done = run(unmoved, tmp_path / "run", log=lines.append)
+    assert len(done.history) == 3
+    assert "stopped: no better validation accuracy for 2 epochs" in lines
 
 
 def test_a_callback_that_fails_ends_the_run_in_one_line(

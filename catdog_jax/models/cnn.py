@@ -170,5 +170,5 @@ def _check_outputs(num_classes: int, blog_logits: bool) -> None:
     if blog_logits and num_classes > _BLOG_OUTPUTS:
         raise InputError(
             f"the post's networks have {_BLOG_OUTPUTS} outputs, too few for {num_classes} classes; "
-            "give --blog-logits False (blog_logits=False)"
+            "set blog_logits=False (--model-options blog_logits=False)"
         )

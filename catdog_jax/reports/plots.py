@@ -25,8 +25,17 @@ History = Sequence[Mapping[str, float]]
 TRAINING_COLOUR, VALIDATION_COLOUR, PUBLISHED_COLOUR = "tab:blue", "tab:orange", "0.35"
 
 
-def plot_history(path: Path, history: History, title: str) -> None:
-    """Draw accuracy above loss, for training and validation."""
+def plot_history(
+    path: Path, history: History, title: str, *, baseline: float | None = None
+) -> None:
+    """Draw accuracy above loss, for training (with dropout, on augmented photos) and validation.
+
+    Args:
+        path: of the figure.
+        history: one record per epoch.
+        title: of the figure.
+        baseline: the accuracy of always guessing the commonest class, to draw a line at.
+    """
     epochs = [record["epoch"] for record in history]
     figure, (above, below) = subplots(2, 1, (6, 6), sharex=True)
     for axes, name in ((above, "accuracy"), (below, "loss")):
@@ -38,12 +47,15 @@ def plot_history(path: Path, history: History, title: str) -> None:
             axes.plot(epochs, values, marker=".", color=colour, label=label)
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
+    if baseline is not None:
+        above.axhline(baseline, color=PUBLISHED_COLOUR, linestyle=":", label="always one class")
     above.set_title(printable(title))
     above.legend(loc="lower right")
     # On raw pixels the first loss can exceed 10 and flatten the rest.
     losses = [record[key] for record in history for key in ("loss", "val_loss")]
     if max(losses) > 5 * float(np.median(losses)):
         below.set_yscale("log")
+        below.set_ylabel("loss (log scale)")
     below.set_xlabel("epoch")
     below.xaxis.get_major_locator().set_params(integer=True)
     save(figure, path)
@@ -92,25 +104,28 @@ def plot_curves(
         published: validation accuracies by model to compare with; only for the same data.
     """
     dead, published = dead or {}, published or {}
-    models = list(dict.fromkeys([*living, *dead]))
+    models = sorted({*living, *dead})
     columns = min(2, len(models))
     rows = math.ceil(len(models) / columns)
-    figure, panels = subplots(rows, columns, (5 * columns, 3.4 * rows))
+    figure, panels = subplots(rows, columns, (5 * columns, 3.4 * rows), sharey=True)
     for axes in panels[len(models) :]:
         axes.set_axis_off()
     for axes, model in zip(panels, models, strict=False):
         alive, died = living.get(model, ()), dead.get(model, ())
-        for runs, colour in ((alive, VALIDATION_COLOUR), (died, "tab:red")):
+        for runs, style in (
+            (alive, {"color": VALIDATION_COLOUR, "alpha": 0.35, "linewidth": 1}),
+            (died, {"color": "tab:red", "marker": "."}),
+        ):
             for run in runs:
                 values = [record["val_accuracy"] for record in run]
-                axes.plot(_epochs(values), values, color=colour, alpha=0.35, linewidth=1)
+                axes.plot(_epochs(values), values, **style)
         if alive:
             by_epoch = zip(*alive, strict=False)  # as far as the shortest run
             means = [mean(record["val_accuracy"] for record in epoch) for epoch in by_epoch]
-            label = f"this package, mean of {len(alive)}"
+            label = f"mean of {len(alive)} seeds, each thin" if len(alive) > 1 else "one seed"
             axes.plot(_epochs(means), means, color=VALIDATION_COLOUR, label=label)
         if died:
-            axes.plot([], [], color="tab:red", label=f"died: {len(died)}")
+            axes.plot([], [], color="tab:red", marker=".", label=f"died: {len(died)}")
         if model in published:
             values = published[model]
             axes.plot(_epochs(values), values, "--", color=PUBLISHED_COLOUR, label="published")
@@ -128,7 +143,12 @@ def _epochs(values: Sequence[float]) -> range:
 
 
 def subplots(
-    rows: int, columns: int, size: tuple[float, float], *, sharex: bool = False
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    *,
+    sharex: bool = False,
+    sharey: bool = False,
 ) -> tuple["Figure", list[Any]]:
     """A figure and its panels, row by row; `size` in inches. Opens no window, unlike pyplot."""
     _import_matplotlib()
@@ -137,7 +157,8 @@ def subplots(
 
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(rows, columns, squeeze=False, sharex=sharex).flat)
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
+    return figure, list(panels.flat)
 
 
 def _import_matplotlib() -> None:

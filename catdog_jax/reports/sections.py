@@ -26,20 +26,20 @@ def draw_data(splits: Splits, out: Path) -> None:
 
 
 def draw_augmentations(splits: Splits, out: Path, *, seed: int = 0, rotation: float = 0.2) -> None:
-    """Section 3: `flips.png` and `rotations.png`, one photo augmented nine times each."""
+    """Section 3: `flips.png` and `rotations.png`, a photo and eight random variants of it each."""
     from ..training.augment import random_flip, random_rotation  # JAX, which not every figure needs
 
     for name, change in (("flips", random_flip), ("rotations", random_rotation(rotation))):
-        images = _nine_draws(splits.train, change, seed)
-        plots.plot_grid(out / f"{name}.png", images, [""] * len(images))
+        images = _variants(splits.train, change, seed)
+        plots.plot_grid(out / f"{name}.png", images, ["the photo", *["a random variant"] * 8])
 
 
-def _nine_draws(
+def _variants(
     split: Split, change: "Callable[[Array, Array], Array]", seed: int
 ) -> UInt8[np.ndarray, "9 height width 3"]:
     import jax
 
-    keys = jax.random.split(jax.random.key(seed), 9)
+    keys = jax.random.split(jax.random.key(seed), 8)
     photo = np.asarray(split.images[0], np.float32)
     drawn = jax.jit(jax.vmap(change, in_axes=(0, None)))(keys, photo)
-    return np.asarray(drawn).round().clip(0, 255).astype(np.uint8)
+    return np.stack([photo, *drawn]).round().clip(0, 255).astype(np.uint8)

@@ -45,7 +45,8 @@ class Experiment:
 
     model: str
     """model1 (plain CNN), model2 (augmented), model3 (rescaled), model4 (transfer), or your
-    own: FILE.py:NAME, a class or function that takes rngs and returns an NNX module."""
+    own: FILE.py:NAME, a class or function that takes rngs (and, if it names them, num_classes and
+    image_size) and returns an NNX module."""
     model_options: tuple[str, ...] = ()
     """Arguments of the model, as NAME=VALUE."""
     weights: str = "none"
@@ -84,9 +85,10 @@ class Experiment:
     """The largest global norm of a step's gradients."""
     loss: str = "cross_entropy"
     """cross_entropy (sigmoid for one logit, softmax for several), or FILE.py:NAME, a function
-    (logits, labels) -> one number per image."""
+    (logits, labels) -> one number per image; with mixup or label_smoothing labels are
+    probabilities, [batch, classes]."""
     label_smoothing: _Share = 0.0
-    """Share of each label that is spread over all classes."""
+    """Share of each label that is spread over all classes, which makes it probabilities."""
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
     """A factor for each class's training losses; balanced: inversely proportional to its count."""
     augment: tuple[str, ...] = ()
@@ -94,7 +96,8 @@ class Experiment:
     crop=LEAST_AREA, colour=STRENGTH, mixup=ALPHA, or FILE.py:NAME, a function (key, image) -> image
     or (key, images, labels) -> (images, labels)."""
     ema: _Share | None = None
-    """Decay of a moving average of the weights, which is then evaluated and saved."""
+    """Decay of a moving average of the weights: it is evaluated and is the saved model, while
+    training continues from the weights themselves."""
     patience: Annotated[int, Range(1, 10**6)] | None = None
     """Stop after this many epochs without a better validation accuracy."""
     threshold: Annotated[float, Range(-_GREATEST, _GREATEST)] = 0.0

@@ -126,7 +126,7 @@ def call(
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for option in chosen:
         if option not in parameters and not takes_all:
-            takes = ", ".join(parameters) or "none"
+            takes = ", ".join(n for n in parameters if n not in offered) or "none"
             raise InputError(f"{name} takes no argument {option!r}; it takes: {takes}")
     arguments = {n: value for n, value in offered.items() if n in parameters or takes_all}
     try:

@@ -12,7 +12,7 @@ RECIPES: Mapping[str, Experiment] = MappingProxyType(
     {
         "model1": Experiment("model1", _BLOG_LOGITS, optimizer="keras_adam"),
         "model2": Experiment("model2", _BLOG_LOGITS, optimizer="keras_adam", augment=_AUGMENT),
-        # The network rescales its input, the only difference to model 2.
+        # The network rescales its input, and its dropout is stronger and comes earlier.
         "model3": Experiment("model3", _BLOG_LOGITS, optimizer="keras_adam", augment=_AUGMENT),
         "model4": Experiment(
             "model4",

@@ -69,7 +69,13 @@ def report(
         | {"python": sys.version.split()[0]},
     }
     write_history(out / HISTORY, history)
-    plot_history(out / "history.png", history, f"{metrics['model']}, seed {experiment.seed}")
+    fate = f": died in epoch {len(history)}" if metrics["dead"] else ""
+    plot_history(
+        out / "history.png",
+        history,
+        f"{metrics['model']}, seed {experiment.seed}{fate}",
+        baseline=metrics["baseline"]["validation"],
+    )
     # Last: this file marks a finished run.
     write_json(out / METRICS, metrics)
     for line in result_lines(metrics):

@@ -125,7 +125,8 @@ def summarize(out: Path) -> None:
     devices = sorted({one["device"] for one in metrics})
     lines = [
         tables.summary_table(metrics, published),
-        "Mean ± standard deviation (lowest … highest) over the seeds that lived.",
+        "The best epoch is the one of the best validation accuracy. With several seeds: mean ± "
+        "standard deviation (lowest … highest) over those that lived.",
         tables.runs_table(metrics),
         f"95 % Wilson intervals in brackets. {'; '.join(settings)}; {', '.join(devices)}.",
     ]

@@ -122,8 +122,10 @@ def resume(
     if found.metrics is not None and (finish or epochs in (None, done)):
         log(f"{folder} is finished; reading it")
         return found
-    if experiment.epochs != before.epochs and experiment.schedule != "constant":
-        log(f"note: the {experiment.schedule} schedule now spans {epochs} epochs")
+    of_own = named.is_code(experiment.optimizer)
+    if experiment.epochs != before.epochs and (experiment.schedule != "constant" or of_own):
+        schedule = experiment.optimizer if of_own else experiment.schedule
+        log(f"note: the schedule of {named.short(schedule)} now spans {epochs} epochs")
     experiment = absolute(with_code_of(folder, experiment))
     with _resume_hint_on_interrupt(folder, log):
         splits = _splits_again(experiment)
@@ -271,6 +273,9 @@ def _train(
             if _has_died(experiment, history):
                 log("died: all outputs are zero (loss ln 64), so there is no gradient; stopping")
                 break
+        else:
+            if len(history) < options["epochs"]:
+                log(f"stopped: no better validation accuracy for {experiment.patience} epochs")
     return record
 
 

@@ -32,9 +32,9 @@ def combined(augmentations: Augmentation | Sequence[Augmentation]) -> BatchAugme
     if callable(augmentations):
         augmentations = [augmentations]
     steps: list[Any] = []
-    for is_for_one_image, group in groupby(augmentations, _is_for_one_image):
+    for is_for_one, group in groupby(augmentations, is_for_one_image):
         parts = list(group)
-        steps += [_over_batch(parts)] if is_for_one_image else parts
+        steps += [_over_batch(parts)] if is_for_one else parts
 
     def augment(key: Key[Array, ""], images: Images, labels: Labels) -> tuple[Images, Labels]:
         for index, step in enumerate(steps):
@@ -69,10 +69,13 @@ def named_augmentation(text: str, num_classes: int) -> Augmentation:
     with contextlib.suppress(ValueError):
         if least <= float(number) <= most:
             return make(float(number))
-    raise InputError(f"augment: {name} must be a number from {least} to {most}, not '{number}'")
+    raise InputError(
+        f"augment: {name} takes a number from {least} to {most}, as {name}=0.2, not '{number}'"
+    )
 
 
-def _is_for_one_image(augmentation: Augmentation) -> bool:
+def is_for_one_image(augmentation: Augmentation) -> bool:
+    """Whether it is `(key, image) -> image`, not one of a batch and its labels."""
     required = [
         parameter
         for parameter in inspect.signature(augmentation).parameters.values()

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from ..data.arrays import Arrays, as_split, unlabelled
 from ..data.splits import Split
 from ..errors import InputError, first_line
+from .augment import BatchAugmentation
 from .feed import limit_dispatch, stream
 from .losses import Loss, cross_entropy
 from .mesh import data_mesh, jit, replicate
@@ -88,8 +89,15 @@ def predict_logits(
 infer = jit(static_argnums=(0, 1))(apply)
 
 
-def check_fit(model: nnx.Module, *splits: Split, loss: Loss = cross_entropy) -> None:
+def check_fit(
+    model: nnx.Module,
+    *splits: Split,
+    loss: Loss = cross_entropy,
+    augment: BatchAugmentation | None = None,
+) -> None:
     """Refuse images or labels that do not fit the model or the loss.
+
+    `augment` is that of the first split, in training.
 
     Raises:
         InputError: they do not fit.
@@ -98,8 +106,16 @@ def check_fit(model: nnx.Module, *splits: Split, loss: Loss = cross_entropy) -> 
         raise InputError("there are no images to train or evaluate on")
     shapes = {split.images.shape[1:] for split in splits}
     logits = {shape: _logits_of_two(model, shape) for shape in shapes}
+    name = type(model).__name__
     for split in splits:
-        _check_labels(split.labels, logits[split.images.shape[1:]], loss, type(model).__name__)
+        _check_labels(split.labels, logits[split.images.shape[1:]], loss, name)
+    if augment is not None:
+        first = splits[0]
+        shape = first.images.shape[1:]
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+        _, augmented = jax.eval_shape(augment, key, images, _two(first.labels))
+        _check_loss(loss, logits[shape], augmented)
 
 
 def _logits_of_two(model: nnx.Module, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
@@ -111,8 +127,8 @@ def _logits_of_two(model: nnx.Module, shape: tuple[int, ...]) -> jax.ShapeDtypeS
         logits = jax.eval_shape(lambda images: apply(graphdef, "float32", state, images), images)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{name} does not take images of {size}; was it made for another size? "
-            f"({first_line(error)})"
+            f"{name} does not take images of {size} (height×width×channels); was it made for "
+            f"another size? ({first_line(error)})"
         ) from error
     if logits.ndim != 2 or logits.shape[0] != 2:
         raise InputError(
@@ -130,17 +146,25 @@ def _check_labels(labels: Any, logits: jax.ShapeDtypeStruct, loss: Loss, name: s
             raise InputError(
                 f"labels go from {least} to {most}, but {name} has {outputs} "
                 f"{'output' if outputs == 1 else 'outputs'}, for classes 0 to {classes - 1}; "
-                "make it with num_classes"
+                f"{'number the labels from 0' if least > 0 else 'make it with num_classes'}"
             )
     elif labels.ndim == 2 and labels.shape[1] > classes:
         raise InputError(f"labels have {labels.shape[1]} classes, but {name} has {outputs} outputs")
-    example = jax.ShapeDtypeStruct((2, *labels.shape[1:]), labels.dtype)
+    _check_loss(loss, logits, _two(labels))
+
+
+def _two(labels: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((2, *labels.shape[1:]), labels.dtype)
+
+
+def _check_loss(loss: Loss, logits: jax.ShapeDtypeStruct, labels: jax.ShapeDtypeStruct) -> None:
     try:
-        losses = jax.eval_shape(loss, logits, example)
-    except (AssertionError, TypeError, ValueError) as error:
+        losses = jax.eval_shape(loss, logits, labels)
+    except Exception as error:  # it may be anyone's code
+        shape = ", ".join(["n", *map(str, labels.shape[1:])])
         raise InputError(
-            f"the loss does not take labels {labels.dtype}[{', '.join(map(str, labels.shape))}] "
-            f"({first_line(error)}); give one that does"
+            f"the loss does not take labels {labels.dtype}[{shape}] ({first_line(error)}); give "
+            "one that does (mixup and label smoothing make probabilities of class numbers)"
         ) from error
     if losses.shape != (2,):
         raise InputError(f"a loss must give one number per image, but 2 images gave {losses.shape}")

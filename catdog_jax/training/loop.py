@@ -17,7 +17,7 @@ from jaxtyping import Bool, PyTree
 from ..data.arrays import Arrays, as_split
 from ..data.splits import Batches, Split
 from ..errors import InputError, RunError
-from .augment import Augmentation, combined
+from .augment import Augmentation, combined, is_for_one_image
 from .evaluation import check_fit
 from .feed import limit_dispatch, on_every_device, photos_fit_in_memory, stream
 from .losses import Loss, cross_entropy
@@ -97,7 +97,8 @@ def fit(
             count for the loss.
         optimizer: an optax transformation, or a function from the number of steps to one; by
             default Adam at 1e-3.
-        loss: (logits, labels) -> one number per image.
+        loss: (logits, labels) -> one number per image. Labels are class numbers, `[batch]`, but
+            probabilities, `[batch, classes]`, after mixup and with label smoothing.
         augment: one augmentation or several, see `catdog_jax.training.augment`.
         trainable: an `nnx` filter of the parameters to train, by default all.
         class_weights: a factor for the training losses of each class; for soft labels, their mean.
@@ -120,11 +121,16 @@ def fit(
             after the epoch if that is one program).
 
     Raises:
-        InputError: images, labels, loss, filter or batch size do not fit each other.
+        InputError: an argument is out of range, or images, labels, loss, augmentation, filter or
+            batch size do not fit each other.
         RunError: the loss or the weights are not finite; that epoch yields no record.
     """
     splits = as_split(train), as_split(validation)
-    check_fit(model, *splits, loss=loss)
+    _check_arguments(optimizer, augment, class_weights, epochs=epochs, patience=patience, ema=ema)
+    augmentations = [augment] if callable(augment) else list(augment)
+    augmentation = combined(augmentations)
+    mixes = not all(map(is_for_one_image, augmentations))
+    check_fit(model, *splits, loss=loss, augment=augmentation if mixes else None)
     classes = len(splits[0].class_names)
     if class_weights is not None and len(class_weights) != classes:
         raise InputError(f"{len(class_weights)} class weights for {classes} classes")
@@ -140,7 +146,7 @@ def fit(
         accuracies, state = list(after[0]), jax.tree.map(jnp.copy, after[1])
         put_weights(model, state)
     mesh = data_mesh(batch_size) if mesh is None else mesh
-    task = Task(graphdef, optimizer, loss, combined(augment), class_weights, ema, threshold, dtype)
+    task = Task(graphdef, optimizer, loss, augmentation, class_weights, ema, threshold, dtype)
     resident = photos_fit_in_memory(splits) if on_device is None else on_device
     return _epochs(
         model,
@@ -154,6 +160,31 @@ def fit(
         callbacks=callbacks,
         on_step=on_step,
     )
+
+
+def _check_arguments(
+    optimizer: Any,
+    augment: Any,
+    class_weights: Any,
+    *,
+    epochs: int,
+    patience: int | None,
+    ema: float | None,
+) -> None:
+    augmentations = [augment] if callable(augment) else augment
+    for name, value in (
+        ("optimizer", optimizer),
+        ("class_weights", class_weights),
+        *(("augment", one) for one in augmentations),
+    ):
+        if isinstance(value, str):
+            raise InputError(f"fit takes no names for {name}, as {value!r}: those are Experiment's")
+    if epochs < 1 or (patience is not None and patience < 1):
+        raise InputError("epochs and patience must be 1 or more")
+    if ema is not None and not 0 <= ema <= 1:
+        raise InputError(f"ema must be from 0 to 1, not {ema}")
+    if class_weights is not None and min(class_weights, default=0) < 0:
+        raise InputError("class_weights must be 0 or more")
 
 
 _TrainEpoch: TypeAlias = Callable[
