@@ -14,7 +14,13 @@ from typing import Any
 import docstring_parser
 
 import catdog_jax as cd
+from catdog_jax.runs.predictions import Predictions
+from catdog_jax.runs.results import Run
+from catdog_jax.training.loop import EpochRecord
+from catdog_jax.training.metrics import Metrics
+from catdog_jax.training.state import TrainState
 
+RETURNED = (Run, Predictions, EpochRecord, Metrics, TrainState)
 PAGE = Path(__file__).with_name("api.md")
 HEAD = """# The public names
 
@@ -24,7 +30,8 @@ HEAD = """# The public names
 
 def page() -> str:
     """The whole page, in Markdown."""
-    return "\n".join([HEAD, *(section(name) for name in cd.__all__)])
+    what_they_return = ["# What they return", "", *map(returned, RETURNED)]
+    return "\n".join([HEAD, *(section(name) for name in cd.__all__), *what_they_return])
 
 
 def section(name: str) -> str:
@@ -50,6 +57,21 @@ def section(name: str) -> str:
         lines += [f"- Raises `{one.type_name}`: {prose(one.description)}" for one in text.raises]
         lines += [""]
     return "\n".join(lines)
+
+
+def returned(kind: type) -> str:
+    """The fields, properties and methods of a class that public functions return."""
+    of_attributes = docstring_parser.parse_from_object(kind).params
+    meanings = {param.arg_name: prose(param.description) for param in of_attributes}
+    lines = [f"## {kind.__name__}", "", prose(inspect.getdoc(kind)), ""]
+    names = [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType]
+    lines += [f"- `{name}`: {meanings.get(name, '')}".removesuffix(": ") for name in names]
+    for name, member in vars(kind).items():
+        if name[0] != "_" and name not in names and inspect.getdoc(member):
+            call = "()" if inspect.isfunction(member) or isinstance(member, classmethod) else ""
+            first = str(inspect.getdoc(member)).splitlines()[0]
+            lines.append(f"- `{name}{call}`: {prose(first)}")
+    return "\n".join([*lines, ""])
 
 
 def signature(function: Any) -> str:

@@ -32,11 +32,15 @@ class Predictions:
     """A model's predictions on photos; with labels, also how accurate they are."""
 
     names: tuple[str, ...]
+    """Of the photos."""
     class_names: tuple[str, ...]
+    """In the order of the labels."""
     logits: Float[np.ndarray, "n outputs"]
+    """The model's outputs."""
     labels: np.ndarray | None = None
     """Class numbers, or probabilities of the classes; None if unknown."""
     losses: Float[np.ndarray, " n"] | None = None
+    """Of each photo, in nats; None without labels."""
     threshold: float = 0.0
     """A single logit above it means class 1."""
 

@@ -42,13 +42,19 @@ class Run:
 
     folder: Path
     experiment: Experiment
+    """Its settings."""
     class_names: tuple[str, ...]
+    """In the order of the labels."""
     image_size: int
+    """Of the photos, in pixels."""
     inputs: Inputs
+    """Hashes of the photos, the weights file and the code."""
     history: list[Row]
+    """A dictionary for each epoch, as in `history.csv`."""
     metrics: dict[str, Any] | None
     """The content of `metrics.json`; None if the run is unfinished."""
     checkpoint: Which = "best"
+    """Which epoch's model: the best or the last."""
 
     @property
     def is_dead(self) -> bool:
