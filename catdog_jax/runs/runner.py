@@ -124,8 +124,9 @@ def resume(
         return found
     of_own = named.is_code(experiment.optimizer)
     if experiment.epochs != before.epochs and (experiment.schedule != "constant" or of_own):
-        schedule = experiment.optimizer if of_own else experiment.schedule
-        log(f"note: the schedule of {named.short(schedule)} now spans {epochs} epochs")
+        own = f"schedule of {named.short(experiment.optimizer)}"
+        schedule = own if of_own else f"{experiment.schedule} schedule"
+        log(f"note: the {schedule} now spans {epochs} epochs")
     experiment = absolute(with_code_of(folder, experiment))
     with _resume_hint_on_interrupt(folder, log):
         splits = _splits_again(experiment)
