@@ -29,10 +29,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """In a process that runs tests."""
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         return
-    if "not slow" in str(config.getoption("markexpr")):
-        # Half of the quick tests' time is XLA's; this saves a quarter of that. The slow tests run
-        # what users run.
-        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     import jax
 
     from catdog_jax.data import decode

@@ -213,7 +213,7 @@ def test_bfloat16_is_only_what_the_model_computes_in(on_device: bool) -> None:
         model=model,
         dtype="bfloat16",
         on_device=on_device,
-        augment=AUGMENTATIONS,
+        augment=random_flip,
         callbacks=[lambda record, state: kept.append((state.params, state.opt_state))],
     )
     assert (np.dtype(jnp.bfloat16),) * 3 in computed

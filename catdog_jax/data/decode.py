@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, Num, UInt8
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
@@ -261,8 +261,8 @@ def _resized(image: Any, image_size: int) -> Any:
 
 
 def _upright(
-    image: UInt8[np.ndarray, "side side 3"], orientation: int
-) -> UInt8[np.ndarray, "side side 3"]:
+    image: Num[np.ndarray, "side side 3"], orientation: int
+) -> Num[np.ndarray, "side side 3"]:
     """Apply an EXIF orientation, 1 to 8, to a square image, as photo viewers do.
 
     Resizing to a square treats both axes alike, so the order of the two does not matter.
