@@ -349,11 +349,7 @@ def test_a_killed_process_resumes_to_the_same_run(tmp_path: Path) -> None:
     run(experiment, whole, log=silent)
     train = ("train", LINEAR.model, *TRAIN, "--epochs", "20", "--out", str(out))
     with subprocess.Popen(command(*train), stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("epoch  2/"):
-                break
-        wait_for_a_write(out / "checkpoint", process)
+        wait_for_a_write_after_epoch_2(out / "checkpoint", process)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert 2 <= checkpoint.epochs(out / "checkpoint")[-1] < 20
@@ -426,6 +422,14 @@ def wait_for_a_write(folder: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.0005)
 
 
+def wait_for_a_write_after_epoch_2(folder: Path, process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch  2/"):
+            break
+    wait_for_a_write(folder, process)
+
+
 def test_ctrl_c_prints_the_command_to_resume(tmp_path: Path) -> None:
     out = tmp_path / "a run"  # the command must be quoted
     with subprocess.Popen(
@@ -434,11 +438,7 @@ def test_ctrl_c_prints_the_command_to_resume(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("epoch  2/"):
-                break
-        wait_for_a_write(out / "checkpoint", process)
+        wait_for_a_write_after_epoch_2(out / "checkpoint", process)
         process.send_signal(signal.SIGINT)
         output, error = process.communicate()
     assert process.returncode == 130

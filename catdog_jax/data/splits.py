@@ -229,7 +229,7 @@ class Splits:
 def hard_labels(split: Split) -> Labels:
     """The class of each photo; of soft labels, the most probable one."""
     labels = split.labels.argmax(axis=1) if split.labels.ndim == 2 else split.labels
-    return labels.astype(np.int32)
+    return labels.astype(np.int32, copy=False)
 
 
 def class_counts(split: Split) -> dict[str, int]:

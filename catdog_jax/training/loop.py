@@ -126,8 +126,10 @@ def fit(
         RunError: the loss or the weights are not finite; that epoch yields no record.
     """
     splits = as_split(train), as_split(validation)
-    _check_arguments(optimizer, augment, class_weights, epochs=epochs, patience=patience, ema=ema)
     augmentations = [augment] if callable(augment) else list(augment)
+    _check_arguments(
+        optimizer, augmentations, class_weights, epochs=epochs, patience=patience, ema=ema
+    )
     augmentation = combined(augmentations)
     mixes = not all(map(is_for_one_image, augmentations))
     check_fit(model, *splits, loss=loss, augment=augmentation if mixes else None)
@@ -164,14 +166,13 @@ def fit(
 
 def _check_arguments(
     optimizer: Any,
-    augment: Any,
+    augmentations: Sequence[Any],
     class_weights: Any,
     *,
     epochs: int,
     patience: int | None,
     ema: float | None,
 ) -> None:
-    augmentations = [augment] if callable(augment) else augment
     for name, value in (
         ("optimizer", optimizer),
         ("class_weights", class_weights),
