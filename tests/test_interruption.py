@@ -59,8 +59,8 @@ def run_until(epoch: int, experiment: Experiment, out: Path, error: BaseExceptio
 
 
 def state_of(experiment: Experiment) -> TrainState:
-    options = build.training_of(experiment, 2, 3)
     model = build_model(experiment, 2)
+    options = build.training_of(experiment, model, 2, 3)
     optimizer = options["optimizer"](3 * experiment.epochs)
     return create_state(model, optimizer, trainable=options["trainable"])[1]
 

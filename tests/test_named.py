@@ -212,7 +212,7 @@ def test_settings_of_the_schedule_are_refused_with_an_own_optimizer(own: Experim
 def test_the_parts_to_train_are_chosen_by_name(own: Experiment, tmp_path: Path) -> None:
     trained = replace(own, trainable="head", model_options=())
     model = build.build_model(trained, 2)
-    _, state, _ = nnx.split(model, build.trainable_of(trained), ...)
+    _, state, _ = nnx.split(model, build.trainable_of(trained, model), ...)
     assert {path[0] for path, _ in nnx.to_flat_state(state)} == {"head"}
     with pytest.raises(InputError, match=r"selects no parameter of Net .*its parts: body"):
         run(replace(own, trainable="haed"), tmp_path / "run", log=silent)

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,12 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from ..errors import InputError
-from ..files import FORGET_EVERY, forget_pages
+from . import copies
 from .decode import Filled
 from .sources import Photos
 from .splits import Sizes, UInt8Images
 
-FORMAT = 5
+FORMAT = 6
 """Increase it when the same source would now give other pixels or files."""
 _META, _IMAGES = "meta.json", "images.npy"
 _START = b'{"format": '
@@ -52,7 +51,7 @@ class Meta:
     skipped: Sequence[Any]
     """Name and reason."""
     copies: Sequence[Sequence[int]]
-    """Groups of photos with the same pixels."""
+    """Groups of photos that look alike, see `catdog_jax.data.copies`."""
     passed_over: Mapping[str, int]
 
 
@@ -101,7 +100,7 @@ def write(
         pools=pools,
         digests=digests,
         skipped=[(photos.names[i], reason) for i, reason in sorted(filled.failed.items())],
-        copies=_copies(images, filled),
+        copies=copies.groups_alike(copies.thumbnails(images)),
         passed_over=dict(photos.passed_over),
     )
     images.flush()  # or a power failure could leave zeros
@@ -176,13 +175,3 @@ def _check_failures(photos: Photos, filled: Filled, source: str) -> None:
                     f"(the first, {photos.names[members[0]]}: {failed[members[0]]}): "
                     "replace them"
                 )
-
-
-def _copies(images: UInt8Images, filled: Filled) -> list[list[int]]:
-    alike: dict[bytes, list[int]] = defaultdict(list)
-    for index, image in enumerate(images):
-        if filled.digests[index]:
-            alike[hashlib.sha256(image).digest()].append(index)
-        if index % FORGET_EVERY == 0:
-            forget_pages(images)
-    return [indices for indices in alike.values() if len(indices) > 1]

@@ -48,7 +48,7 @@ def checked_sizes(sizes: Any) -> Sizes:
 class Batch(TypedDict):
     """A batch of fixed size; `mask` is False for photos that only fill it up."""
 
-    image: Num[np.ndarray, "batch height width channels"]
+    image: Num[np.ndarray, "batch *pixels"]
     label: Num[np.ndarray, "batch ..."]
     mask: Bool[np.ndarray, " batch"]
 
@@ -89,13 +89,13 @@ class Split:
     """One part of a data set.
 
     Attributes:
-        images: `[n, height, width, channels]`, pixels 0…255.
+        images: `[n, height, width, channels]`, pixels 0…255; or features, `[n, features]`.
         labels: int32[n], indices into `class_names`; or the classes' probabilities, `[n, classes]`.
         class_names: in the order of the labels.
         names: the photos' names, relative to their source.
     """
 
-    images: Num[np.ndarray, "n height width channels"] | ImageView
+    images: Num[np.ndarray, "n *pixels"] | ImageView
     labels: Labels | SoftLabels
     class_names: tuple[str, ...]
     names: tuple[str, ...]
@@ -177,7 +177,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Shared:
-    """A photo that is also in an earlier split: the same decoded pixels.
+    """A photo that is also in an earlier split: it looks the same.
 
     Attributes:
         split: validation or test.

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from . import ops
+from .layers import Path
 
 _BATCH_NORM_EPSILON = 1e-3
 _BATCH_NORM_MOMENTUM = 0.999
@@ -174,6 +175,13 @@ class MobileNetV2(nnx.Module):
             else None
         )
         self.alpha = alpha
+
+    @property
+    def stages(self) -> list[Path]:
+        """Paths of the stem, the 17 blocks and the last convolution (and the top)."""
+        blocks: list[Path] = [("blocks", index) for index in range(len(self.blocks))]
+        top: list[Path] = [] if self.classifier is None else [("classifier",)]
+        return [("stem",), *blocks, ("last",), *top]
 
     def __call__(
         self,

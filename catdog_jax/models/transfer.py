@@ -1,10 +1,10 @@
-"""Model 4 of the post: transfer learning from MobileNetV2."""
+"""Transfer learning from MobileNetV2: model 4 of the post, and model 5, which is fine-tuned."""
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from .layers import rescale
+from .layers import Path, rescale
 from .mobilenet_v2 import MobileNetV2
 
 
@@ -48,6 +48,52 @@ class Model4(nnx.Module):
         """The backbone's features after global max pooling."""
         features = self.backbone(rescale(images), use_running_average=True)
         return jnp.max(features, axis=(1, 2))
+
+    def classify(self, features: Float[Array, "batch features"]) -> Float[Array, "batch outputs"]:
+        """Logits from `features`."""
+        return self.head(self.dropout(features))
+
+    def __call__(self, images: Num[Array, "batch height width 3"]) -> Float[Array, "batch outputs"]:
+        """Logits of `images`."""
+        return self.classify(self.features(images))
+
+
+class Model5(nnx.Module):
+    """MobileNetV2 to be fine-tuned: global average pooling, dropout 0.2 and one logit per class.
+
+    Takes pixels 0…255. Batch norm always uses its running statistics, even where its weights are
+    trained: the statistics of small batches of other photos would spoil the pretrained features
+    (https://keras.io/guides/transfer_learning/).
+
+    Arguments as `Model4`.
+    """
+
+    feature_parts = ("backbone",)
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 160,
+        num_classes: int = 2,
+        alpha: float = 1.0,
+        rngs: nnx.Rngs,
+    ) -> None:
+        del image_size
+        self.backbone = MobileNetV2(alpha, rngs=rngs)
+        self.dropout = nnx.Dropout(0.2, rngs=rngs)
+        self.head = nnx.Linear(self.backbone.out_features, num_classes, rngs=rngs)
+
+    @property
+    def stages(self) -> list[Path]:
+        """Paths of the backbone's stages and of the head."""
+        return [*(("backbone", *path) for path in self.backbone.stages), ("head",)]
+
+    def features(
+        self, images: Num[Array, "batch height width 3"]
+    ) -> Float[Array, "batch features"]:
+        """The backbone's features after global average pooling."""
+        features = self.backbone(rescale(images), use_running_average=True)
+        return jnp.mean(features, axis=(1, 2))
 
     def classify(self, features: Float[Array, "batch features"]) -> Float[Array, "batch outputs"]:
         """Logits from `features`."""

@@ -26,7 +26,12 @@ TRAINING_COLOUR, VALIDATION_COLOUR, PUBLISHED_COLOUR = "tab:blue", "tab:orange",
 
 
 def plot_history(
-    path: Path, history: History, title: str, *, baseline: float | None = None
+    path: Path,
+    history: History,
+    title: str,
+    *,
+    baseline: float | None = None,
+    fine_tuning_after: int | None = None,
 ) -> None:
     """Draw accuracy above loss, for training (with dropout, on augmented photos) and validation.
 
@@ -35,6 +40,7 @@ def plot_history(
         history: one record per epoch.
         title: of the figure.
         baseline: the accuracy of always guessing the commonest class, to draw a line at.
+        fine_tuning_after: the last epoch of the head alone, to draw a line behind it.
     """
     epochs = [record["epoch"] for record in history]
     figure, (above, below) = subplots(2, 1, (6, 6), sharex=True)
@@ -47,6 +53,8 @@ def plot_history(
             axes.plot(epochs, values, marker=".", color=colour, label=label)
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
+        if fine_tuning_after is not None:
+            axes.axvline(fine_tuning_after + 0.5, color="0.35", label="fine-tuning starts")
     if baseline is not None:
         above.axhline(baseline, color=PUBLISHED_COLOUR, linestyle=":", label="always one class")
     above.set_title(printable(title))

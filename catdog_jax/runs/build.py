@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from ..data.load import load_data
 from ..data.splits import Split, Splits, hard_labels
 from ..errors import InputError, RunError
 from ..models.create import MODELS
-from ..models.keras_weights import load_keras_weights, weights_file
+from ..models.keras_weights import weights_file
 from ..training.augment import Augmentation, named_augmentation
+from ..training.depth import last_stages, scale_by_depth
 from ..training.loop import Callback, EpochRecord
 from ..training.losses import Loss, cross_entropy, smoothed
 from ..training.optimizers import DIRECTIONS, make_optimizer
@@ -71,20 +73,6 @@ def build_model(
     return model
 
 
-def initial_model(
-    experiment: Experiment, num_classes: int, image_size: int | None = None
-) -> nnx.Module:
-    """The model that training starts from, pretrained weights included.
-
-    Raises:
-        InputError: the model or its weights file is wrong.
-    """
-    model = build_model(experiment, num_classes, image_size)
-    if experiment.weights != "none":
-        load_keras_weights(model, experiment.weights, image_size=experiment.image_size)
-    return model
-
-
 def check(experiment: Experiment) -> None:
     """Check an experiment before its photos are decoded.
 
@@ -94,7 +82,7 @@ def check(experiment: Experiment) -> None:
     named.find(experiment.model, MODELS, "model")
     named.options(experiment.model_options)
     weights_path(experiment)
-    training_of(experiment, 2, 1)
+    training_of(experiment, None, 2, 1)
 
 
 def weights_path(experiment: Experiment) -> Path | None:
@@ -117,8 +105,10 @@ def weights_path(experiment: Experiment) -> Path | None:
     )
 
 
-def training_of(experiment: Experiment, num_classes: int, steps_per_epoch: int) -> dict[str, Any]:
-    """The experiment's arguments for `fit`.
+def training_of(
+    experiment: Experiment, model: nnx.Module | None, num_classes: int, steps_per_epoch: int
+) -> dict[str, Any]:
+    """The experiment's arguments for `fit`; without a model, only to see whether they exist.
 
     Raises:
         InputError: an unknown optimizer, loss, augmentation or callback.
@@ -126,10 +116,10 @@ def training_of(experiment: Experiment, num_classes: int, steps_per_epoch: int) 
     return {
         "epochs": experiment.epochs,
         "batch_size": experiment.batch_size,
-        "optimizer": _optimizer(experiment, steps_per_epoch),
+        "optimizer": _optimizer(experiment, model, steps_per_epoch),
         "loss": loss_of(experiment, num_classes),
         "augment": [_augmentation(name, num_classes) for name in experiment.augment],
-        "trainable": trainable_of(experiment),
+        "trainable": None if model is None else trainable_of(experiment, model),
         "ema": experiment.ema,
         "patience": experiment.patience,
         "threshold": experiment.threshold,
@@ -147,13 +137,20 @@ def loss_of(experiment: Experiment, num_classes: int) -> Loss:
     return smoothed(loss, amount, num_classes) if amount else loss
 
 
-def trainable_of(experiment: Experiment) -> Any:
-    """The `nnx` filter of the parameters to train."""
+def trainable_of(experiment: Experiment, model: nnx.Module) -> Any:
+    """The `nnx` filter of the parameters of `model` to train.
+
+    Raises:
+        InputError: the model has no such stages, or there is no such code.
+    """
     name = experiment.trainable
     if name == "all":
         return nnx.Param
     if named.is_code(name):
         return named.load(name)
+    if name.startswith("last="):
+        count = name.removeprefix("last=")
+        return last_stages(model, int(count) if count.isdecimal() else 0)
     return nnx.All(nnx.Param, nnx.PathContains(name))
 
 
@@ -174,26 +171,31 @@ def class_weights(experiment: Experiment, train: Split) -> tuple[float, ...] | N
 
 
 def _optimizer(
-    experiment: Experiment, steps_per_epoch: int
+    experiment: Experiment, model: nnx.Module | None, steps_per_epoch: int
 ) -> Callable[[int], optax.GradientTransformation]:
     if named.is_code(experiment.optimizer):
-        return _own_optimizer(experiment, steps_per_epoch)
-    if experiment.optimizer not in DIRECTIONS:
+        make = _own_optimizer(experiment, steps_per_epoch)
+    elif experiment.optimizer in DIRECTIONS:
+        make = partial(
+            make_optimizer,
+            experiment.optimizer,
+            learning_rate=experiment.learning_rate,
+            schedule=experiment.schedule,
+            warmup_steps=round(experiment.warmup * steps_per_epoch),
+            weight_decay=experiment.weight_decay,
+            clip=experiment.clip,
+        )
+    else:
         raise named.unknown(experiment.optimizer, DIRECTIONS, "optimizer")
-    return lambda steps: make_optimizer(
-        experiment.optimizer,
-        learning_rate=experiment.learning_rate,
-        steps=steps,
-        schedule=experiment.schedule,
-        warmup_steps=round(experiment.warmup * steps_per_epoch),
-        weight_decay=experiment.weight_decay,
-        clip=experiment.clip,
-    )
+    if model is None or experiment.layer_decay == 1.0:
+        return lambda steps: make(steps=steps)
+    by_depth = scale_by_depth(model, experiment.layer_decay)
+    return lambda steps: optax.chain(make(steps=steps), by_depth)
 
 
 def _own_optimizer(
     experiment: Experiment, steps_per_epoch: int
-) -> Callable[[int], optax.GradientTransformation]:
+) -> Callable[..., optax.GradientTransformation]:
     name, own = experiment.optimizer, named.load(experiment.optimizer)
     ours = ("schedule", "warmup", "weight_decay", "clip")
     unused = [n for n in ours if getattr(experiment, n) != getattr(Experiment, n)]

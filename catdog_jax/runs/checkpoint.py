@@ -28,7 +28,7 @@ from .history import COLUMNS, Row, best_epoch
 FORMAT = 3
 """Increase it when the content of a checkpoint changes."""
 
-_DIGESTS = "sha256.json"
+DIGESTS = "sha256.json"
 
 
 class Record(TypedDict):
@@ -80,7 +80,7 @@ def save(folder: Path, state: TrainState, record: Record) -> None:
         path = folder / str(epoch)
         files = sorted(file for file in path.rglob("*") if file.is_file())
         digests = {file.relative_to(path).as_posix(): sha256(file) for file in files}
-        with written_whole(path / _DIGESTS) as file:
+        with written_whole(path / DIGESTS) as file:
             json.dump(digests, file, indent=2)
     except Exception as error:  # Orbax does not document its errors
         raise OSError(f"the checkpoint of epoch {epoch}: {first_line(error)[:200]}") from error
@@ -182,11 +182,11 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _verify(path: Path) -> None:
     """Compare the files with their hashes, unless a killed process wrote none."""
-    if not (path / _DIGESTS).exists():
+    if not (path / DIGESTS).exists():
         return
-    damaged = _DIGESTS
+    damaged = DIGESTS
     try:
-        for name, digest in json.loads((path / _DIGESTS).read_text("utf-8")).items():
+        for name, digest in json.loads((path / DIGESTS).read_text("utf-8")).items():
             damaged = name
             if sha256(path / name) != digest:
                 raise ValueError("its content has changed")  # noqa: TRY301

@@ -52,8 +52,11 @@ class Experiment:
     weights: str = "none"
     """Pretrained weights of the model's MobileNetV2: imagenet (downloaded once), a Keras file, or
     none."""
+    init: str = "none"
+    """A run to start from (its folder): its weights, but for those of another shape; or none."""
     trainable: str = "all"
-    """What is trained: all, a part of the model by name (head), or an nnx filter FILE.py:NAME."""
+    """What is trained: all, a part of the model by name (head), its last N stages (last=N, model5
+    has 20), or an nnx filter FILE.py:NAME."""
     data: str = "cats_and_dogs_filtered"
     """cats_vs_dogs (TFDS), cats_and_dogs_filtered (downloads the post's zip), sketches (drawn by a
     program), or a folder or zip of photos with one sub-folder per class."""
@@ -70,6 +73,11 @@ class Experiment:
     """Photos in a step."""
     epochs: Annotated[int, Range(1, 10**6)] = 20
     """Passes over the training photos."""
+    head_epochs: Annotated[int, Range(0, 10**6)] = 0
+    """The first of the epochs, in which only the head is trained, without augmentation, so that the
+    features of the photos are computed only once."""
+    head_learning_rate: Annotated[float, Range(_LEAST, _GREATEST)] = 1e-3
+    """Constant during the head's epochs."""
     optimizer: str = "adam"
     """adam, adamw, sgd (momentum 0.9), keras_adam, or FILE.py:NAME, an optax transformation
     or a function that returns one and may take learning_rate, steps and steps_per_epoch."""
@@ -79,6 +87,8 @@ class Experiment:
     """The learning rate after warm-up; cosine falls to zero."""
     warmup: Annotated[float, Range(0, 10**6)] = 0.0
     """Epochs over which the learning rate rises from zero."""
+    layer_decay: Annotated[float, Range(0, 1)] = 1.0
+    """Factor on the learning rate for each stage of the model between a weight and the output."""
     weight_decay: Annotated[float, Range(0, _GREATEST)] = 0.0
     """Of kernels, not of biases or scales: decoupled with adamw, an L2 penalty with the others."""
     clip: Annotated[float, Range(_LEAST, _GREATEST)] | None = None
@@ -102,6 +112,8 @@ class Experiment:
     """Stop after this many epochs without a better validation accuracy."""
     threshold: Annotated[float, Range(-_GREATEST, _GREATEST)] = 0.0
     """A single logit above it means class 1. 0 is a probability of one half; Keras uses 0.5."""
+    mirror_test: bool = False
+    """Predict the mean of the logits for a photo and for its mirror image (not in the history)."""
     stop_when_dead: bool = True
     """Stop a run whose outputs are all zero: without a gradient it cannot recover."""
     callbacks: tuple[str, ...] = ()

@@ -113,7 +113,13 @@ def predictions_of(
     loss = build.loss_of(options, len(class_names)) if experiment else cross_entropy
     if not checked:
         check_fit(model, split, loss=loss)
-    logits = predict_logits(model, split, batch_size=options.batch_size, dtype=options.dtype)
+    logits = predict_logits(
+        model,
+        split,
+        batch_size=options.batch_size,
+        dtype=options.dtype,
+        mirror=options.mirror_test,
+    )
     names = class_names or tuple(map(str, range(max(2, logits.shape[1]))))
     known = split is data
     return Predictions(

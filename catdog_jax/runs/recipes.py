@@ -23,6 +23,20 @@ RECIPES: Mapping[str, Experiment] = MappingProxyType(
             augment=_AUGMENT,
             threshold=0.5,  # of the logit, as in Keras's accuracy; a probability of 0.62
         ),
+        "model5": Experiment(
+            "model5",
+            weights="imagenet",
+            head_epochs=10,
+            optimizer="adamw",
+            learning_rate=1e-4,
+            schedule="cosine",
+            warmup=1.0,
+            weight_decay=0.01,
+            label_smoothing=0.1,
+            augment=("mirror", "crop=0.5"),
+            ema=0.99,
+            mirror_test=True,
+        ),
     }
 )
 """By model: 20 epochs, batches of 32 photos of 160×160."""

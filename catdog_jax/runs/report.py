@@ -15,6 +15,7 @@ from . import named
 from .checkpoint import Record
 from .experiment import Experiment
 from .history import best_epoch, is_dead, write_history
+from .phases import phases_of
 from .predictions import judged, predictions_of
 from .results import Log, Run, load_run, put_checkpoint
 from .run_folder import CHECKPOINT, HISTORY, METRICS, write_json
@@ -70,11 +71,13 @@ def report(
     }
     write_history(out / HISTORY, history)
     fate = f": died in epoch {len(history)}" if metrics["dead"] else ""
+    starts = [phase.start for phase in phases_of(experiment) if 0 < phase.start < len(history)]
     plot_history(
         out / "history.png",
         history,
         f"{metrics['model']}, seed {experiment.seed}{fate}",
         baseline=metrics["baseline"]["validation"],
+        fine_tuning_after=starts[0] if starts else None,
     )
     # Last: this file marks a finished run.
     write_json(out / METRICS, metrics)

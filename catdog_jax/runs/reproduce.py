@@ -12,6 +12,7 @@ from ..reports import plots, tables
 from ..reports.sections import draw_augmentations, draw_data
 from . import build
 from .experiment import Experiment
+from .initial import initial_model
 from .recipes import RECIPES
 from .results import Log, Run, load_run
 from .run_folder import METRICS, absolute, inputs_of, is_finished
@@ -64,7 +65,7 @@ def reproduce(
         log(line)
     # Report wrong weights or occupied folders now, not after hours of training.
     for recipe in recipes:
-        build.initial_model(recipe, len(splits.class_names))
+        initial_model(recipe, len(splits.class_names))
         inputs = inputs_of(recipe, splits)
         for seed in seeds:
             experiment = replace(recipe, seed=seed)

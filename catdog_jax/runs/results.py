@@ -19,6 +19,7 @@ from ..training.state import create_state, put_weights
 from . import build, checkpoint
 from .experiment import Experiment
 from .history import Row, best_epoch, is_dead
+from .phases import phase_of
 from .predictions import Predictions, judged, predictions_of
 from .run_folder import (
     CHECKPOINT,
@@ -226,11 +227,12 @@ def _read_metrics(folder: Path, history: list[Row]) -> dict[str, Any]:
 def put_checkpoint(model: nnx.Module, path: Path, experiment: Experiment, inputs: Inputs) -> None:
     """Fill `model`, in place, with the weights of a checkpoint of this run."""
     read_record(path, experiment, inputs)
+    phase = phase_of(experiment, int(path.name))
     _, state = create_state(
         model,
         optax.identity(),
-        trainable=build.trainable_of(experiment),
-        ema=experiment.ema is not None,
+        trainable=build.trainable_of(phase, model),
+        ema=phase.ema is not None,
     )
     put_weights(model, checkpoint.restore(path, state, weights_only=True))
 

@@ -15,6 +15,7 @@ from ..files import expanded, is_empty, is_file, sha256, written_whole
 from . import build, checkpoint, named
 from .checkpoint import Record
 from .experiment import Experiment
+from .history import best_epoch
 from .recipes import recipe
 
 CONFIG, HISTORY, METRICS = "config.json", "history.csv", "metrics.json"
@@ -73,6 +74,7 @@ def absolute(experiment: Experiment) -> Experiment:
         data=data if data in (*SOURCES, build.ARRAYS) else path(data),
         data_dir=experiment.data_dir and path(experiment.data_dir),
         weights=path(weights) if weights not in ("imagenet", "none") else weights,
+        init=path(experiment.init) if experiment.init != "none" else "none",
     )
 
 
@@ -105,27 +107,43 @@ def _code_files(experiment: Experiment) -> dict[str, Path]:
     return files
 
 
-def inputs_of(experiment: Experiment, splits: Splits, *, weights_file: str | None = None) -> Inputs:
+def inputs_of(experiment: Experiment, splits: Splits, *, known: Inputs | None = None) -> Inputs:
     """Fingerprints of the inputs that decide the result of training.
 
     Args:
         experiment: names weights and code.
         splits: the photos.
-        weights_file: its fingerprint, if training has begun and the file is no longer needed.
+        known: the inputs of a run in which training has begun, so that the weights it started
+            from are no longer needed.
 
     Raises:
         InputError: a file cannot be read.
     """
     files = _code_files(experiment)
-    inputs = {"photos": splits.fingerprint, "weights file": weights_file or "none"}
-    if weights_file is None and (weights := build.weights_path(experiment)):
-        files["weights file"] = weights
+    inputs = {"photos": splits.fingerprint}
+    if known is None:
+        inputs |= {"weights file": "none", "init": "none"}
+        if weights := build.weights_path(experiment):
+            files["weights file"] = weights
+        if experiment.init != "none":
+            files["init"] = _best_checkpoint(expanded(experiment.init)) / checkpoint.DIGESTS
+    else:
+        inputs |= {name: known[name] for name in ("weights file", "init")}
     for name, path in files.items():
         try:
             inputs[name] = sha256(path)
         except (OSError, ValueError) as error:  # ValueError: no possible path
             raise InputError(f"{path} cannot be read ({first_line(error)})") from error
     return inputs
+
+
+def _best_checkpoint(folder: Path) -> Path:
+    experiment, config = read_config(folder)
+    saved = checkpoint.epochs(folder / CHECKPOINT)
+    if not saved:
+        raise InputError(f"{folder} has no checkpoint yet; train at least one epoch")
+    record = read_record(folder / CHECKPOINT / str(saved[-1]), experiment, config["inputs"])
+    return folder / CHECKPOINT / str(best_epoch(record["history"]))
 
 
 def keep_code(experiment: Experiment, out: Path) -> None:
@@ -213,7 +231,7 @@ def read_config(folder: Path) -> tuple[Experiment, Config]:
         names, shape = config["data"]["class_names"], config["data"]["image_shape"]
         if not all(isinstance(name, str) for name in names) or not all(n > 0 for n in shape):
             raise TypeError("its class_names or image_shape are wrong")  # noqa: TRY301
-        if not {"photos", "weights file"} <= config["inputs"].keys():
+        if not {"photos", "weights file", "init"} <= config["inputs"].keys():
             raise TypeError("its inputs are missing")  # noqa: TRY301
         return Experiment.from_plain(config["experiment"]), config
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -242,7 +260,8 @@ def difference(
 
 def _identity(experiment: Experiment) -> dict[str, Any]:
     values = plain(_map_code(experiment, named.short))
-    return {n: v for n, v in values.items() if n not in ("data", "data_dir", "weights", "epochs")}
+    paths = ("data", "data_dir", "weights", "init")  # their content is in the inputs
+    return {name: v for name, v in values.items() if name not in (*paths, "epochs")}
 
 
 def read_record(path: Path, experiment: Experiment, inputs: Inputs) -> Record:

@@ -13,14 +13,16 @@ from ..data.splits import Splits
 from ..errors import InputError, RunError, first_line, say
 from ..files import expanded, is_file, lock_folder, uninterrupted
 from ..training.evaluation import check_fit
-from ..training.loop import EpochRecord, fit
+from ..training.loop import EpochRecord
 from ..training.state import TrainState, create_state
 from . import build, checkpoint, named
 from .checkpoint import Record
 from .experiment import Experiment
 from .history import COLUMNS, Row, best_epoch, is_dead, write_history
+from .initial import initial_model
+from .phases import phases_of, train
 from .report import report
-from .results import Log, Run, load_run
+from .results import Log, Run, load_run, put_checkpoint
 from .run_folder import (
     CHECKPOINT,
     CONFIG,
@@ -130,8 +132,7 @@ def resume(
     experiment = absolute(with_code_of(folder, experiment))
     with _resume_hint_on_interrupt(folder, log):
         splits = _splits_again(experiment)
-        known = found.inputs["weights file"] if done else None
-        inputs = inputs_of(experiment, splits, weights_file=known)
+        inputs = inputs_of(experiment, splits, known=found.inputs if done else None)
         changed = difference(before, found.inputs, experiment, inputs)
         if changed:
             raise InputError(f"{folder} cannot be resumed: {changed}")
@@ -201,11 +202,13 @@ def _model(experiment: Experiment, splits: Splits, out: Path) -> nnx.Module:
             f"the photos are {height} pixels high, the experiment's image_size is "
             f"{experiment.image_size}"
         )
-    make = build.build_model if checkpoint.epochs(out / CHECKPOINT) else build.initial_model
+    make = build.build_model if checkpoint.epochs(out / CHECKPOINT) else initial_model
     model = make(experiment, len(splits.class_names), height)
     # `fit` checks this, too, but only after the folder was created.
     check_fit(model, splits.train, loss=build.loss_of(experiment, len(splits.class_names)))
-    create_state(model, optax.identity(), trainable=build.trainable_of(experiment))
+    for phase in phases_of(experiment):
+        trainable = build.trainable_of(phase.experiment, model)
+        create_state(model, optax.identity(), trainable=trainable)
     return model
 
 
@@ -220,8 +223,6 @@ def _train(
     finish: bool,
 ) -> Record:
     """Train `model` from the last saved epoch to the end; returns the last checkpoint's record."""
-    steps = len(splits.train.batches(experiment.batch_size))
-    options = build.training_of(experiment, len(splits.class_names), steps)
     record = Record(
         format=checkpoint.FORMAT,
         experiment=plain(experiment),
@@ -231,21 +232,15 @@ def _train(
         device="",
         on_device=False,
     )
-    saved, after = checkpoint.epochs(out / CHECKPOINT), None
+    saved, path = checkpoint.epochs(out / CHECKPOINT), None
     if saved:
         path = out / CHECKPOINT / str(saved[-1])
         record |= read_record(path, experiment, inputs)
         record["experiment"] = plain(experiment)  # the photos may have moved
-        _, state = create_state(
-            model,
-            options["optimizer"](experiment.epochs * steps),
-            trainable=options["trainable"],
-            ema=experiment.ema is not None,
-        )
-        after = [row["val_accuracy"] for row in record["history"]], checkpoint.restore(path, state)
         # The final evaluation needs the best epoch's checkpoint.
         best = best_epoch(record["history"])
         read_record(path.with_name(str(best)), experiment, inputs)
+        put_checkpoint(model, path, experiment, inputs)
     history = record["history"]
 
     def keep(epoch: EpochRecord, state: TrainState) -> None:
@@ -255,27 +250,23 @@ def _train(
             checkpoint.save(out / CHECKPOINT, state, record)
             write_history(out / HISTORY, history)
 
-    if finish or _has_died(experiment, history):  # do not train, only evaluate
-        options["epochs"] = len(history)
-    options["callbacks"] = [keep, *options["callbacks"]]
-    options["class_weights"] = build.class_weights(experiment, splits.train)
     with progress(experiment, len(splits.train), len(history)) as on_step:
-        epochs = fit(
-            model, splits.train, splits.validation, after=after, on_step=on_step, **options
-        )
+        epochs = train(experiment, model, splits, history, path, keep, on_step)
         (out / METRICS).unlink(missing_ok=True)  # it marks a finished run
         write_json(out / CONFIG, config_of(experiment, splits, inputs))
         keep_code(experiment, out)
         log(f"{named.short(experiment.model)}, seed {experiment.seed}, into {out}")
         if saved:
             log(f"resuming after epoch {saved[-1]}, the last one saved")
+        if finish or _has_died(experiment, history):  # do not train, only evaluate
+            return record
         for epoch in epochs:
             log(epoch_line(epoch, experiment.epochs, len(splits.train)))
             if _has_died(experiment, history):
                 log("died: all outputs are zero (loss ln 64), so there is no gradient; stopping")
                 break
         else:
-            if len(history) < options["epochs"]:
+            if len(history) < experiment.epochs:
                 log(f"stopped: no better validation accuracy for {experiment.patience} epochs")
     return record
 

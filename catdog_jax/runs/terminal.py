@@ -32,7 +32,7 @@ def describe(splits: Splits) -> list[str]:
     for kind, count in splits.passed_over.items():
         lines.append(f"passed over: {count} {kind}")
     if splits.shared:
-        lines.append(f"    shared: {len(splits.shared)} photos are in an earlier split, too")
+        lines.append(f"    shared: {len(splits.shared)} photos look like one of an earlier split")
         twins = [
             f"{photo.split}: {photo.name} = {photo.other_split}: {photo.other_name}"
             for photo in splits.shared

@@ -36,7 +36,9 @@ def combined(augmentations: Augmentation | Sequence[Augmentation]) -> BatchAugme
         parts = list(group)
         steps += [_over_batch(parts)] if is_for_one else parts
 
-    def augment(key: Key[Array, ""], images: Images, labels: Labels) -> tuple[Images, Labels]:
+    def augment(
+        key: Key[Array, ""], images: Float[Array, "batch *pixels"], labels: Labels
+    ) -> tuple[Float[Array, "batch *pixels"], Labels]:
         for index, step in enumerate(steps):
             images, labels = step(jax.random.fold_in(key, index), images, labels)
         return images, labels

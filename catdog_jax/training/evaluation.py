@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Array, Float, PyTree
 
 from ..data.arrays import Arrays, as_split, unlabelled
 from ..data.splits import Split
 from ..errors import InputError, first_line
 from .augment import BatchAugmentation
 from .feed import limit_dispatch, stream
-from .losses import Loss, cross_entropy
+from .losses import Logits, Loss, cross_entropy
 from .mesh import data_mesh, jit, replicate
 from .metrics import Metrics, metrics_of
 from .state import Dtype, apply, in_mode
@@ -28,6 +28,7 @@ def evaluate(
     threshold: float = 0.0,
     loss: Loss = cross_entropy,
     dtype: Dtype = "float32",
+    mirror: bool = False,
     mesh: Mesh | None = None,
 ) -> Metrics:
     """Loss and accuracy over all images, without dropout and with running batch statistics.
@@ -39,6 +40,7 @@ def evaluate(
         threshold: for models with one logit; 0 is a probability of one half.
         loss: (logits, labels) -> one number per image.
         dtype: what the model computes in.
+        mirror: take the mean of the logits for an image and for its mirror image.
         mesh: the devices; by default all.
 
     Raises:
@@ -46,7 +48,9 @@ def evaluate(
     """
     split = as_split(data)
     check_fit(model, split, loss=loss)
-    logits = predict_logits(model, split, batch_size=batch_size, dtype=dtype, mesh=mesh)
+    logits = predict_logits(
+        model, split, batch_size=batch_size, dtype=dtype, mirror=mirror, mesh=mesh
+    )
     return metrics_of(logits, split.labels, threshold, loss)
 
 
@@ -56,6 +60,7 @@ def predict_logits(
     *,
     batch_size: int = 32,
     dtype: Dtype = "float32",
+    mirror: bool = False,
     mesh: Mesh | None = None,
 ) -> Float[np.ndarray, "images outputs"]:
     """Logits of all images, in order; arguments as in `evaluate`.
@@ -65,6 +70,7 @@ def predict_logits(
         images: a split, or an array `[n, height, width, channels]`.
         batch_size: images at once.
         dtype: what the model computes in.
+        mirror: as in `evaluate`.
         mesh: the devices; by default all.
 
     Raises:
@@ -79,14 +85,22 @@ def predict_logits(
     state = replicate(state, mesh)
     with jax.set_mesh(mesh):
         outputs = (
-            infer(graphdef, dtype, state, batch["image"])
+            infer(graphdef, dtype, mirror, state, batch["image"])
             for batch in stream(images.batches(batch_size), mesh)
         )
         logits = np.concatenate([np.asarray(output) for output in limit_dispatch(outputs)])
     return logits[: len(images)]  # without padding
 
 
-infer = jit(static_argnums=(0, 1))(apply)
+@jit(static_argnums=(0, 1, 2))
+def infer(
+    graphdef: nnx.GraphDef, dtype: Dtype, mirror: bool, state: PyTree, images: Array
+) -> Logits:
+    """Logits of images, or with `mirror` their mean with those of the mirrored images."""
+    logits = apply(graphdef, dtype, state, images)
+    if not mirror:
+        return logits
+    return (logits + apply(graphdef, dtype, state, images[:, :, ::-1])) / 2
 
 
 def check_fit(

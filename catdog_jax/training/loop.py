@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import Any, TypeAlias
 
 import jax
@@ -19,6 +19,7 @@ from ..data.splits import Batches, Split
 from ..errors import InputError, RunError
 from .augment import Augmentation, combined, is_for_one_image
 from .evaluation import check_fit
+from .features import features_of, has_fixed_features
 from .feed import limit_dispatch, on_every_device, photos_fit_in_memory, stream
 from .losses import Loss, cross_entropy
 from .mesh import data_mesh, give_back_freed_memory, replicate
@@ -79,6 +80,7 @@ def fit(
     on_device: bool | None = None,
     mesh: Mesh | None = None,
     callbacks: Sequence[Callback] = (),
+    start: int = 0,
     after: tuple[Sequence[float], TrainState] | None = None,
     on_step: Callable[[int, Sums], None] | None = None,
 ) -> Iterator[EpochRecord]:
@@ -92,7 +94,7 @@ def fit(
         train: photos to train on, reshuffled in each epoch; or two arrays, images and labels
             (class numbers, or probabilities `[n, classes]`).
         validation: like `train`; evaluated after each epoch, in order.
-        epochs: total number, including those recorded in `after`.
+        epochs: number of the last epoch; those of `start` and `after` are counted.
         batch_size: photos in a step; the last batch of an epoch is padded with photos that do not
             count for the loss.
         optimizer: an optax transformation, or a function from the number of steps to one; by
@@ -115,6 +117,8 @@ def fit(
         mesh: the devices; by default all.
         callbacks: called as (record, state) after each epoch. The next epoch reuses the state's
             memory: read it, and copy what you keep (`jax.tree.map(jnp.copy, …)`).
+        start: how many epochs another training has had before, as that of the head alone; the
+            epochs are numbered, and their photos shuffled, as if there had been one training.
         after: to resume a training: the validation accuracies of its epochs, and its state. With
             the same other arguments, training continues as if it had not stopped.
         on_step: called with the epoch's number, from 0, and its sums so far, after each step (or
@@ -136,7 +140,7 @@ def fit(
     classes = len(splits[0].class_names)
     if class_weights is not None and len(class_weights) != classes:
         raise InputError(f"{len(class_weights)} class weights for {classes} classes")
-    steps = epochs * len(splits[0].batches(batch_size))
+    steps = (epochs - start) * len(splits[0].batches(batch_size))
     optimizer = optax.adam(1e-3) if optimizer is None else optimizer
     if not isinstance(optimizer, optax.GradientTransformation):
         optimizer = optimizer(steps)
@@ -148,14 +152,25 @@ def fit(
         accuracies, state = list(after[0]), jax.tree.map(jnp.copy, after[1])
         put_weights(model, state)
     mesh = data_mesh(batch_size) if mesh is None else mesh
-    task = Task(graphdef, optimizer, loss, augmentation, class_weights, ema, threshold, dtype)
+    task = Task(
+        graphdef,
+        optimizer,
+        loss,
+        augmentation,
+        class_weights,
+        ema,
+        threshold,
+        dtype,
+        on_features=not augmentations and has_fixed_features(model, state.params),
+    )
     resident = photos_fit_in_memory(splits) if on_device is None else on_device
     return _epochs(
         model,
         replicate(state, mesh),
         accuracies,
-        _make_train_epoch(task, splits[0], batch_size, seed, mesh, resident=resident),
+        _make_train_epoch(task, model, splits[0], batch_size, seed, mesh, resident=resident),
         make_validation(task, model, state, splits[1], batch_size, mesh, resident=resident),
+        start=start,
         epochs=epochs,
         patience=patience,
         placed={"on_device": resident, "devices": mesh.size},
@@ -200,17 +215,18 @@ def _epochs(
     train_epoch: _TrainEpoch,
     validate: Callable[[nnx.Module], Metrics],
     *,
+    start: int,
     epochs: int,
     patience: int | None,
     placed: dict[str, Any],
     callbacks: Sequence[Callback],
     on_step: Callable[[int, Sums], None] | None,
 ) -> Iterator[EpochRecord]:
-    first = len(accuracies)
+    first = start + len(accuracies)
     for epoch in range(first, epochs):
         if patience is not None and _epochs_without_gain(accuracies) >= patience:
             return
-        start = time.perf_counter()
+        begun = time.perf_counter()
         report = None if on_step is None else partial(on_step, epoch)
         state, totals, bad_step = train_epoch(state, epoch, report)
         if bad_step:
@@ -235,7 +251,7 @@ def _epochs(
             accuracy=trained.accuracy,
             val_loss=validated.loss,
             val_accuracy=validated.accuracy,
-            seconds=time.perf_counter() - start,
+            seconds=time.perf_counter() - begun,
             **placed,
         )
         for callback in callbacks:
@@ -253,17 +269,33 @@ def _all_finite(tree: PyTree) -> Bool[jax.Array, ""]:
 
 
 def _make_train_epoch(
-    task: Task, split: Split, batch_size: int, seed: int, mesh: Mesh, *, resident: bool
+    task: Task,
+    model: nnx.Module,
+    split: Split,
+    batch_size: int,
+    seed: int,
+    mesh: Mesh,
+    *,
+    resident: bool,
 ) -> _TrainEpoch:
     """A function `(state, epoch from 0, report of each step) -> (state, sums, bad step)`.
 
     The bad step is the first, from 1, whose loss was not finite, or 0.
     """
-    batches_of = split.shuffled(batch_size, seed=seed)
+
+    @cache  # at the first epoch: features take a while
+    def inputs() -> Split:
+        if not task.on_features:
+            return split
+        return replace(split, images=features_of(model, split, batch_size, task.dtype, mesh))
+
+    def batches_of(epoch: int) -> Batches:
+        return inputs().shuffled(batch_size, seed=seed)(epoch)
+
     if resident:
-        photos, program = on_every_device(split, mesh), jit_epoch(task, mesh)
+        photos, program = cache(lambda: on_every_device(inputs(), mesh)), jit_epoch(task, mesh)
         return lambda state, epoch, report: _scan(
-            program, state, photos, batches_of(epoch), report, mesh
+            program, state, photos(), batches_of(epoch), report, mesh
         )
     step = jit_step(task, mesh)
     return lambda state, epoch, report: _loop(step, state, batches_of(epoch), report, mesh)

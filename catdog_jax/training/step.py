@@ -36,14 +36,16 @@ class Task:
     ema: float | None
     threshold: float
     dtype: Dtype
+    on_features: bool = False
+    """Train `classify` on features instead of the whole model on images."""
 
 
 def make_step(task: Task) -> Step:
     """A step of gradient descent, `(state, batch) -> (next state, metric sums)`, not yet jitted.
 
-    `batch` has `image` `[batch, height, width, channels]` of pixels 0…255, `label` `[batch]` (or
-    soft labels `[batch, classes]`) and `mask` `[batch]`, False for padding. The sums are those of
-    the forward pass in training, with dropout and augmentation.
+    `batch` has `image` `[batch, height, width, channels]` of pixels 0…255 (or features), `label`
+    `[batch]` (or soft labels `[batch, classes]`) and `mask` `[batch]`, False for padding. The sums
+    are those of the forward pass in training, with dropout and augmentation.
     """
 
     def loss_sum(
@@ -52,7 +54,8 @@ def make_step(task: Task) -> Step:
         # Cast in here, so that gradients of the stored float32 weights are float32.
         model: Any = nnx.merge(task.graphdef, *in_dtype((params, other), task.dtype), copy=True)
         model = in_mode(model, training=True)
-        logits = full_precision(model(in_pixels(images, task.dtype)))
+        forward = model.classify if task.on_features else model
+        logits = full_precision(forward(in_pixels(images, task.dtype)))
         losses = task.loss(logits, labels) * weights
         sums = metric_sums(losses, logits, labels, mask, task.threshold)
         # Updated: batch statistics and dropout counts. Unchanged: frozen weights.

@@ -1,52 +1,24 @@
 """Validation after each epoch: from cached features, on the devices, or streamed."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from ..data.splits import Split
 from .evaluation import predict_logits
-from .feed import limit_dispatch, on_every_device, stream
-from .losses import Logits, Loss
+from .features import classify, features_of, has_fixed_features
+from .feed import on_every_device
+from .losses import Loss
 from .mesh import jit, replicate
 from .metrics import Metrics, Sums, metric_sums, metrics_of, scan_rows
-from .state import (
-    Dtype,
-    TrainState,
-    apply,
-    full_precision,
-    in_dtype,
-    in_mode,
-    in_pixels,
-    trained_parts,
-)
+from .state import Dtype, TrainState, apply, in_mode
 from .step import Task
 
 Validation: TypeAlias = Callable[[nnx.Module], Metrics]
-
-
-@runtime_checkable
-class FeatureModel(Protocol):
-    """A model whose logits are `classify(features(images))`.
-
-    If none of `feature_parts` is trained, the features of each image are computed only once.
-    """
-
-    feature_parts: Sequence[str]
-    """Names of the attributes that `features` uses."""
-
-    def features(self, images: Any) -> Any:
-        """Features of `images`, `[batch, features]`."""
-        ...
-
-    def classify(self, features: Any) -> Any:
-        """Logits of features, `[batch, outputs]`."""
-        ...
 
 
 def make_validation(
@@ -70,9 +42,7 @@ def make_validation(
         mesh: the devices.
         resident: whether photos are kept on the devices, and evaluated by one program.
     """
-    if isinstance(model, FeatureModel) and not (
-        set(model.feature_parts) & set(trained_parts(state.params))
-    ):
+    if has_fixed_features(model, state.params):
         return _by_features(task, split, batch_size, mesh)
     if resident:
         return _on_devices(task, split, batch_size, mesh)
@@ -92,17 +62,11 @@ def _by_features(task: Task, split: Split, batch_size: int, mesh: Mesh) -> Valid
     known: list[Array] = []
 
     def validate(model: nnx.Module) -> Metrics:
+        if not known:
+            known.append(replicate(features_of(model, split, batch_size, task.dtype, mesh), mesh))
         graphdef, state = nnx.split(in_mode(model, training=False))
-        state = replicate(state, mesh)
         with jax.set_mesh(mesh):
-            if not known:
-                parts = (
-                    _features(graphdef, task.dtype, state, batch["image"])
-                    for batch in stream(split.batches(batch_size), mesh)
-                )
-                features = np.concatenate([np.asarray(part) for part in limit_dispatch(parts)])
-                known.append(replicate(features[: len(split)], mesh))
-            logits = _classify(graphdef, task.dtype, state, known[0])
+            logits = classify(graphdef, task.dtype, replicate(state, mesh), known[0])
         return metrics_of(logits, split.labels, task.threshold, task.loss)
 
     return validate
@@ -121,18 +85,6 @@ def _on_devices(task: Task, split: Split, batch_size: int, mesh: Mesh) -> Valida
         return Metrics.from_sums(sums)
 
     return validate
-
-
-@jit(static_argnums=(0, 1))
-def _features(graphdef: nnx.GraphDef, dtype: Dtype, state: PyTree, images: Array) -> Array:
-    model: Any = nnx.merge(graphdef, in_dtype(state, dtype))
-    return model.features(in_pixels(images, dtype))
-
-
-@jit(static_argnums=(0, 1))
-def _classify(graphdef: nnx.GraphDef, dtype: Dtype, state: PyTree, features: Array) -> Logits:
-    model: Any = nnx.merge(graphdef, in_dtype(state, dtype))
-    return full_precision(model.classify(features))
 
 
 @jit(static_argnums=(0, 1, 2, 3))

@@ -17,8 +17,9 @@ from worker import Result, Spec
 
 from catdog_jax.data.splits import Split
 from catdog_jax.models.mobilenet_v2 import MobileNetV2
-from catdog_jax.runs.build import device, initial_model, load_splits, training_of
+from catdog_jax.runs.build import device, load_splits, training_of
 from catdog_jax.runs.experiment import Experiment
+from catdog_jax.runs.initial import initial_model
 from catdog_jax.runs.recipes import RECIPES
 from catdog_jax.runs.runner import run
 from catdog_jax.training.augment import combined, random_flip, random_rotation
@@ -66,7 +67,8 @@ def start(spec: Spec) -> Result:
         finished.append(time.time())
 
     model = initial_model(experiment, len(splits.class_names))
-    options: Any = training_of(experiment, len(splits.class_names), 1) | {"epochs": 1}
+    options: Any = training_of(experiment, model, len(splits.class_names), 1)
+    options |= {"epochs": 1}
     next(fit(model, train, splits.validation, on_step=on_step, **options))
     return {**worker.time_start(spec, finished[0]), "device": _device(spec)}
 
@@ -75,9 +77,9 @@ def step(spec: Spec) -> Result:
     """One step of `fit`, on a batch in host memory."""
     set_up_jax()
     experiment = _experiment(spec)
-    options = training_of(experiment, 2, 1)
-    optimizer, mesh = options["optimizer"](1), data_mesh(spec.batch_size)
     model = initial_model(experiment, 2)
+    options = training_of(experiment, model, 2, 1)
+    optimizer, mesh = options["optimizer"](1), data_mesh(spec.batch_size)
     graphdef, state = create_state(
         model, optimizer, trainable=options["trainable"], seed=experiment.seed
     )

@@ -1,0 +1,90 @@
+"""Photos that look alike: copies in another size or encoding, which hashes of bytes or pixels miss.
+
+Each photo becomes a grey thumbnail of 16×16, less its mean and scaled to length one. The product of
+two is their correlation; copies are the pairs where it is above `ALIKE`.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from ..files import forget_pages
+from .splits import ImageView
+
+ALIKE = 0.97
+"""Among 21,000 photos of cats and dogs, copies had 0.995 and more, other pairs 0.93 and less."""
+
+_SIDE = 16
+_ROWS = 256  # photos at once
+
+
+class Pair(NamedTuple):
+    """Two photos that look alike, by index, and their correlation."""
+
+    one: int
+    other: int
+    correlation: float
+
+
+def thumbnails(images: np.ndarray | ImageView) -> Float32[np.ndarray, "n pixels"]:
+    """A vector of length one for each photo; zero for one of an even grey."""
+    vectors = np.zeros((len(images), _SIDE**2), np.float32)
+    for start in range(0, len(images), _ROWS):
+        vectors[start : start + _ROWS] = _thumbnails(np.asarray(images[start : start + _ROWS]))
+        if isinstance(images, np.ndarray):  # a view does this itself
+            forget_pages(images)
+    return vectors
+
+
+def pairs_alike(
+    photos: Float32[np.ndarray, "n pixels"], others: Float32[np.ndarray, "m pixels"] | None = None
+) -> Iterator[Pair]:
+    """The pairs of photos that look alike, each once.
+
+    Args:
+        photos: their thumbnails.
+        others: thumbnails to compare with, by default the same photos. 20,000 photos take some
+            seconds, and the time grows with the square.
+    """
+    for start in range(0, len(photos), _ROWS):
+        rows, first = photos[start : start + _ROWS], start if others is None else 0
+        correlations = rows @ (photos[start:] if others is None else others).T
+        alike = correlations > ALIKE
+        for row, other in np.argwhere(np.triu(alike, 1) if others is None else alike):
+            yield Pair(start + int(row), first + int(other), float(correlations[row, other]))
+
+
+def groups_alike(photos: Float32[np.ndarray, "n pixels"]) -> list[list[int]]:
+    """Groups of photos that look alike, in the order of their first."""
+    pairs = np.array([pair[:2] for pair in pairs_alike(photos)], int).reshape(-1, 2)
+    graph = coo_array((np.ones(len(pairs)), tuple(pairs.T)), shape=(len(photos),) * 2)
+    _, group_of = connected_components(graph, directed=False)
+    groups: dict[int, list[int]] = {}
+    for index in np.unique(pairs).tolist():
+        groups.setdefault(int(group_of[index]), []).append(index)
+    return list(groups.values())
+
+
+def _thumbnails(images: np.ndarray) -> Float32[np.ndarray, "n pixels"]:
+    count, height, width, channels = images.shape
+    # Means over the cells of a grid, as products of matrices: sums along the axes take ten times
+    # as long.
+    rows = images.reshape(count * height, width * channels).astype(np.float32)
+    columns = rows @ np.repeat(_cells(width), channels, axis=0)
+    cells = _cells(height).T @ columns.reshape(count, height, _SIDE)
+    vectors = cells.reshape(count, -1) / channels
+    vectors -= vectors.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    # At a contrast below one grey level there is nothing to compare.
+    return vectors / np.where(lengths > _SIDE, lengths, np.inf)
+
+
+def _cells(size: int) -> Float32[np.ndarray, "size cells"]:
+    """The share of each of `size` pixels in the mean of each cell."""
+    pixels, edges = np.arange(size)[:, None], np.linspace(0, size, _SIDE + 1)
+    overlap = np.minimum(pixels + 1, edges[1:]) - np.maximum(pixels, edges[:-1])
+    return (overlap.clip(0) * (_SIDE / size)).astype(np.float32)

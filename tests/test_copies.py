@@ -1,0 +1,103 @@
+"""Photos that look alike."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from catdog_jax.data import sketches
+from catdog_jax.data.copies import groups_alike, pairs_alike, thumbnails
+from catdog_jax.data.load import load_data
+from catdog_jax.data.splits import Splits
+
+
+def pictures(count: int, size: int = 64) -> np.ndarray:
+    return sketches.draw(count, size, seed=5)[0]
+
+
+def again(image: np.ndarray, size: int, quality: int) -> np.ndarray:
+    """The same picture by way of a JPEG of another size."""
+    encoded = io.BytesIO()
+    Image.fromarray(image).resize((size, size)).save(encoded, "jpeg", quality=quality)
+    return np.asarray(Image.open(encoded).resize(image.shape[:2]))
+
+
+def key(name: str) -> tuple[bool, str]:
+    """A photo's class and number, from `train/cats/cat.0.jpg` and `PetImages/Cat/0.jpg` alike."""
+    return "dog" in name.lower(), "".join(filter(str.isdigit, Path(name).stem))
+
+
+def all_photos(splits: Splits) -> tuple[np.ndarray, list[str]]:
+    parts = splits.train, splits.validation, splits.test
+    images = np.concatenate([np.asarray(part.images) for part in parts])
+    return images, [name for part in parts for name in part.names]
+
+
+def test_a_thumbnail_is_the_grey_means_of_a_grid_scaled_to_length_one() -> None:
+    images = np.zeros((1, 32, 48, 3), np.uint8)
+    images[0, 2:4, 3:6] = [30, 60, 90]  # one of 16×16 cells
+    (found,) = thumbnails(images)
+    expected = np.full(256, -60 / 256)
+    expected[16 + 1] += 60
+    np.testing.assert_allclose(found, expected / np.linalg.norm(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [33, 50, 200])
+def test_sizes_that_the_grid_does_not_divide(size: int) -> None:
+    (image,) = pictures(1, 200)
+    resized = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BOX))
+    (one,), (other,) = thumbnails(image[None]), thumbnails(resized[None])
+    assert one @ other > 0.97
+
+
+def test_copies_are_found_in_another_size_and_encoding_and_nothing_else() -> None:
+    images = pictures(40)
+    copies = np.stack([again(images[3], 90, 30), again(images[8], 40, 80)])
+    found = list(pairs_alike(thumbnails(images), thumbnails(copies)))
+    assert [pair[:2] for pair in found] == [(3, 0), (8, 1)]
+    assert all(0.97 < pair.correlation <= 1.0001 for pair in found)
+
+
+def test_groups_hold_all_copies_of_a_photo() -> None:
+    images = pictures(300)
+    images[280], images[290] = again(images[3], 90, 30), again(images[3], 40, 80)
+    images[299] = images[7]
+    assert groups_alike(thumbnails(images)) == [[3, 280, 290], [7, 299]]
+    assert groups_alike(thumbnails(images[:0])) == []
+
+
+def test_even_pictures_are_no_copies() -> None:
+    assert not groups_alike(thumbnails(np.full((3, 32, 32, 3), 7, np.uint8)))
+
+
+def test_copies_in_two_splits_are_listed(tmp_path: Path) -> None:
+    for index, image in enumerate(pictures(24)):
+        folder = tmp_path / ("train" if index < 12 else "validation") / "ab"[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{index}.png")
+        if index == 4:
+            copy = tmp_path / "validation/a/copy.jpg"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(again(image, 90, 30)).save(copy)
+    splits = load_data(tmp_path, 32, sizes=(12, 13, 0))
+    (shared,) = splits.shared
+    assert (shared.name, shared.other_name) == ("validation/a/copy.jpg", "train/a/4.png")
+
+
+@pytest.mark.slow
+def test_the_posts_photos_are_found_among_those_of_tfds(shared: Path) -> None:
+    """Slow: decodes 21,000 photos. TFDS has all of the 3,000, in another size and encoding."""
+    post = load_data(shared / "data/cats_and_dogs_filtered.zip", 32)
+    folder = shared / "data/tensorflow_datasets"
+    tfds = load_data("cats_vs_dogs", 32, folder, sizes=(17000, 900, 100))
+    (ours, our_names), (theirs, their_names) = map(all_photos, (post, tfds))
+    pairs = list(pairs_alike(thumbnails(ours), thumbnails(theirs)))
+    same = {
+        our_names[pair.one]
+        for pair in pairs
+        if key(our_names[pair.one]) == key(their_names[pair.other])
+    }
+    assert len(same) >= 0.99 * len(our_names)
+    assert len(pairs) - len(same) <= 20  # photos that are in the data set more than once
