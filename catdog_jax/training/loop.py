@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -15,17 +15,18 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, PyTree
 
 from ..data.arrays import Arrays, as_split
-from ..data.splits import Batches, Split
+from ..data.splits import Split
 from ..errors import InputError, RunError
 from .augment import Augmentation, combined, is_for_one_image
+from .epoch import TrainEpoch, make_train_epoch
 from .evaluation import check_fit
-from .features import features_of, has_fixed_features
-from .feed import limit_dispatch, on_every_device, photos_fit_in_memory, stream
+from .features import has_fixed_features
+from .feed import photos_fit_in_memory
 from .losses import Loss, cross_entropy
 from .mesh import data_mesh, give_back_freed_memory, replicate
-from .metrics import Metrics, Sums, no_sums
+from .metrics import Metrics, Sums
 from .state import Dtype, TrainState, create_state, put_weights
-from .step import Epoch, Step, Task, jit_epoch, jit_step
+from .step import Task
 from .validation import make_validation
 
 Optimizer: TypeAlias = optax.GradientTransformation | Callable[[int], optax.GradientTransformation]
@@ -168,7 +169,7 @@ def fit(
         model,
         replicate(state, mesh),
         accuracies,
-        _make_train_epoch(task, model, splits[0], batch_size, seed, mesh, resident=resident),
+        make_train_epoch(task, model, splits[0], batch_size, seed, mesh, resident=resident),
         make_validation(task, model, state, splits[1], batch_size, mesh, resident=resident),
         start=start,
         epochs=epochs,
@@ -203,16 +204,11 @@ def _check_arguments(
         raise InputError("class_weights must be 0 or more")
 
 
-_TrainEpoch: TypeAlias = Callable[
-    [TrainState, int, Callable[[Sums], None] | None], tuple[TrainState, Sums, int]
-]
-
-
 def _epochs(
     model: nnx.Module,
     state: TrainState,
     accuracies: list[float],
-    train_epoch: _TrainEpoch,
+    train_epoch: TrainEpoch,
     validate: Callable[[nnx.Module], Metrics],
     *,
     start: int,
@@ -266,77 +262,3 @@ def _epochs_without_gain(accuracies: Sequence[float]) -> int:
 @jax.jit
 def _all_finite(tree: PyTree) -> Bool[jax.Array, ""]:
     return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
-
-
-def _make_train_epoch(
-    task: Task,
-    model: nnx.Module,
-    split: Split,
-    batch_size: int,
-    seed: int,
-    mesh: Mesh,
-    *,
-    resident: bool,
-) -> _TrainEpoch:
-    """A function `(state, epoch from 0, report of each step) -> (state, sums, bad step)`.
-
-    The bad step is the first, from 1, whose loss was not finite, or 0.
-    """
-
-    @cache  # at the first epoch: features take a while
-    def inputs() -> Split:
-        if not task.on_features:
-            return split
-        return replace(split, images=features_of(model, split, batch_size, task.dtype, mesh))
-
-    def batches_of(epoch: int) -> Batches:
-        return inputs().shuffled(batch_size, seed=seed)(epoch)
-
-    if resident:
-        photos, program = cache(lambda: on_every_device(inputs(), mesh)), jit_epoch(task, mesh)
-        return lambda state, epoch, report: _scan(
-            program, state, photos(), batches_of(epoch), report, mesh
-        )
-    step = jit_step(task, mesh)
-    return lambda state, epoch, report: _loop(step, state, batches_of(epoch), report, mesh)
-
-
-def _scan(
-    program: Epoch,
-    state: TrainState,
-    photos: PyTree,
-    batches: Batches,
-    report: Callable[[Sums], None] | None,
-    mesh: Mesh,
-) -> tuple[TrainState, Sums, int]:
-    with jax.set_mesh(mesh):
-        state, totals, finite = program(state, photos, *replicate(batches.rows(), mesh))
-    if report is not None:
-        report(totals)
-    bad_steps = np.flatnonzero(~np.asarray(finite))
-    return state, totals, 1 + int(bad_steps[0]) if len(bad_steps) else 0
-
-
-def _loop(
-    step: Step,
-    state: TrainState,
-    batches: Batches,
-    report: Callable[[Sums], None] | None,
-    mesh: Mesh,
-) -> tuple[TrainState, Sums, int]:
-    def totals_by_step() -> Iterator[Sums]:
-        nonlocal state
-        totals = no_sums()
-        for batch in stream(batches, mesh):
-            state, sums = step(state, batch)
-            totals = jax.tree.map(jnp.add, totals, sums)
-            yield totals
-
-    totals = no_sums()
-    with jax.set_mesh(mesh):
-        for number, totals in enumerate(limit_dispatch(totals_by_step()), 1):
-            if not np.isfinite(totals["loss"]):
-                return state, totals, number
-            if report is not None:
-                report(totals)
-    return state, totals, 0
