@@ -31,3 +31,24 @@ class Residual(nnx.Module):
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = x + nnx.relu(norm(conv(x)))
         return self.head(self.dropout(x.mean(axis=(1, 2))))
+
+
+class TwoParts(nnx.Module):
+    """A backbone and a head, of one linear layer each, with dropout in between."""
+
+    feature_parts = ("backbone",)
+    stages = (("backbone",), ("head",))
+
+    def __init__(self, *, num_classes: int = 2, rngs: nnx.Rngs) -> None:
+        self.backbone = nnx.Linear(3, 4, rngs=rngs)
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)
+        self.head = nnx.Linear(4, num_classes, rngs=rngs)
+
+    def features(self, images: Any) -> Any:
+        return self.backbone(images.mean(axis=(1, 2)) / 255)
+
+    def classify(self, features: Any) -> Any:
+        return self.head(self.dropout(features))
+
+    def __call__(self, images: Any) -> Any:
+        return self.classify(self.features(images))

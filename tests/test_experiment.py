@@ -281,7 +281,7 @@ def test_a_changed_schedule_is_reported(tmp_path: Path) -> None:
     lines: list[str] = []
     run(replace(LINEAR, epochs=1, schedule="cosine"), tmp_path / "run", log=silent)
     resume(tmp_path / "run", epochs=2, log=lines.append)
-    assert "cosine schedule now spans 2 epochs" in lines[0]
+    assert "cosine schedule now ends with epoch 2" in lines[0]
 
 
 def test_a_run_is_finished_early_and_can_still_be_lengthened(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from networks import Linear, Residual
+from networks import Linear, Residual, TwoParts
 from steps import mesh_of
 
 from catdog_jax.data.splits import Split
@@ -112,47 +112,94 @@ def test_dropout_draws_anew_in_each_step_and_is_off_in_evaluation() -> None:
     assert records[-1].val_loss == pytest.approx(expected.loss, rel=1e-6)
 
 
-class TwoParts(nnx.Module):
-    """A backbone and a head, of one linear layer each."""
-
-    def __init__(self) -> None:
-        rngs = nnx.Rngs(0)
-        self.backbone, self.head = nnx.Linear(3, 4, rngs=rngs), nnx.Linear(4, 2, rngs=rngs)
-
-    def features(self, images: Any) -> Any:
-        return self.backbone(images.mean(axis=(1, 2)) / 255)
-
-    def classify(self, features: Any) -> Any:
-        return self.head(features)
-
-    def __call__(self, images: Any) -> Any:
-        return self.classify(self.features(images))
-
-
 def test_nothing_is_frozen_by_default() -> None:
-    model = TwoParts()
+    model = TwoParts(rngs=nnx.Rngs(0))
     before = np.array(model.backbone.kernel[...])
     *_, last = train(coloured(16), model=model)
     assert not np.array_equal(model.backbone.kernel[...], before)
     assert last.val_loss == pytest.approx(evaluate(model, coloured(16)).loss, rel=1e-6)
 
 
-@pytest.mark.parametrize(("trainable", "passes"), [("head", 6 + 3), ("backbone", 6 + 6)])
-def test_features_are_computed_once_if_their_part_is_frozen(trainable: str, passes: int) -> None:
+class Counting(TwoParts):
+    """Counts how often features are computed on a device."""
+
+    calls = 0
+
+    def features(self, images: Any) -> Any:
+        jax.debug.callback(self.count)
+        return super().features(images)
+
+    @classmethod
+    def count(cls) -> None:
+        cls.calls += 1
+
+
+def unchanged(key: Any, image: Any) -> Any:
+    """An augmentation, as far as `fit` can know."""
+    del key
+    return image
+
+
+@pytest.mark.parametrize(
+    ("trainable", "augment", "passes"),
+    [("head", (), 3 + 3), ("head", unchanged, 6 + 3), ("backbone", (), 6 + 6)],
+)
+def test_features_are_computed_once_if_nothing_changes_them(
+    trainable: str, augment: Any, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two epochs of three batches train the model, and one or two more validate it."""
-    calls: list[None] = []
-
-    class Counting(TwoParts):
-        feature_parts = ("backbone",)
-
-        def features(self, images: Any) -> Any:
-            jax.debug.callback(lambda: calls.append(None))
-            return super().features(images)
-
+    monkeypatch.setattr(Counting, "calls", 0)
     parts = nnx.PathContains(trainable)
-    train(coloured(20), model=Counting(), trainable=parts, mesh=mesh_of(1))
+    train(
+        coloured(20),
+        model=Counting(rngs=nnx.Rngs(0)),
+        augment=augment,
+        trainable=parts,
+        mesh=mesh_of(1),
+    )
     jax.effects_barrier()
-    assert len(calls) == passes
+    assert Counting.calls == passes
+
+
+@pytest.mark.parametrize(("on_device", "dtype"), [(False, "float32"), (True, "bfloat16")])
+def test_training_on_features_is_training_on_images(on_device: bool, dtype: Any) -> None:
+    by_features, by_images = (
+        train(
+            coloured(20),
+            model=TwoParts(rngs=nnx.Rngs(0)),
+            augment=augment,
+            trainable=nnx.PathContains("head"),
+            optimizer=optax.adam(0.1),
+            epochs=3,
+            on_device=on_device,
+            dtype=dtype,
+        )
+        for augment in ((), unchanged)
+    )
+    assert by_images[0].loss > 1.02 * by_images[-1].loss
+    np.testing.assert_allclose(history(by_features), history(by_images), rtol=1e-5)
+
+
+def test_a_second_training_goes_on_where_the_model_is_when_it_starts() -> None:
+    def second_epoch(*, made_first: bool) -> EpochRecord:
+        model, split = Linear(rngs=nnx.Rngs(0)), coloured(16)
+        second = fit(model, split, split, batch_size=8, start=1, epochs=2)
+        train(split, model=model, epochs=1, optimizer=optax.adam(0.1))
+        if not made_first:
+            second = fit(model, split, split, batch_size=8, start=1, epochs=2)
+        (record,) = second
+        return record
+
+    record = second_epoch(made_first=True)
+    assert record == second_epoch(made_first=False)
+    assert record.epoch == 2
+    assert record != train(coloured(16), epochs=2)[1]
+
+
+@pytest.mark.parametrize("start", [-1, 2])
+def test_training_starts_before_its_last_epoch(start: int) -> None:
+    with pytest.raises(InputError, match=f"start must be from 0 to epochs - 1, not {start}"):
+        train(coloured(8), start=start)
 
 
 @pytest.mark.usefixtures("short_backbone")

@@ -83,6 +83,8 @@ def check(experiment: Experiment) -> None:
     named.options(experiment.model_options)
     weights_path(experiment)
     training_of(experiment, None, 2, 1)
+    if named.is_code(experiment.trainable):
+        named.load(experiment.trainable)
 
 
 def weights_path(experiment: Experiment) -> Path | None:
@@ -108,7 +110,7 @@ def weights_path(experiment: Experiment) -> Path | None:
 def training_of(
     experiment: Experiment, model: nnx.Module | None, num_classes: int, steps_per_epoch: int
 ) -> dict[str, Any]:
-    """The experiment's arguments for `fit`; without a model, only to see whether they exist.
+    """The experiment's arguments for `fit`; without a model, all but what depends on it.
 
     Raises:
         InputError: an unknown optimizer, loss, augmentation or callback.

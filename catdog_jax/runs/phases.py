@@ -1,10 +1,11 @@
-"""The phases of a training: the head alone, if it has epochs of its own, then all the rest.
+"""The phases of a training: first the head alone, if `head_epochs` says so, then the rest.
 
-Each phase is an experiment of its own, and a `fit`; to the run they are one history.
+Each phase is an experiment and a `fit` of its own; the run has one history of them all.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from flax import nnx
@@ -31,6 +32,8 @@ class Phase:
 def phases_of(experiment: Experiment) -> list[Phase]:
     """The phases of an experiment, in order."""
     head = min(experiment.head_epochs, experiment.epochs)
+    if not head:
+        return [Phase(0, experiment)]
     head_alone = replace(
         experiment,
         epochs=head,
@@ -43,75 +46,62 @@ def phases_of(experiment: Experiment) -> list[Phase]:
         ema=None,
         patience=None,
     )
-    phases = [Phase(0, head_alone), Phase(head, experiment)]
-    return [phase for phase in phases if phase.experiment.epochs > phase.start]
+    rest = [Phase(head, experiment)] if head < experiment.epochs else []
+    return [Phase(0, head_alone), *rest]
 
 
 def phase_of(experiment: Experiment, epoch: int) -> Experiment:
     """The settings of an epoch, from 1."""
-    last = phases_of(experiment)[-1].experiment
-    found = (p.experiment for p in phases_of(experiment) if epoch <= p.experiment.epochs)
-    return next(found, last)
+    return [phase.experiment for phase in phases_of(experiment) if phase.start < epoch][-1]
 
 
 def train(
     experiment: Experiment,
     model: nnx.Module,
     splits: Splits,
-    history: Sequence[Row],
+    done: Sequence[Row],
     saved: Path | None,
     keep: Callback,
     on_step: Callable[[int, Sums], None] | None,
 ) -> Iterator[EpochRecord]:
-    """Train `model`, in place, through the phases that `history` has not got to the end of.
+    """Train `model`, in place, through the phases that are not done yet.
 
     Args:
         experiment: of the run.
-        model: as it is after the last epoch of `history`.
+        model: as it is after the epochs `done`.
         splits: to train and validate on.
-        history: of the epochs so far; may grow meanwhile.
-        saved: the last epoch's checkpoint.
+        done: the history so far.
+        saved: the checkpoint of its last epoch.
         keep: called after each epoch.
         on_step: as in `fit`.
 
     Raises:
-        InputError: an argument of `fit` is wrong; nothing has been trained then.
+        InputError: an argument of `fit` is wrong, in any phase; nothing has been trained then.
     """
-    classes, steps = len(splits.class_names), len(splits.train.batches(experiment.batch_size))
+    steps = len(splits.train.batches(experiment.batch_size))
     class_weights = build.class_weights(experiment, splits.train)
-    options = [
-        build.training_of(phase.experiment, model, classes, steps)
-        for phase in phases_of(experiment)
-    ]
-    done = len(history)
 
-    def epochs() -> Iterator[EpochRecord]:
-        for phase, arguments in zip(phases_of(experiment), options, strict=True):
-            last, start = phase.experiment.epochs, phase.start
-            if len(history) >= last:
-                continue
-            optimizer = arguments["optimizer"]((last - start) * steps)
-            after = None
-            if done > start:
-                _, state = create_state(
-                    model,
-                    optimizer,
-                    trainable=arguments["trainable"],
-                    ema=phase.experiment.ema is not None,
-                )
-                assert saved is not None
-                accuracies = [row["val_accuracy"] for row in history[start:]]
-                after = accuracies, checkpoint.restore(saved, state)
-            arguments |= {"optimizer": optimizer, "class_weights": class_weights}
-            arguments["callbacks"] = [keep, *arguments["callbacks"]]
-            yield from fit(
-                model,
-                splits.train,
-                splits.validation,
-                start=start,
-                after=after,
-                on_step=on_step,
-                **arguments,
-            )
+    def fit_phase(phase: Phase) -> Iterator[EpochRecord]:
+        options = build.training_of(phase.experiment, model, len(splits.class_names), steps)
+        optimizer = options["optimizer"]((phase.experiment.epochs - phase.start) * steps)
+        after = None
+        if saved is not None and phase.start < len(done):
+            averaged = options["ema"] is not None
+            _, state = create_state(model, optimizer, trainable=options["trainable"], ema=averaged)
+            accuracies = [row["val_accuracy"] for row in done[phase.start :]]
+            after = accuracies, checkpoint.restore(saved, state)
+        options |= {"optimizer": optimizer, "class_weights": class_weights}
+        options["callbacks"] = [keep, *options["callbacks"]]
+        return fit(
+            model,
+            splits.train,
+            splits.validation,
+            start=phase.start,
+            after=after,
+            on_step=on_step,
+            **options,
+        )
 
-    return epochs()
+    left = [phase for phase in phases_of(experiment) if phase.experiment.epochs > len(done)]
+    # Made now, so that all arguments are checked; each starts when the one before has ended.
+    return chain.from_iterable([fit_phase(phase) for phase in left])

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import optax
 from flax import nnx
 
 from ..data.splits import Splits
@@ -14,7 +13,7 @@ from ..errors import InputError, RunError, first_line, say
 from ..files import expanded, is_file, lock_folder, uninterrupted
 from ..training.evaluation import check_fit
 from ..training.loop import EpochRecord
-from ..training.state import TrainState, create_state
+from ..training.state import TrainState, split_trained
 from . import build, checkpoint, named
 from .checkpoint import Record
 from .experiment import Experiment
@@ -128,7 +127,7 @@ def resume(
     if experiment.epochs != before.epochs and (experiment.schedule != "constant" or of_own):
         own = f"schedule of {named.short(experiment.optimizer)}"
         schedule = own if of_own else f"{experiment.schedule} schedule"
-        log(f"note: the {schedule} now spans {epochs} epochs")
+        log(f"note: the {schedule} now ends with epoch {epochs}")
     experiment = absolute(with_code_of(folder, experiment))
     with _resume_hint_on_interrupt(folder, log):
         splits = _splits_again(experiment)
@@ -207,8 +206,7 @@ def _model(experiment: Experiment, splits: Splits, out: Path) -> nnx.Module:
     # `fit` checks this, too, but only after the folder was created.
     check_fit(model, splits.train, loss=build.loss_of(experiment, len(splits.class_names)))
     for phase in phases_of(experiment):
-        trainable = build.trainable_of(phase.experiment, model)
-        create_state(model, optax.identity(), trainable=trainable)
+        split_trained(model, build.trainable_of(phase.experiment, model))
     return model
 
 

@@ -25,7 +25,7 @@ from .feed import photos_fit_in_memory
 from .losses import Loss, cross_entropy
 from .mesh import data_mesh, give_back_freed_memory, replicate
 from .metrics import Metrics, Sums
-from .state import Dtype, TrainState, create_state, put_weights
+from .state import Dtype, TrainState, create_state, put_weights, split_trained
 from .step import Task
 from .validation import make_validation
 
@@ -87,7 +87,8 @@ def fit(
 ) -> Iterator[EpochRecord]:
     """Train `model` and yield a record after each epoch.
 
-    When a record is yielded, `model` holds the weights of that epoch.
+    The arguments are checked at once; training starts when the first record is asked for, from the
+    weights that `model` has then. When a record is yielded, it holds those of that epoch.
 
     Args:
         model: any NNX module that is called with pixels 0…255, `[batch, height, width, channels]`,
@@ -133,7 +134,13 @@ def fit(
     splits = as_split(train), as_split(validation)
     augmentations = [augment] if callable(augment) else list(augment)
     _check_arguments(
-        optimizer, augmentations, class_weights, epochs=epochs, patience=patience, ema=ema
+        optimizer,
+        augmentations,
+        class_weights,
+        start=start,
+        epochs=epochs,
+        patience=patience,
+        ema=ema,
     )
     augmentation = combined(augmentations)
     mixes = not all(map(is_for_one_image, augmentations))
@@ -145,13 +152,8 @@ def fit(
     optimizer = optax.adam(1e-3) if optimizer is None else optimizer
     if not isinstance(optimizer, optax.GradientTransformation):
         optimizer = optimizer(steps)
-    graphdef, state = create_state(
-        model, optimizer, trainable=trainable, seed=seed, ema=ema is not None
-    )
-    accuracies: list[float] = []
-    if after is not None:
-        accuracies, state = list(after[0]), jax.tree.map(jnp.copy, after[1])
-        put_weights(model, state)
+    graphdef, params, _ = split_trained(model, trainable)
+    jax.eval_shape(optimizer.init, params)
     mesh = data_mesh(batch_size) if mesh is None else mesh
     task = Task(
         graphdef,
@@ -162,15 +164,23 @@ def fit(
         ema,
         threshold,
         dtype,
-        on_features=not augmentations and has_fixed_features(model, state.params),
+        on_features=not augmentations and has_fixed_features(model, params),
     )
+
+    def begin() -> TrainState:
+        if after is None:
+            averaged = ema is not None
+            return create_state(model, optimizer, trainable=trainable, seed=seed, ema=averaged)[1]
+        put_weights(model, after[1])
+        return jax.tree.map(jnp.copy, after[1])
+
     resident = photos_fit_in_memory(splits) if on_device is None else on_device
     return _epochs(
         model,
-        replicate(state, mesh),
-        accuracies,
+        lambda: replicate(begin(), mesh),
+        [] if after is None else list(after[0]),
         make_train_epoch(task, model, splits[0], batch_size, seed, mesh, resident=resident),
-        make_validation(task, model, state, splits[1], batch_size, mesh, resident=resident),
+        make_validation(task, model, params, splits[1], batch_size, mesh, resident=resident),
         start=start,
         epochs=epochs,
         patience=patience,
@@ -185,6 +195,7 @@ def _check_arguments(
     augmentations: Sequence[Any],
     class_weights: Any,
     *,
+    start: int,
     epochs: int,
     patience: int | None,
     ema: float | None,
@@ -198,6 +209,8 @@ def _check_arguments(
             raise InputError(f"fit takes no names for {name}, as {value!r}: those are Experiment's")
     if epochs < 1 or (patience is not None and patience < 1):
         raise InputError("epochs and patience must be 1 or more")
+    if not 0 <= start < epochs:
+        raise InputError(f"start must be from 0 to epochs - 1, not {start}")
     if ema is not None and not 0 <= ema <= 1:
         raise InputError(f"ema must be from 0 to 1, not {ema}")
     if class_weights is not None and min(class_weights, default=0) < 0:
@@ -206,7 +219,7 @@ def _check_arguments(
 
 def _epochs(
     model: nnx.Module,
-    state: TrainState,
+    begin: Callable[[], TrainState],
     accuracies: list[float],
     train_epoch: TrainEpoch,
     validate: Callable[[nnx.Module], Metrics],
@@ -218,7 +231,8 @@ def _epochs(
     callbacks: Sequence[Callback],
     on_step: Callable[[int, Sums], None] | None,
 ) -> Iterator[EpochRecord]:
-    first = start + len(accuracies)
+    first, state = start + len(accuracies), begin()
+    del begin  # and with it the state to resume from
     for epoch in range(first, epochs):
         if patience is not None and _epochs_without_gain(accuracies) >= patience:
             return

@@ -55,13 +55,7 @@ def create_state(
     Raises:
         InputError: `trainable` selects no parameter.
     """
-    graphdef, params, other = nnx.split(model, nnx.All(nnx.Param, trainable), ...)
-    if not jax.tree.leaves(params):
-        parts = ", ".join(name for name in vars(model) if not name.startswith("_"))
-        raise InputError(
-            f"nothing to train: {trainable} selects no parameter of {type(model).__name__} "
-            f"(its parts: {parts})"
-        )
+    graphdef, params, other = split_trained(model, trainable)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         # Another key than `nnx.Rngs(seed)` uses for initial weights.
@@ -72,6 +66,22 @@ def create_state(
         ema=params if ema else None,
     )
     return graphdef, jax.tree.map(jnp.copy, state)  # steps donate their state
+
+
+def split_trained(model: nnx.Module, trainable: Any) -> tuple[nnx.GraphDef, PyTree, PyTree]:
+    """Structure of `model`, its parameters that are trained, and everything else; no copies.
+
+    Raises:
+        InputError: `trainable` selects no parameter.
+    """
+    graphdef, params, other = nnx.split(model, nnx.All(nnx.Param, trainable), ...)
+    if not jax.tree.leaves(params):
+        parts = ", ".join(name for name in vars(model) if not name.startswith("_"))
+        raise InputError(
+            f"nothing to train: {trainable} selects no parameter of {type(model).__name__} "
+            f"(its parts: {parts})"
+        )
+    return graphdef, params, other
 
 
 def put_weights(model: nnx.Module, state: TrainState) -> None:

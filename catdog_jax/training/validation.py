@@ -15,7 +15,7 @@ from .feed import on_every_device
 from .losses import Loss
 from .mesh import jit, replicate
 from .metrics import Metrics, Sums, metric_sums, metrics_of, scan_rows
-from .state import Dtype, TrainState, apply, in_mode
+from .state import Dtype, apply, in_mode
 from .step import Task
 
 Validation: TypeAlias = Callable[[nnx.Module], Metrics]
@@ -24,7 +24,7 @@ Validation: TypeAlias = Callable[[nnx.Module], Metrics]
 def make_validation(
     task: Task,
     model: nnx.Module,
-    state: TrainState,
+    params: PyTree,
     split: Split,
     batch_size: int,
     mesh: Mesh,
@@ -36,13 +36,13 @@ def make_validation(
     Args:
         task: of the training.
         model: the one that is trained.
-        state: of the training.
+        params: those of its parameters that are trained.
         split: the photos.
         batch_size: photos at once.
         mesh: the devices.
         resident: whether photos are kept on the devices, and evaluated by one program.
     """
-    if has_fixed_features(model, state.params):
+    if has_fixed_features(model, params):
         return _by_features(task, split, batch_size, mesh)
     if resident:
         return _on_devices(task, split, batch_size, mesh)
