@@ -72,7 +72,7 @@ def short_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A MobileNetV2 of three blocks: the same code, compiled in a tenth of the time."""
     from catdog_jax.models import mobilenet_v2
 
-    monkeypatch.setattr(mobilenet_v2, "STAGES", mobilenet_v2.STAGES[:2])
+    monkeypatch.setattr(mobilenet_v2, "ROWS", mobilenet_v2.ROWS[:2])
 
 
 @pytest.fixture(scope="session")

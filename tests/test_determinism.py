@@ -34,7 +34,7 @@ MODELS: dict[str, Callable[[nnx.Rngs], nnx.Module]] = {
     "model4": lambda rngs: create_model("model4", rngs=rngs, alpha=0.35),
     "residual": lambda rngs: Residual(rngs=rngs),
 }
-SHORT = mobilenet_v2.STAGES[:2]
+SHORT = mobilenet_v2.ROWS[:2]
 Trained = dict[str, np.ndarray]
 
 
@@ -84,7 +84,7 @@ ELSEWHERE = {
 def write_all(folder: Path, devices: int) -> None:
     """What each child process runs."""
     jax.config.update("jax_num_cpu_devices", devices)
-    mobilenet_v2.STAGES = SHORT
+    mobilenet_v2.ROWS = SHORT
     for name, on_device in ELSEWHERE[devices]:
         path = folder / f"{name}-{devices}-{on_device}.npz"
         np.savez(path, **trained(name, on_device=on_device))  # pyright: ignore[reportArgumentType]
@@ -133,7 +133,7 @@ def here(name: str) -> Trained:
 @pytest.fixture(scope="module", autouse=True)
 def _short_backbone() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mobilenet_v2, "STAGES", SHORT)
+        patch.setattr(mobilenet_v2, "ROWS", SHORT)
         yield
 
 

@@ -12,14 +12,14 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from . import ops
-from .layers import Path
+from .layers import PathParts
 
 _BATCH_NORM_EPSILON = 1e-3
 _BATCH_NORM_MOMENTUM = 0.999
 
 
 @dataclass(frozen=True)
-class Stage:
+class Row:
     """A row of the paper's table 2: `repeats` blocks, the first at `stride`, the others at 1."""
 
     expansion: int
@@ -28,14 +28,14 @@ class Stage:
     stride: int
 
 
-STAGES = (
-    Stage(expansion=1, channels=16, repeats=1, stride=1),
-    Stage(expansion=6, channels=24, repeats=2, stride=2),
-    Stage(expansion=6, channels=32, repeats=3, stride=2),
-    Stage(expansion=6, channels=64, repeats=4, stride=2),
-    Stage(expansion=6, channels=96, repeats=3, stride=1),
-    Stage(expansion=6, channels=160, repeats=3, stride=2),
-    Stage(expansion=6, channels=320, repeats=1, stride=1),
+ROWS = (
+    Row(expansion=1, channels=16, repeats=1, stride=1),
+    Row(expansion=6, channels=24, repeats=2, stride=2),
+    Row(expansion=6, channels=32, repeats=3, stride=2),
+    Row(expansion=6, channels=64, repeats=4, stride=2),
+    Row(expansion=6, channels=96, repeats=3, stride=1),
+    Row(expansion=6, channels=160, repeats=3, stride=2),
+    Row(expansion=6, channels=320, repeats=1, stride=1),
 )
 STEM_CHANNELS = 32
 LAST_CHANNELS = 1280
@@ -151,15 +151,15 @@ class MobileNetV2(nnx.Module):
         channels = _round_to_eight(STEM_CHANNELS * alpha)
         self.stem = ConvNorm(3, channels, 3, stride=2, rngs=rngs)
         blocks = []
-        for stage in STAGES:
-            out_features = _round_to_eight(stage.channels * alpha)
-            for repeat in range(stage.repeats):
-                stride = stage.stride if repeat == 0 else 1
+        for row in ROWS:
+            out_features = _round_to_eight(row.channels * alpha)
+            for repeat in range(row.repeats):
+                stride = row.stride if repeat == 0 else 1
                 blocks.append(
                     InvertedResidual(
                         channels,
                         out_features,
-                        expansion=stage.expansion,
+                        expansion=row.expansion,
                         stride=stride,
                         rngs=rngs,
                     )
@@ -177,10 +177,10 @@ class MobileNetV2(nnx.Module):
         self.alpha = alpha
 
     @property
-    def stages(self) -> list[Path]:
+    def stages(self) -> list[PathParts]:
         """Paths of the stem, the 17 blocks and the last convolution (and the top)."""
-        blocks: list[Path] = [("blocks", index) for index in range(len(self.blocks))]
-        top: list[Path] = [] if self.classifier is None else [("classifier",)]
+        blocks: list[PathParts] = [("blocks", index) for index in range(len(self.blocks))]
+        top: list[PathParts] = [] if self.classifier is None else [("classifier",)]
         return [("stem",), *blocks, ("last",), *top]
 
     def __call__(

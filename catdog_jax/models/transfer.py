@@ -1,14 +1,48 @@
 """Transfer learning from MobileNetV2: model 4 of the post, and model 5, which is fine-tuned."""
 
+from collections.abc import Callable
+from typing import Any, ClassVar
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from .layers import Path, rescale
+from .layers import PathParts, rescale
 from .mobilenet_v2 import MobileNetV2
 
 
-class Model4(nnx.Module):
+class _Transfer(nnx.Module):
+    """A MobileNetV2, global pooling, dropout and one linear layer."""
+
+    backbone: MobileNetV2
+    dropout: nnx.Dropout
+    head: nnx.Linear
+
+    feature_parts = ("backbone",)
+    _pool: ClassVar[Callable[..., Any]]
+
+    @property
+    def stages(self) -> list[PathParts]:
+        """Paths of the backbone's stages and of the head."""
+        return [*(("backbone", *path) for path in self.backbone.stages), ("head",)]
+
+    def features(
+        self, images: Num[Array, "batch height width 3"]
+    ) -> Float[Array, "batch features"]:
+        """The backbone's features after global pooling."""
+        features = self.backbone(rescale(images), use_running_average=True)
+        return self._pool(features, axis=(1, 2))
+
+    def classify(self, features: Float[Array, "batch features"]) -> Float[Array, "batch outputs"]:
+        """Logits from `features`."""
+        return self.head(self.dropout(features))
+
+    def __call__(self, images: Num[Array, "batch height width 3"]) -> Float[Array, "batch outputs"]:
+        """Logits of `images`."""
+        return self.classify(self.features(images))
+
+
+class Model4(_Transfer):
     """A frozen MobileNetV2, global max pooling, dropout 0.1 and one linear layer.
 
     Takes pixels 0…255. The backbone is always in inference mode; to freeze its weights as well,
@@ -22,7 +56,7 @@ class Model4(nnx.Module):
         rngs: source of the initial weights.
     """
 
-    feature_parts = ("backbone",)
+    _pool = staticmethod(jnp.max)
 
     def __init__(
         self,
@@ -42,33 +76,22 @@ class Model4(nnx.Module):
             rngs=rngs,
         )
 
-    def features(
-        self, images: Num[Array, "batch height width 3"]
-    ) -> Float[Array, "batch features"]:
-        """The backbone's features after global max pooling."""
-        features = self.backbone(rescale(images), use_running_average=True)
-        return jnp.max(features, axis=(1, 2))
 
-    def classify(self, features: Float[Array, "batch features"]) -> Float[Array, "batch outputs"]:
-        """Logits from `features`."""
-        return self.head(self.dropout(features))
-
-    def __call__(self, images: Num[Array, "batch height width 3"]) -> Float[Array, "batch outputs"]:
-        """Logits of `images`."""
-        return self.classify(self.features(images))
-
-
-class Model5(nnx.Module):
-    """MobileNetV2 to be fine-tuned: global average pooling, dropout 0.2 and one logit per class.
+class Model5(_Transfer):
+    """MobileNetV2 to be fine-tuned: global average pooling, dropout 0.2, one logit for each class.
 
     Takes pixels 0…255. Batch norm always uses its running statistics, even where its weights are
     trained: the statistics of small batches of other photos would spoil the pretrained features
     (https://keras.io/guides/transfer_learning/).
 
-    Arguments as `Model4`.
+    Args:
+        image_size: ignored (the other models need it); any size from 32 pixels works.
+        num_classes: also two classes have a logit each.
+        alpha: width of the backbone.
+        rngs: source of the initial weights.
     """
 
-    feature_parts = ("backbone",)
+    _pool = staticmethod(jnp.mean)
 
     def __init__(
         self,
@@ -82,23 +105,3 @@ class Model5(nnx.Module):
         self.backbone = MobileNetV2(alpha, rngs=rngs)
         self.dropout = nnx.Dropout(0.2, rngs=rngs)
         self.head = nnx.Linear(self.backbone.out_features, num_classes, rngs=rngs)
-
-    @property
-    def stages(self) -> list[Path]:
-        """Paths of the backbone's stages and of the head."""
-        return [*(("backbone", *path) for path in self.backbone.stages), ("head",)]
-
-    def features(
-        self, images: Num[Array, "batch height width 3"]
-    ) -> Float[Array, "batch features"]:
-        """The backbone's features after global average pooling."""
-        features = self.backbone(rescale(images), use_running_average=True)
-        return jnp.mean(features, axis=(1, 2))
-
-    def classify(self, features: Float[Array, "batch features"]) -> Float[Array, "batch outputs"]:
-        """Logits from `features`."""
-        return self.head(self.dropout(features))
-
-    def __call__(self, images: Num[Array, "batch height width 3"]) -> Float[Array, "batch outputs"]:
-        """Logits of `images`."""
-        return self.classify(self.features(images))
