@@ -1,16 +1,19 @@
 """The weights that training starts from: random, a Keras file's, or those of another run."""
 
+import logging
 from typing import Any
 
-import numpy as np
 from flax import nnx
 
 from ..errors import InputError
 from ..files import expanded
 from ..models.keras_weights import load_keras_weights
+from ..models.layers import PathParts
 from . import build
 from .experiment import Experiment
 from .results import load_run
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def initial_model(
@@ -31,18 +34,17 @@ def initial_model(
 
 def _start_from(run: str, model: nnx.Module) -> None:
     """Fill `model`, in place, with a run's weights, but for those of another shape."""
-    found, own = _weights(load_run(expanded(run)).model), _weights(model)
-    same = {path: value for path, value in found.items() if _fits(value, own.get(path))}
-    if not any(path[-1] == "kernel" for path in same):
+    theirs, own = _weights(load_run(expanded(run)).model), _weights(model)
+    same = {p: theirs[p] for p in own if p in theirs and theirs[p].shape == own[p].shape}
+    if not same:
         raise InputError(f"{run} has no weights of the same name and shape as this model")
-    nnx.update(model, nnx.from_flat_state([(path, nnx.Param(v)) for path, v in same.items()]))
+    nnx.update(model, nnx.from_flat_state(list(same.items())))
+    missing = [".".join(map(str, path)) for path in own if path not in same]
+    if missing:
+        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+        _LOGGER.warning("%s has no weights for %s%s", run, ", ".join(missing[:4]), more)
 
 
-def _weights(model: nnx.Module) -> dict[Any, np.ndarray]:
+def _weights(model: nnx.Module) -> dict[PathParts, Any]:
     """Parameters and batch statistics by path."""
-    state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
-    return {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state)}
-
-
-def _fits(value: np.ndarray, own: np.ndarray | None) -> bool:
-    return own is not None and value.shape == own.shape
+    return dict(nnx.to_flat_state(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))))

@@ -22,7 +22,7 @@ CONFIG, HISTORY, METRICS = "config.json", "history.csv", "metrics.json"
 CHECKPOINT, CODE = "checkpoint", "code"
 
 Inputs = dict[str, str]
-"""Fingerprints of a run's inputs besides its settings: photos, weights file, code."""
+"""Fingerprints of a run's inputs besides its settings: photos, weights file, first run, code."""
 
 _CODE_SETTINGS = ("model", "trainable", "optimizer", "loss", "augment", "callbacks")
 _LONGEST_NAME = 100
@@ -122,13 +122,13 @@ def inputs_of(experiment: Experiment, splits: Splits, *, known: Inputs | None = 
     files = _code_files(experiment)
     inputs = {"photos": splits.fingerprint}
     if known is None:
-        inputs |= {"weights file": "none", "init": "none"}
+        inputs["weights file"] = "none"
         if weights := build.weights_path(experiment):
             files["weights file"] = weights
         if experiment.init != "none":
             files["init"] = _best_checkpoint(expanded(experiment.init)) / checkpoint.DIGESTS
     else:
-        inputs |= {name: known[name] for name in ("weights file", "init")}
+        inputs |= {name: known[name] for name in ("weights file", "init") if name in known}
     for name, path in files.items():
         try:
             inputs[name] = sha256(path)
@@ -231,7 +231,7 @@ def read_config(folder: Path) -> tuple[Experiment, Config]:
         names, shape = config["data"]["class_names"], config["data"]["image_shape"]
         if not all(isinstance(name, str) for name in names) or not all(n > 0 for n in shape):
             raise TypeError("its class_names or image_shape are wrong")  # noqa: TRY301
-        if not {"photos", "weights file", "init"} <= config["inputs"].keys():
+        if not {"photos", "weights file"} <= config["inputs"].keys():
             raise TypeError("its inputs are missing")  # noqa: TRY301
         return Experiment.from_plain(config["experiment"]), config
     except (AttributeError, KeyError, TypeError, ValueError) as error:
