@@ -44,6 +44,14 @@ def test_the_learning_rate_warms_up_and_then_follows_its_schedule(schedule, expe
     np.testing.assert_allclose(steps, -np.array(expected) * momentum, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_training_may_end_before_its_warm_up(schedule) -> None:
+    optimizer = make_optimizer(
+        "adam", learning_rate=1.0, steps=2, schedule=schedule, warmup_steps=4
+    )
+    assert updates(optimizer, [1.0, 1.0]) == pytest.approx([0, -0.25], rel=1e-4)
+
+
 def test_clipping_bounds_the_norm_of_the_gradient() -> None:
     optimizer = make_optimizer("sgd", learning_rate=1.0, steps=1, clip=0.5)
     assert updates(optimizer, [4.0]) == pytest.approx([-0.5])

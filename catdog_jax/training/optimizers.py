@@ -91,7 +91,8 @@ def make_optimizer(
 def _rate(peak: float, schedule: Schedule, warmup: int, steps: int) -> optax.ScalarOrSchedule:
     if schedule == "constant":
         return optax.linear_schedule(0.0, peak, warmup) if warmup else peak
-    return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, steps)
+    end = max(steps, warmup + 1)  # training may end before the warm-up does
+    return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, end)
 
 
 def _kernels(params: optax.Params) -> optax.Params:
