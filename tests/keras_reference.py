@@ -10,9 +10,12 @@ import pytest
 from contenders.keras_models import post_layers
 from flax import nnx
 
+from catdog_jax.models import keras_weights
 from catdog_jax.models.cnn import Model1
+from catdog_jax.models.keras_files import turned
 from catdog_jax.models.keras_weights import load_keras_weights
 from catdog_jax.models.mobilenet_v2 import MobileNetV2
+from catdog_jax.models.transfer import Model5
 from catdog_jax.training.state import in_mode
 
 # Keras warns when it turns a variable into an array under NumPy 2.
@@ -60,6 +63,75 @@ def mobilenet(alpha: float, size: tuple[int, int], classes: int | None = None) -
     )
     randomize(model)
     return model
+
+
+def model5(alpha: float, size: int, blocks: int = 17) -> Any:
+    """Model 5 without dropout, of the first `blocks` blocks, with batch norm in inference mode.
+
+    `backbone(x, training=False)` is not enough for that: when Keras 3.15 trains a functional model,
+    it passes `training=True` to its layers all the same, and batch norm uses the batch's
+    statistics. So a layer of our own calls the backbone.
+    """
+    keras = import_keras()
+    layers, network = keras.layers, mobilenet(alpha, (size, size))
+    if blocks < 17:  # as with the fixture `short_backbone`
+        x = network.get_layer(f"block_{blocks - 1}_add").output
+        x = layers.Conv2D(network.output.shape[-1], 1, use_bias=False, name="Conv_1")(x)
+        x = layers.BatchNormalization(epsilon=1e-3, momentum=0.999, name="Conv_1_bn")(x)
+        network = keras.Model(network.input, layers.ReLU(6, name="out_relu")(x))
+
+    class Backbone(layers.Layer):
+        def __init__(self) -> None:
+            super().__init__(name="backbone")
+            self.network = network
+
+        def call(self, x: Any) -> Any:
+            return self.network(x, training=False)
+
+    parts = [
+        layers.Rescaling(1 / 127.5, offset=-1),
+        Backbone(),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(2, name="head"),
+    ]
+    model = keras.Sequential([keras.Input((size, size, 3)), *parts])
+    randomize(model)
+    return model
+
+
+def freeze_before(model: Any, first: str) -> None:
+    """Train only the layers of `model5` from the backbone's layer `first` on."""
+    layers = model.get_layer("backbone").network.layers
+    for layer in layers[: [layer.name for layer in layers].index(first)]:
+        layer.trainable = False
+
+
+def by_name(variables: Any) -> dict[str, Any]:
+    """Keras's variables by layer and name, as `Conv1/kernel`."""
+    return {"/".join(variable.path.split("/")[-2:]): variable for variable in variables}
+
+
+def model5_pair(alpha: float, size: int, blocks: int = 17) -> tuple[Any, Model5]:
+    """`model5`, and ours with its weights; for fewer blocks, ours must be made shorter first."""
+    keras_model, model = model5(alpha, size, blocks), blank(Model5, alpha=alpha)
+    model.dropout.rate = 0.0
+    theirs, ours = by_name(keras_model.weights), _variables5(model)
+    assert theirs.keys() == ours.keys()
+    for name, variable in ours.items():
+        array = theirs[name].numpy()
+        variable.set_value(jnp.asarray(array.reshape(turned(name, array.shape))))
+    return keras_model, model
+
+
+def arrays5(model: Model5) -> dict[str, np.ndarray]:
+    """The arrays of our model 5, named and shaped as Keras's."""
+    arrays = {name: np.asarray(variable[...]) for name, variable in _variables5(model).items()}
+    return {name: array.reshape(turned(name, array.shape)) for name, array in arrays.items()}
+
+
+def _variables5(model: Model5) -> dict[str, Any]:
+    head = {"head/kernel": model.head.kernel, "head/bias": model.head.bias}
+    return keras_weights._variables(model.backbone) | head
 
 
 def randomize(model: Any, seed: int = 0) -> None:

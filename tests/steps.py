@@ -9,7 +9,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from catdog_jax.training.augment import combined
-from catdog_jax.training.losses import cross_entropy
+from catdog_jax.training.losses import Loss, cross_entropy
 from catdog_jax.training.mesh import replicate
 from catdog_jax.training.state import TrainState, create_state
 from catdog_jax.training.step import Step, Task, jit_step
@@ -29,12 +29,13 @@ def jitted_step(
     class_weights: Any = None,
     ema: float | None = None,
     threshold: float = 0.0,
+    loss: Loss = cross_entropy,
 ) -> tuple[Step, TrainState]:
     graphdef, state = create_state(model, optimizer, trainable=trainable, ema=ema is not None)
     task = Task(
         graphdef,
         optimizer,
-        cross_entropy,
+        loss,
         combined(augment),
         class_weights,
         ema,

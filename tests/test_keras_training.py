@@ -2,13 +2,14 @@
 
 Nothing is random here: dropout is off, and flips and rotations are tested in test_augment.py.
 
-Models 1 to 3 in float64, because training magnifies rounding: on raw pixels, two right
+All but model 4 in float64, because training magnifies rounding: on raw pixels, two right
 implementations whose first losses agree to 1e-7 in float32 can be percents apart after thirty
 steps, each relu and maximum that tips over adding its part. In float64 what shows is a difference
 of formulas. (Logits and gradients in float32: test_models.py.)
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,8 +25,12 @@ from steps import jitted_step
 from catdog_jax.models.cnn import Model1, Model2, Model3
 from catdog_jax.models.keras_weights import load_keras_weights
 from catdog_jax.models.transfer import Model4
+from catdog_jax.training import optimizers
+from catdog_jax.training.depth import last_stages
+from catdog_jax.training.losses import cross_entropy, smoothed
 from catdog_jax.training.mesh import data_mesh, shard
 from catdog_jax.training.optimizers import keras_adam, scale_by_keras_adam
+from catdog_jax.training.state import put_weights
 
 pytestmark = reference.ignore_keras_warnings
 
@@ -58,32 +63,33 @@ def batches(count: int, size: int) -> list[dict[str, Any]]:
     ]
 
 
+def adam_of(rate: float, *decays: float) -> optax.GradientTransformation:
+    return optax.chain(scale_by_keras_adam(*decays), optax.scale_by_learning_rate(rate))
+
+
 def our_history(
-    model: Any, adam: tuple[float, ...], data: list[dict[str, Any]], trainable: Any = nnx.Param
+    model: Any, optimizer: Any, data: list[dict[str, Any]], **options: Any
 ) -> np.ndarray:
-    """Loss and accuracy of each step."""
+    """Loss and accuracy of each step; `model` is trained in place."""
     model.dropout.rate = 0.0
-    rate, *decays = adam
-    optimizer = optax.chain(scale_by_keras_adam(*decays), optax.scale_by_learning_rate(rate))
     mesh = data_mesh(BATCH)
-    step, state = jitted_step(model, optimizer, mesh, trainable=trainable, threshold=0.5)
+    step, state = jitted_step(model, optimizer, mesh, **options)
     rows = []
     with jax.default_matmul_precision("highest"), jax.set_mesh(mesh):
         for batch in data:
             state, sums = step(state, shard(batch, mesh))
             rows.append((float(sums["loss"]) / BATCH, int(sums["correct"]) / BATCH))
+    put_weights(model, state)
     return np.array(rows)
 
 
-def keras_history(
-    model: Any, loss: Any, adam: tuple[float, ...], data: list[dict[str, Any]]
-) -> np.ndarray:
+def keras_history(model: Any, loss: Any, optimizer: Any, data: list[dict[str, Any]]) -> np.ndarray:
     """The same, as Keras's own training loop computes it."""
     keras = reference.import_keras()
     for layer in model.layers:
         if isinstance(layer, keras.layers.Dropout):
             layer.rate = 0.0
-    model.compile(keras.optimizers.Adam(*adam), loss, metrics=["accuracy"])
+    model.compile(optimizer, loss, metrics=["accuracy"])
     rows = []
     for batch in data:
         model.reset_metrics()
@@ -116,8 +122,8 @@ def test_thirty_steps_of_adam_equal_keras(make, size, seed, dies):
     nnx.update(model, jax.tree.map(lambda x: x.astype(jnp.float64), nnx.state(model, nnx.Param)))
     data = batches(30, size)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    expected = keras_history(keras_model, loss, EXACT_ADAM, data)
-    actual = our_history(model, EXACT_ADAM, data)
+    expected = keras_history(keras_model, loss, keras.optimizers.Adam(*EXACT_ADAM), data)
+    actual = our_history(model, adam_of(*EXACT_ADAM), data, threshold=0.5)
     assert (expected[-1, 0] == pytest.approx(np.log(64))) == dies
     np.testing.assert_allclose(actual[:, 0], expected[:, 0], rtol=1e-6)
     np.testing.assert_array_equal(actual[:, 1], expected[:, 1])
@@ -136,12 +142,70 @@ def test_a_hundred_steps_of_model_4s_head_equal_keras(tmp_path):
     data = batches(10, size) * 10
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
     assert len(keras_model.trainable_variables) == 2  # the head's
-    expected = keras_history(keras_model, loss, (1e-4,), data)
-    actual = our_history(model, (1e-4,), data, nnx.PathContains("head"))
+    expected = keras_history(keras_model, loss, keras.optimizers.Adam(1e-4), data)
+    head = nnx.PathContains("head")
+    actual = our_history(model, keras_adam(1e-4), data, trainable=head, threshold=0.5)
     # Ten batches, ten times: training has changed the loss of each.
     assert np.abs(expected[90:, 0] / expected[:10, 0] - 1).mean() > 0.02
     np.testing.assert_allclose(actual[:, 0], expected[:, 0], rtol=1e-4)
     np.testing.assert_array_equal(actual[:, 1], expected[:, 1])
+
+
+@pytest.mark.usefixtures("_double_precision")
+@pytest.mark.parametrize(
+    ("blocks", "last"),
+    [
+        (3, 3),
+        # Slow: the gradient of the whole backbone is compiled.
+        pytest.param(17, 3, marks=pytest.mark.slow),
+        pytest.param(17, None, marks=pytest.mark.slow),
+    ],
+)
+def test_ten_steps_of_model_5_equal_keras(blocks, last, request, monkeypatch):
+    """With its recipe's optimizer, schedule and loss; all of it, or the last three stages."""
+    keras, size = reference.import_keras(), 32
+    if blocks == 3:
+        request.getfixturevalue("short_backbone")
+    # With Keras's place for epsilon, which counts in the first steps.
+    adam = partial(scale_by_keras_adam, *EXACT_ADAM[1:])
+    monkeypatch.setattr(optimizers, "DIRECTIONS", {"adamw": adam})
+    optimizer = optimizers.make_optimizer(
+        "adamw",
+        learning_rate=EXACT_ADAM[0],
+        steps=10,
+        schedule="cosine",
+        warmup_steps=2,
+        weight_decay=0.125,
+    )
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, 8, warmup_target=EXACT_ADAM[0], warmup_steps=2
+    )
+    theirs = keras.optimizers.AdamW(rate, 0.125, *EXACT_ADAM[1:])
+    theirs.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+
+    keras_model, model = reference.model5_pair(0.35, size, blocks)
+    trainable = nnx.Param
+    if last is not None:
+        reference.freeze_before(keras_model, f"block_{blocks - 1}_expand")
+        trainable = last_stages(model, last)
+    before, data = reference.arrays5(model), batches(10, size)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.125)
+    one_hot = [{**batch, "label": np.eye(2)[batch["label"]]} for batch in data]
+    expected = keras_history(keras_model, loss, theirs, one_hot)
+    actual = our_history(
+        model, optimizer, data, trainable=trainable, loss=smoothed(cross_entropy, 0.125, 2)
+    )
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    trained = reference.by_name(keras_model.trainable_variables)
+    assert len(trained) == (3 * (3 * blocks + 1) + 2 if last is None else 3 * 4 + 2)
+    after = reference.arrays5(model)
+    for name, variable in reference.by_name(keras_model.weights).items():
+        if name in trained:
+            change = variable.numpy() - before[name]
+            assert reference.largest_error(after[name] - before[name], change) <= 1e-4, name
+        else:
+            np.testing.assert_array_equal(after[name], before[name])
+            np.testing.assert_array_equal(variable.numpy(), before[name])
 
 
 def test_adam_equals_keras_with_default_decays_for_gradients_of_any_size():

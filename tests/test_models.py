@@ -1,4 +1,4 @@
-"""Models 1 to 4 against Keras: logits, gradients (1 to 3 only), initial weights, dropout."""
+"""Models 1 to 5 against Keras: logits, gradients (but model 4's), initial weights, dropout."""
 
 from typing import Any
 
@@ -60,6 +60,21 @@ def test_logits_without_the_quirk_equal_keras_with_one_layer_more(name):
     assert largest_error(infer(model, images), expected) <= 1e-4
 
 
+def put_gradients(model, images, labels, scale=1.0):
+    """Put the gradients of the sum of losses of scaled logits in the place of the weights."""
+
+    @nnx.jit
+    def gradients(model):
+        def loss(model):
+            logits = model(jnp.asarray(images)) * scale
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
+
+        return nnx.grad(loss)(in_mode(model, training=False))
+
+    with jax.default_matmul_precision("highest"):
+        nnx.update(model, gradients(model))
+
+
 @by_network
 def test_gradients_equal_keras(name):
     keras_model, model = pair(name, 24)
@@ -70,16 +85,7 @@ def test_gradients_equal_keras(name):
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     expected = tape.gradient(loss, keras_model.trainable_variables)
 
-    @nnx.jit
-    def gradients(model):
-        def loss(model):
-            logits = model(jnp.asarray(images)) / 100
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
-
-        return nnx.grad(loss)(in_mode(model, training=False))
-
-    with jax.default_matmul_precision("highest"):
-        nnx.update(model, gradients(model))  # gradients in place of the weights
+    put_gradients(model, images, labels, 1 / 100)
     layers = reference.trained_layers(model)
     actual = [variable[...] for layer in layers for variable in (layer.kernel, layer.bias)]
     assert len(actual) == len(expected)
@@ -228,6 +234,29 @@ def test_model4_has_one_logit_for_two_classes_and_one_each_for_more(num_classes,
     )
     assert model.head.kernel.shape == (1280, outputs)
     assert model.head.bias.shape == (outputs,)
+
+
+# Model 5.
+
+
+@pytest.mark.parametrize("blocks", [3, pytest.param(17, marks=pytest.mark.slow)])
+def test_logits_and_gradients_of_model5_equal_keras(blocks, request):
+    """Of all weights, with batch norm in inference mode. Slow: the 17 blocks of the whole."""
+    if blocks == 3:
+        request.getfixturevalue("short_backbone")
+    keras_model, model = reference.model5_pair(0.35, 32, blocks)
+    images, labels = pixels(4, 32).astype("float32"), np.array([0, 1, 1, 0])
+    tf = pytest.importorskip("tensorflow")
+    with tf.GradientTape() as tape:
+        logits = keras_model(images, training=True)
+        loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+    expected = tape.gradient(loss, keras_model.trainable_variables)
+    assert largest_error(infer(model, images), logits) <= 1e-4
+    put_gradients(model, images, labels)
+    actual, names = reference.arrays5(model), reference.by_name(keras_model.trainable_variables)
+    assert len(names) == 3 * (3 * blocks + 1) + 2  # a convolution has a kernel, gamma and beta
+    for name, gradient in zip(names, expected, strict=True):
+        assert largest_error(actual[name], gradient) <= 1e-4, name
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones():
