@@ -19,7 +19,7 @@ from tyro.conf import Fixed, Positional, arg
 
 from .errors import InputError
 from .runs.experiment import Experiment, range_of
-from .runs.recipes import RECIPES, recipe
+from .runs.recipes import POST, RECIPES, recipe
 
 Options = TypeVar("Options")
 Kind = TypeVar("Kind", bound=type)
@@ -49,6 +49,7 @@ def help_of_settings(kind: Kind) -> Kind:
 class Settings(Experiment):
     """The settings of an experiment as options, not validated here: `Experiment` does that."""
 
+    mirror_test: tyro.conf.FlagConversionOff[bool] = False
     stop_when_dead: tyro.conf.FlagConversionOff[bool] = True
     strict: Flag = False  # Stop if a photo cannot be read or is passed over.
     changes: Fixed[Mapping[str, Any]] = field(default_factory=dict)
@@ -59,7 +60,7 @@ class Settings(Experiment):
 
     def adapt(self, recipe: Experiment) -> Experiment:
         """`recipe` with those of the changes that apply to it."""
-        unused = {"weights": "none", "trainable": "all", "model_options": ()}
+        unused = {"weights": "none", "trainable": "all", "model_options": (), "head_epochs": 0}
         skip = {name for name, value in unused.items() if getattr(recipe, name) == value}
         return replace(recipe, **{k: v for k, v in self.changes.items() if k not in skip})
 
@@ -89,13 +90,13 @@ class Reproduce(Settings):
 
     Example: catdog-jax reproduce --seeds 3
 
-    Settings apply to all recipes; --weights, --trainable and --model-options only to recipes that
-    set them. The defaults shown are model3's.
+    Settings apply to all recipes; --weights, --trainable, --model-options and --head-epochs only
+    to recipes that set them. The defaults shown are model3's.
     """
 
     model: Fixed[str] = ""
     seed: Fixed[int] = 0
-    models: tuple[str, ...] = tuple(RECIPES)  # Which models.
+    models: tuple[str, ...] = POST  # Which models.
     seeds: int = 1  # How many seeds, from 0.
     out: Path = Path("runs/reproduce")  # Folder of the series; finished runs are not repeated.
 

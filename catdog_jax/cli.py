@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .arguments import Data, Demo, Evaluate, Predict, Reproduce, Train, nearest, parse
 from .errors import InputError, first_line, guarded, say
 from .files import expanded, make_folder
-from .runs.recipes import RECIPES, recipe
+from .runs.recipes import POST, RECIPES, recipe
 
 if TYPE_CHECKING:
     from .runs.results import Run
@@ -90,7 +90,7 @@ def _demo(options: Demo) -> None:
         say("Model 4 needs pretrained weights and is left out; give a file with --weights.")
     changes = {name: getattr(options, name) for name in ("epochs", "image_size", "sizes")}
     changes |= {"data": "sketches"} | ({"weights": str(weights)} if weights else {})
-    models = tuple(n for n, recipe in RECIPES.items() if weights or recipe.weights == "none")
+    models = tuple(name for name in POST if weights or RECIPES[name].weights == "none")
     reproduce(Reproduce(models=models, out=options.out, changes=changes))
     say("These were drawings. For the real photos (68 MB) and the weights of model 4 (9 MB):")
     say("    catdog-jax reproduce")

@@ -38,7 +38,7 @@ def section(name: str) -> str:
     """A name's signature and what its docstring says."""
     thing = getattr(cd, name)
     if not callable(thing):
-        return f"## {name}\n\nThe post's runs, an `Experiment` each: {', '.join(thing)}.\n"
+        return f"## {name}\n\nAn `Experiment` for each model: {', '.join(thing)}.\n"
     text = docstring_parser.parse(thing.__doc__, docstring_parser.DocstringStyle.GOOGLE)
     lines = [f"## {name}", ""]
     if inspect.isfunction(thing):

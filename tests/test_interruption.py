@@ -28,7 +28,7 @@ from catdog_jax.cli import main
 from catdog_jax.data.load import load_data
 from catdog_jax.errors import InputError, RunError
 from catdog_jax.files import lock_folder
-from catdog_jax.runs import build, checkpoint, report, results, runner
+from catdog_jax.runs import build, checkpoint, initial, report, results, runner
 from catdog_jax.runs.build import build_model
 from catdog_jax.runs.experiment import Experiment
 from catdog_jax.runs.history import best_epoch, read_history
@@ -606,7 +606,7 @@ def test_a_run_of_another_weights_file_with_the_same_name_is_refused(
 ) -> None:
     weights = tmp_path / "weights.h5"
     weights.write_bytes(b"one")
-    monkeypatch.setattr(build, "load_keras_weights", lambda *_, **__: None)
+    monkeypatch.setattr(initial, "load_keras_weights", lambda *_, **__: None)
     monkeypatch.setattr(build, "weights_file", Path)
     experiment = replace(LINEAR, weights=str(weights), epochs=1)
     run(experiment, tmp_path / "run", log=silent)

@@ -40,7 +40,7 @@ def plot_history(
         history: one record per epoch.
         title: of the figure.
         baseline: the accuracy of always guessing the commonest class, to draw a line at.
-        fine_tuning_after: the last epoch of the head alone, to draw a line behind it.
+        fine_tuning_after: the last epoch that trained the head alone, to draw a line after it.
     """
     epochs = [record["epoch"] for record in history]
     figure, (above, below) = subplots(2, 1, (6, 6), sharex=True)
@@ -54,7 +54,8 @@ def plot_history(
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
         if fine_tuning_after is not None:
-            axes.axvline(fine_tuning_after + 0.5, color="0.35", label="fine-tuning starts")
+            line = fine_tuning_after + 0.5
+            axes.axvline(line, color=PUBLISHED_COLOUR, label="fine-tuning starts")
     if baseline is not None:
         above.axhline(baseline, color=PUBLISHED_COLOUR, linestyle=":", label="always one class")
     above.set_title(printable(title))

@@ -44,9 +44,9 @@ class Experiment:
     """
 
     model: str
-    """model1 (plain CNN), model2 (augmented), model3 (rescaled), model4 (transfer), or your
-    own: FILE.py:NAME, a class or function that takes rngs (and, if it names them, num_classes and
-    image_size) and returns an NNX module."""
+    """model1 (plain CNN), model2 (augmented), model3 (rescaled), model4 (transfer), model5
+    (fine-tuned), or your own: FILE.py:NAME, a class or function that takes rngs (and, if it names
+    them, num_classes and image_size) and returns an NNX module."""
     model_options: tuple[str, ...] = ()
     """Arguments of the model, as NAME=VALUE."""
     weights: str = "none"
@@ -74,10 +74,11 @@ class Experiment:
     epochs: Annotated[int, Range(1, 10**6)] = 20
     """Passes over the training photos."""
     head_epochs: Annotated[int, Range(0, 10**6)] = 0
-    """The first of the epochs, in which only the head is trained, without augmentation, so that the
-    features of the photos are computed only once."""
+    """How many of the epochs come first and train only the model's part named head, without
+    augmentation: a photo's features are then computed only once. schedule, warmup, layer_decay, ema
+    and patience are those of the other epochs."""
     head_learning_rate: Annotated[float, Range(_LEAST, _GREATEST)] = 1e-3
-    """Constant during the head's epochs."""
+    """The constant learning rate of the head's epochs."""
     optimizer: str = "adam"
     """adam, adamw, sgd (momentum 0.9), keras_adam, or FILE.py:NAME, an optax transformation
     or a function that returns one and may take learning_rate, steps and steps_per_epoch."""

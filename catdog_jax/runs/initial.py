@@ -47,4 +47,5 @@ def _start_from(run: str, model: nnx.Module) -> None:
 
 def _weights(model: nnx.Module) -> dict[PathParts, Any]:
     """Parameters and batch statistics by path."""
-    return dict(nnx.to_flat_state(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))))
+    state: Any = nnx.to_flat_state(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat)))
+    return dict(state)

@@ -47,8 +47,10 @@ def report(
     validation, test = splits.validation, splits.test
     accuracy = history[best - 1]["val_accuracy"]
     interval = wilson_interval(round(accuracy * len(validation)), len(validation))
-    # The first epoch compiles, so the median leaves it out if there are others.
+    start = [phase.start for phase in phases_of(experiment) if phase.start < len(history)][-1]
+    # The first epoch of the last phase compiles, so the median leaves it out if there are others.
     seconds = [row["seconds"] for row in history]
+    of_last_phase = seconds[start + 1 :] or seconds[start:]
     metrics = {
         "model": named.short(experiment.model),
         "seed": experiment.seed,
@@ -63,7 +65,7 @@ def report(
             "test": majority_baseline(test) if len(test) else None,
         },
         "seconds": sum(seconds),
-        "images_per_second": len(splits.train) / float(np.median(seconds[1:] or seconds)),
+        "images_per_second": len(splits.train) / float(np.median(of_last_phase)),
         "device": record["device"],
         "on_device": record["on_device"],
         "versions": {name: version(name) for name in _PACKAGES}
@@ -71,13 +73,12 @@ def report(
     }
     write_history(out / HISTORY, history)
     fate = f": died in epoch {len(history)}" if metrics["dead"] else ""
-    starts = [phase.start for phase in phases_of(experiment) if 0 < phase.start < len(history)]
     plot_history(
         out / "history.png",
         history,
         f"{metrics['model']}, seed {experiment.seed}{fate}",
         baseline=metrics["baseline"]["validation"],
-        fine_tuning_after=starts[0] if starts else None,
+        fine_tuning_after=start or None,
     )
     # Last: this file marks a finished run.
     write_json(out / METRICS, metrics)
