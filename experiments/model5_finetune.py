@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import optax
 from flax import nnx
 
 import catdog_jax as cd
@@ -17,6 +16,7 @@ from catdog_jax.cli import script
 from catdog_jax.reports import plots
 from catdog_jax.training.augment import random_crop, random_mirror
 from catdog_jax.training.losses import cross_entropy, smoothed
+from catdog_jax.training.optimizers import make_optimizer
 
 
 def show(records: Iterable[Any]) -> Iterator[dict[str, Any]]:
@@ -37,24 +37,29 @@ def main(
     """Model 5: fine-tuned MobileNetV2."""
     cd.use_cpu_cores()
     splits = cd.load_data(data, image_size)
+    photos = splits.train, splits.validation
+
     model = cd.create_model("model5", rngs=nnx.Rngs(seed))
-    cd.load_keras_weights(model, weights)
-    data_of_both = {"train": splits.train, "validation": splits.validation, "seed": seed}
+    cd.load_keras_weights(model, weights, image_size=image_size)
+    options = {"seed": seed, "loss": smoothed(cross_entropy, 0.1, len(splits.class_names))}
 
     # The head alone: nothing changes the photos' features, so they are computed once.
     head = nnx.PathContains("head")
-    history = list(show(cd.fit(model, **data_of_both, epochs=head_epochs, trainable=head)))
+    history = list(show(cd.fit(model, *photos, epochs=head_epochs, trainable=head, **options)))
 
     # Then all weights, at a rate that falls to zero, on mirrored and cropped photos.
-    options = {
-        "optimizer": lambda steps: optax.adamw(
-            optax.warmup_cosine_decay_schedule(0.0, 1e-4, steps // 10, steps)
-        ),
-        "augment": [random_mirror, random_crop(0.5)],
-        "loss": smoothed(cross_entropy, 0.1, len(splits.class_names)),
-        "ema": 0.99,
-    }
-    history += show(cd.fit(model, **data_of_both, start=head_epochs, epochs=epochs, **options))
+    def optimizer(steps: int) -> Any:
+        return make_optimizer(
+            "adamw",
+            learning_rate=1e-4,
+            steps=steps,
+            schedule="cosine",
+            warmup_steps=steps // (epochs - head_epochs),  # an epoch
+            weight_decay=0.01,
+        )
+
+    options |= {"optimizer": optimizer, "augment": [random_mirror, random_crop(0.5)], "ema": 0.99}
+    history += show(cd.fit(model, *photos, start=head_epochs, epochs=epochs, **options))
     plots.plot_history(
         Path("runs/model5/history.png"), history, "model 5", fine_tuning_after=head_epochs
     )

@@ -301,6 +301,7 @@ DRAWN = {
     "model2_augmentation": {"flips.png", "rotations.png", "history.png"},
     "model3_rescaling": {"history.png"},
     "model4_transfer": {"history.png"},
+    "model5_finetune": {"history.png"},
     "custom_model": {"history.png", "metrics.json"},
 }
 
@@ -316,7 +317,9 @@ def test_an_experiment_script_runs(
 ) -> None:
     """Slow: each script compiles a model of its own."""
     arguments = ["--data", "sketches", "--image-size", "32", "--epochs", "1"]
-    if name == "model4_transfer":
+    if name == "model5_finetune":
+        arguments += ["--head-epochs", "1", "--epochs", "2"]
+    if name in ("model4_transfer", "model5_finetune"):
         weights = tmp_path / "random.weights.h5"
         save_keras_weights(MobileNetV2(rngs=nnx.Rngs(0)), weights)
         arguments += ["--weights", str(weights)]

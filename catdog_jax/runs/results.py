@@ -29,6 +29,7 @@ from .run_folder import (
     read_config,
     read_json,
     read_record,
+    saved_checkpoint,
     with_code_of,
 )
 
@@ -72,19 +73,15 @@ class Run:
         while True:
             saved = checkpoint.epochs(self.folder / CHECKPOINT)
             try:
-                return self._load(saved)
+                return self._load()
             except InputError:
                 # A run in training may have replaced this checkpoint by a better one.
                 if checkpoint.epochs(self.folder / CHECKPOINT) == saved:
                     raise
 
-    def _load(self, saved: Sequence[int]) -> nnx.Module:
-        if not saved:
-            raise InputError(f"{self.folder} has no checkpoint yet; train at least one epoch")
-        path, experiment = self.folder / CHECKPOINT / str(saved[-1]), self.experiment
-        if self.checkpoint == "best":
-            record = read_record(path, experiment, self.inputs)
-            path = path.with_name(str(best_epoch(record["history"])))
+    def _load(self) -> nnx.Module:
+        experiment, best = self.experiment, self.checkpoint == "best"
+        path = saved_checkpoint(self.folder, experiment, self.inputs, best=best)
         model = build.build_model(experiment, len(self.class_names), self.image_size)
         put_checkpoint(model, path, experiment, self.inputs)
         return model

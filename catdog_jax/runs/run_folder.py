@@ -126,7 +126,10 @@ def inputs_of(experiment: Experiment, splits: Splits, *, known: Inputs | None = 
         if weights := build.weights_path(experiment):
             files["weights file"] = weights
         if experiment.init != "none":
-            files["init"] = _best_checkpoint(expanded(experiment.init)) / checkpoint.DIGESTS
+            first = expanded(experiment.init)
+            its_experiment, config = read_config(first)
+            best = saved_checkpoint(first, its_experiment, config["inputs"])
+            files["init"] = best / checkpoint.DIGESTS
     else:
         inputs |= {name: known[name] for name in ("weights file", "init") if name in known}
     for name, path in files.items():
@@ -135,15 +138,6 @@ def inputs_of(experiment: Experiment, splits: Splits, *, known: Inputs | None = 
         except (OSError, ValueError) as error:  # ValueError: no possible path
             raise InputError(f"{path} cannot be read ({first_line(error)})") from error
     return inputs
-
-
-def _best_checkpoint(folder: Path) -> Path:
-    experiment, config = read_config(folder)
-    saved = checkpoint.epochs(folder / CHECKPOINT)
-    if not saved:
-        raise InputError(f"{folder} has no checkpoint yet; train at least one epoch")
-    record = read_record(folder / CHECKPOINT / str(saved[-1]), experiment, config["inputs"])
-    return folder / CHECKPOINT / str(best_epoch(record["history"]))
 
 
 def keep_code(experiment: Experiment, out: Path) -> None:
@@ -262,6 +256,24 @@ def _identity(experiment: Experiment) -> dict[str, Any]:
     values = plain(_map_code(experiment, named.short))
     paths = ("data", "data_dir", "weights", "init")  # their content is in the inputs
     return {name: v for name, v in values.items() if name not in (*paths, "epochs")}
+
+
+def saved_checkpoint(
+    folder: Path, experiment: Experiment, inputs: Inputs, *, best: bool = True
+) -> Path:
+    """The path of a run's checkpoint of the best epoch, or of the last one.
+
+    Raises:
+        InputError: no epoch is saved, or the last checkpoint is damaged.
+    """
+    saved = checkpoint.epochs(folder / CHECKPOINT)
+    if not saved:
+        raise InputError(f"{folder} has no checkpoint yet; train at least one epoch")
+    path = folder / CHECKPOINT / str(saved[-1])
+    if not best:
+        return path
+    record = read_record(path, experiment, inputs)
+    return path.with_name(str(best_epoch(record["history"])))
 
 
 def read_record(path: Path, experiment: Experiment, inputs: Inputs) -> Record:
