@@ -20,8 +20,8 @@ from .state import Dtype, full_precision, in_dtype, in_mode, in_pixels, trained_
 class FeatureModel(Protocol):
     """A model whose logits are `classify(features(images))`.
 
-    If none of `feature_parts` is trained, the features of an image are computed only once:
-    always in validation, and in training without augmentation.
+    If none of `feature_parts` is trained, the features of an image are computed only once, in
+    inference mode: always for validation, and without augmentation for training as well.
     """
 
     feature_parts: Sequence[str]
