@@ -11,6 +11,11 @@ from catdog_jax.data import sketches
 from catdog_jax.data.copies import groups_alike, pairs_alike, thumbnails
 from catdog_jax.data.load import load_data
 from catdog_jax.data.splits import Splits
+from catdog_jax.errors import InputError
+from catdog_jax.runs.experiment import Experiment
+from catdog_jax.runs.runner import run
+
+LINEAR = f"{Path(__file__).with_name('networks.py')}:Linear"
 
 
 def pictures(count: int, size: int = 64) -> np.ndarray:
@@ -84,6 +89,39 @@ def test_copies_in_two_splits_are_listed(tmp_path: Path) -> None:
     splits = load_data(tmp_path, 32, sizes=(12, 13, 0))
     (shared,) = splits.shared
     assert (shared.name, shared.other_name) == ("validation/a/copy.jpg", "train/a/4.png")
+
+
+def save(folder: Path, images: np.ndarray) -> None:
+    for index, image in enumerate(images):
+        path = folder / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+
+
+def test_photos_that_a_run_has_seen_are_left_out(tmp_path: Path) -> None:
+    images = pictures(40)
+    save(tmp_path / "old", images[:24])
+    save(tmp_path / "new", np.stack([*images[24:], *(again(x, 90, 30) for x in images[:24])]))
+    experiment = Experiment(
+        LINEAR, data=str(tmp_path / "old"), image_size=32, sizes=(12, 6, 6), epochs=1
+    )
+    trained = run(experiment, tmp_path / "run", log=lambda _: None)
+    lines: list[str] = []
+    everything = trained.predict(tmp_path / "new", split="all")
+    unseen = trained.predict(tmp_path / "new", split="all", unseen=True, log=lines.append)
+    assert lines == ["left out 18 of 40 photos: they look like photos this run has seen"]
+    # Those of its test split count as unseen.
+    split = load_data(tmp_path / "old", 32, sizes=(12, 6, 6))
+    numbers = [int(Path(name).stem) for name in split.test.names]
+    expected = {f"{'ab'[n % 2]}/{n}.png" for n in [*range(16), *(16 + n for n in numbers)]}
+    assert set(unseen.names) == expected
+    kept = [everything.names.index(name) for name in unseen.names]
+    np.testing.assert_allclose(unseen.logits, everything.logits[kept], rtol=1e-5)
+    with pytest.raises(InputError, match="no photos are left"):
+        trained.predict(split="train", unseen=True)
+    save(tmp_path / "old", pictures(26)[::-1])
+    with pytest.raises(InputError, match="has changed since this run was trained"):
+        trained.predict(tmp_path / "new", unseen=True)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ Each photo becomes a grey thumbnail of 16×16, less its mean and scaled to lengt
 two is their correlation; copies are the pairs where it is above `ALIKE`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..files import forget_pages
-from .splits import ImageView
+from .splits import ImageView, Split
 
 ALIKE = 0.97
 """Among 21,000 photos of cats and dogs, copies had 0.995 and more, other pairs 0.93 and less."""
@@ -67,6 +67,31 @@ def groups_alike(photos: Float32[np.ndarray, "n pixels"]) -> list[list[int]]:
     for index in np.unique(pairs).tolist():
         groups.setdefault(int(group_of[index]), []).append(index)
     return list(groups.values())
+
+
+class Copy(NamedTuple):
+    """A photo that looks like one of another split, by name."""
+
+    name: str
+    original: str
+    correlation: float
+
+
+def without_copies(split: Split, of: Sequence[Split]) -> tuple[Split, list[Copy]]:
+    """`split` without the photos that look like one in `of`, and what was left out.
+
+    A photo's original is the one that it is most like.
+    """
+    names = [name for other in of for name in other.names]
+    seen = np.concatenate([thumbnails(other.images) for other in of])
+    found: dict[int, Pair] = {}
+    for pair in pairs_alike(thumbnails(split.images), seen):
+        if pair.one not in found or pair.correlation > found[pair.one].correlation:
+            found[pair.one] = pair
+    copies = [
+        Copy(split.names[i], names[pair.other], pair.correlation) for i, pair in found.items()
+    ]
+    return split.take(np.setdiff1d(np.arange(len(split)), [*found])), copies
 
 
 def _thumbnails(images: np.ndarray) -> Float32[np.ndarray, "n pixels"]:

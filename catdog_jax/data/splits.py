@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import shorten
 from types import EllipsisType
@@ -74,6 +74,10 @@ class ImageView:
         forget_pages(self.array)
         return images
 
+    def take(self, rows: Indices) -> "ImageView":
+        """A view of the images at `rows`."""
+        return ImageView(self.array, self.index[rows])
+
     def __iter__(self) -> Iterator[np.ndarray]:
         return map(self.__getitem__, range(len(self)))
 
@@ -109,6 +113,13 @@ class Split:
         return (
             f"Split of {len(self)} images, {size} {self.images.dtype}:\n    {shorten(counts, 90)}"
         )
+
+    def take(self, rows: Indices) -> "Split":
+        """The photos at `rows`; those of a data set on disk stay there."""
+        images = self.images
+        chosen = images[rows] if isinstance(images, np.ndarray) else images.take(rows)
+        names = tuple(self.names[row] for row in rows.tolist())
+        return replace(self, images=chosen, labels=self.labels[rows], names=names)
 
     def batches(self, batch_size: int = 32) -> "Batches":
         """All batches in order; the last one is filled up."""

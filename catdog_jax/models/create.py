@@ -9,6 +9,7 @@ from flax import nnx
 from ..errors import InputError
 from .cnn import Model1, Model2, Model3
 from .mobilenet_v2 import MobileNetV2
+from .resnet import Model6
 from .transfer import Model4, Model5
 
 MODELS: Mapping[str, Callable[..., nnx.Module]] = MappingProxyType(
@@ -18,6 +19,7 @@ MODELS: Mapping[str, Callable[..., nnx.Module]] = MappingProxyType(
         "model3": Model3,
         "model4": Model4,
         "model5": Model5,
+        "model6": Model6,
         "mobilenet_v2": MobileNetV2,
     }
 )
@@ -27,7 +29,7 @@ def create_model(name: str, *, rngs: nnx.Rngs, **options: Any) -> nnx.Module:
     """Build a model by its name: one of `MODELS`.
 
     Args:
-        name: `"model1"` … `"model5"` or `"mobilenet_v2"`.
+        name: `"model1"` … `"model6"` or `"mobilenet_v2"`.
         rngs: source of the initial weights, as `nnx.Rngs(0)`.
         **options: the model's own, such as `image_size` or `num_classes`.
 

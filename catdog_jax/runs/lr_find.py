@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
-from ..data.splits import Split, Splits
+from ..data.splits import Splits
 from ..errors import InputError, RunError
 from ..reports import plots
 from ..training.loop import fit
@@ -99,7 +99,7 @@ def find_learning_rate(
         if len(losses) == steps or smoothed[-1] > _DIVERGED * smoothed.min():
             raise _Enough
 
-    few = _first(splits.validation, experiment.batch_size)
+    few = splits.validation.take(np.arange(min(len(splits.validation), experiment.batch_size)))
     with suppress(_Enough, RunError):  # RunError: the loss is not finite any more
         for _ in fit(model, splits.train, few, on_step=note, on_device=False, **options):
             pass
@@ -108,15 +108,6 @@ def find_learning_rate(
 
 class _Enough(Exception):  # noqa: N818
     """Ends the training."""
-
-
-def _first(split: Split, count: int) -> Split:
-    return replace(
-        split,
-        images=np.asarray(split.images[:count]),
-        labels=split.labels[:count],
-        names=split.names[:count],
-    )
 
 
 def plot_rates(path: Path, curve: RateCurve, title: str) -> None:

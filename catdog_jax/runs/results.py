@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 
 from ..data.arrays import Arrays, as_split
+from ..data.copies import without_copies
 from ..data.splits import SPLIT_NAMES, Split, Splits
 from ..errors import InputError, say
 from ..files import expanded, is_file
@@ -92,6 +93,7 @@ class Run:
         *,
         split: str = "test",
         data_dir: str | None = None,
+        unseen: bool = False,
         log: Log = say,
     ) -> Predictions:
         """The model's predictions on photos.
@@ -101,7 +103,10 @@ class Run:
                 run's own data.
             split: which part of a source: train, validation, test, or all.
             data_dir: as in `load_data`.
-            log: gets a line if class names were matched (cat = cats) or the data have changed.
+            unseen: leave out photos that look like one the run was trained or validated on, in
+                whatever size or encoding.
+            log: gets a line if class names were matched (cat = cats), the data have changed, or
+                photos were left out.
 
         Raises:
             InputError: there are no such photos, or they or their classes do not fit the model.
@@ -123,7 +128,24 @@ class Run:
         chosen = [part for part in (getattr(splits, name) for name in parts) if len(part)]
         if not chosen:
             raise InputError(f"{source.data} has no {split} photos")
-        return self._predict(self._with_our_classes(chosen, splits, log))
+        chosen = self._with_our_classes(chosen, splits, log)
+        return self._predict(self._unseen(chosen, log) if unseen else chosen)
+
+    def _unseen(self, parts: Sequence[Split], log: Log) -> list[Split]:
+        seen = build.load_splits(self.experiment, image_size=self.image_size)
+        if seen.fingerprint != self.inputs["photos"]:
+            raise InputError(
+                f"{self.experiment.data} has changed since this run was trained, so it is not "
+                "known which photos it has seen"
+            )
+        kept, copies = zip(
+            *(without_copies(part, [seen.train, seen.validation]) for part in parts), strict=True
+        )
+        count, total = sum(map(len, copies)), sum(map(len, parts))
+        log(f"left out {count} of {total} photos: they look like photos this run has seen")
+        if count == total:
+            raise InputError("no photos are left that this run has not seen")
+        return [part for part in kept if len(part)]
 
     def _with_our_classes(self, parts: list[Split], splits: Splits, log: Log) -> list[Split]:
         theirs = splits.class_names

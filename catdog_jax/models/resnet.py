@@ -1,0 +1,107 @@
+"""Model 6: a small residual network, trained from scratch."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Num
+
+from .layers import PathParts, rescale
+from .ops import Images
+
+_he = nnx.initializers.he_normal()
+
+
+class Model6(nnx.Module):
+    """A small residual network of standard layers, with batch norm before each convolution.
+
+    A 7×7 convolution of stride 4 and four stages of residual blocks (He et al. 2016,
+    arXiv:1603.05027), each at half the size of the one before; then batch norm, global average
+    pooling, dropout and one logit per class. Takes pixels 0…255 of any size from 64 on.
+
+    Args:
+        image_size: not used; the network takes images of any size.
+        num_classes: number of classes.
+        widths: channels of each stage.
+        blocks: residual blocks of each stage.
+        stem_stride: 2 keeps four times as many pixels: better, and four times as slow.
+        dropout: rate before the last layer.
+        rngs: source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 128,
+        num_classes: int = 2,
+        widths: Sequence[int] = (32, 64, 128, 192),
+        blocks: Sequence[int] = (1, 1, 1, 1),
+        stem_stride: int = 4,
+        dropout: float = 0.2,
+        rngs: nnx.Rngs,
+    ) -> None:
+        del image_size
+        self.stem = _conv(3, widths[0], 7, stem_stride, rngs)
+        self.blocks = nnx.List()
+        channels = widths[0]
+        for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+            for block in range(count):
+                stride = 2 if stage > 0 and block == 0 else 1
+                self.blocks.append(ResidualBlock(channels, width, stride, rngs=rngs))
+                channels = width
+        self.norm = nnx.BatchNorm(channels, momentum=0.9, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout, rngs=rngs)
+        self.head = nnx.Linear(channels, num_classes, rngs=rngs)
+
+    @property
+    def stages(self) -> list[PathParts]:
+        """Paths of the stem, the blocks, and the head with its norm."""
+        blocks: list[PathParts] = [("blocks", index) for index in range(len(self.blocks))]
+        return [("stem",), *blocks, ("norm",), ("head",)]
+
+    def __call__(self, images: Num[Array, "batch height width 3"]) -> Float[Array, "batch outputs"]:
+        """Logits of `images`."""
+        x = self.stem(rescale(images).astype(self.stem.kernel.dtype))
+        for block in self.blocks:
+            x = block(x)
+        x = nnx.relu(self.norm(x))
+        return self.head(self.dropout(jnp.mean(x, axis=(1, 2))))
+
+
+class ResidualBlock(nnx.Module):
+    """Batch norm, relu and a 3×3 convolution, twice, added to the input.
+
+    If the shape changes, the input is averaged over 2×2 pixels and projected by a 1×1 convolution.
+    """
+
+    def __init__(self, in_features: int, features: int, stride: int, *, rngs: nnx.Rngs) -> None:
+        self.norm1 = nnx.BatchNorm(in_features, momentum=0.9, rngs=rngs)
+        self.conv1 = _conv(in_features, features, 3, stride, rngs)
+        self.norm2 = nnx.BatchNorm(features, momentum=0.9, rngs=rngs)
+        self.conv2 = _conv(features, features, 3, 1, rngs)
+        changes = stride > 1 or in_features != features
+        self.projection = _conv(in_features, features, 1, 1, rngs) if changes else None
+        self.stride = stride
+
+    def __call__(self, images: Images) -> Images:
+        """The features, at `1 / stride` of the size."""
+        x = nnx.relu(self.norm1(images))
+        shortcut = images
+        if self.projection is not None:
+            window = (self.stride, self.stride)
+            pooled = nnx.avg_pool(x, window, window, padding="SAME", count_include_pad=False)
+            shortcut = self.projection(pooled)
+        x = self.conv1(x)
+        return shortcut + self.conv2(nnx.relu(self.norm2(x)))
+
+
+def _conv(in_features: int, features: int, size: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
+    return nnx.Conv(
+        in_features,
+        features,
+        (size, size),
+        strides=stride,
+        use_bias=False,
+        kernel_init=_he,
+        rngs=rngs,
+    )
