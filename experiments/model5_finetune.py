@@ -29,7 +29,7 @@ def show(records: Iterable[Any]) -> Iterator[dict[str, Any]]:
 def main(
     data: str = "cats_and_dogs_filtered",
     weights: str = "imagenet",
-    image_size: int = 160,
+    image_size: int = 224,
     head_epochs: int = 10,
     epochs: int = 20,
     seed: int = 0,

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
+from ..errors import InputError
 from .layers import PathParts, rescale
 from .ops import Images
 
@@ -15,18 +16,22 @@ _he = nnx.initializers.he_normal()
 class Model6(nnx.Module):
     """A small residual network of standard layers, with batch norm before each convolution.
 
-    A 7×7 convolution of stride 4 and four stages of residual blocks (He et al. 2016,
-    arXiv:1603.05027), each at half the size of the one before; then batch norm, global average
-    pooling, dropout and one logit per class. Takes pixels 0…255 of any size from 64 on.
+    A strided convolution and four stages of residual blocks (He et al. 2016, arXiv:1603.05027),
+    each at half the size of the one before; then batch norm, global average pooling, dropout and
+    one logit per class. Takes pixels 0…255.
 
     Args:
-        image_size: not used; the network takes images of any size.
+        image_size: height and width of the images; decides the stride of the first convolution.
         num_classes: number of classes.
         widths: channels of each stage.
         blocks: residual blocks of each stage.
-        stem_stride: 2 keeps four times as many pixels: better, and four times as slow.
+        stride: of the first convolution; by default 4, or less for images below 128 pixels, so
+            that the last stage still sees 4×4 pixels. Half of it is better, and four times as slow.
         dropout: rate before the last layer.
         rngs: source of the initial weights.
+
+    Raises:
+        InputError: `widths` and `blocks` are not as many.
     """
 
     def __init__(
@@ -36,18 +41,20 @@ class Model6(nnx.Module):
         num_classes: int = 2,
         widths: Sequence[int] = (32, 64, 128, 192),
         blocks: Sequence[int] = (1, 1, 1, 1),
-        stem_stride: int = 4,
+        stride: int | None = None,
         dropout: float = 0.2,
         rngs: nnx.Rngs,
     ) -> None:
-        del image_size
-        self.stem = _conv(3, widths[0], 7, stem_stride, rngs)
+        if len(widths) != len(blocks):
+            raise InputError(f"{len(widths)} widths, but {len(blocks)} numbers of blocks")
+        stride = min(4, max(1, image_size // 32)) if stride is None else stride
+        self.stem = _conv(3, widths[0], max(3, 2 * stride - 1), stride, rngs)
         self.blocks = nnx.List()
         channels = widths[0]
         for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
             for block in range(count):
-                stride = 2 if stage > 0 and block == 0 else 1
-                self.blocks.append(ResidualBlock(channels, width, stride, rngs=rngs))
+                halves = 2 if stage > 0 and block == 0 else 1
+                self.blocks.append(ResidualBlock(channels, width, halves, rngs=rngs))
                 channels = width
         self.norm = nnx.BatchNorm(channels, momentum=0.9, rngs=rngs)
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
