@@ -3,9 +3,7 @@
 The post's quirks are set here and are not the library's defaults.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 from .experiment import Experiment
@@ -64,20 +62,7 @@ RECIPES: Mapping[str, Experiment] = MappingProxyType(
 )
 """By model; where nothing else is set, 20 epochs, batches of 32, photos of 160×160."""
 
-_PHOTOS = 2000  # that the recipes' epochs are meant for
-
 
 def recipe(model: str) -> Experiment:
     """The recipe of `model`; for your own model, the defaults."""
     return RECIPES.get(model) or Experiment(model)
-
-
-def suited(experiment: Experiment, photos: int) -> Experiment:
-    """`experiment`, a recipe, with epochs that suit the number of training photos.
-
-    They go with 1 / √photos, from 0.4 to 3 times as many, so that few photos still make enough
-    steps, and many photos make more.
-    """
-    factor = min(3.0, max(0.4, math.sqrt(_PHOTOS / photos)))
-    head, epochs = (round(factor * n) for n in (experiment.head_epochs, experiment.epochs))
-    return replace(experiment, head_epochs=head, epochs=epochs)

@@ -1,0 +1,52 @@
+"""The recipe for photos of one's own, when none is asked for."""
+
+import math
+from dataclasses import replace
+
+from ..errors import InputError, first_line, say
+from . import build
+from .experiment import Experiment
+from .recipes import RECIPES
+from .results import Log
+
+_SMALLEST = 96  # pixels; MobileNetV2's features of smaller images are poor
+_PHOTOS = 2000  # what the recipes' epochs are meant for
+
+
+def recommend(
+    weights: str = "imagenet", *, image_size: int | None = None, log: Log = say
+) -> Experiment:
+    """Model 5 where pretrained weights can be had, else model 6.
+
+    Args:
+        weights: as in `Experiment`; none for a network from scratch.
+        image_size: of images that cannot be resized; by default the recipe's.
+        log: gets a line if weights would have been better, but cannot be had.
+
+    Raises:
+        InputError: the weights file does not exist.
+    """
+    size = {} if image_size is None else {"image_size": image_size}
+    scratch = replace(RECIPES["model6"], **size)
+    if weights == "none" or (image_size or _SMALLEST) < _SMALLEST:
+        return scratch
+    tuned = replace(RECIPES["model5"], weights=weights, **size)
+    try:
+        build.weights_path(tuned)
+    except InputError as error:
+        if weights != "imagenet":
+            raise
+        log(f"no pretrained weights ({first_line(error)}): training model 6 from scratch instead")
+        return scratch
+    return tuned
+
+
+def suited(recipe: Experiment, photos: int) -> Experiment:
+    """`recipe` with epochs that suit the number of training photos, and early stopping.
+
+    Epochs go with 1 / √photos, from 0.4 to 3 times the recipe's: few photos still make enough
+    steps, and many photos make more.
+    """
+    factor = min(3.0, max(0.4, math.sqrt(_PHOTOS / max(photos, 1))))
+    head, epochs = (round(factor * n) for n in (recipe.head_epochs, recipe.epochs))
+    return replace(recipe, head_epochs=head, epochs=epochs, patience=max(10, epochs // 3))
