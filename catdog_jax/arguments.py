@@ -1,15 +1,10 @@
-"""The options of each command, parsed by tyro.
+"""The options of each command, for tyro.
 
 The settings of a run come from `Experiment`. This module imports little, so that `--help` is fast.
 """
 
-import contextlib
-import difflib
-import io
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from itertools import dropwhile, takewhile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -17,11 +12,9 @@ import docstring_parser
 import tyro
 from tyro.conf import Fixed, Positional, arg
 
-from .errors import InputError
 from .runs.experiment import Experiment, range_of
-from .runs.recipes import POST, RECIPES, recipe
+from .runs.recipes import POST
 
-Options = TypeVar("Options")
 Kind = TypeVar("Kind", bound=type)
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 RunFolder = Positional[Annotated[Path, arg(metavar="RUN")]]
@@ -158,64 +151,3 @@ class Predict:
     run: RunFolder  # A folder that train made.
     photos: Positional[tuple[Path, ...]] = ()  # Photos, or folders of photos.
     json: Flag = False  # Print a line of JSON per photo.
-
-
-def parse(kind: type[Options], args: Sequence[str], prog: str) -> Options:
-    """The options that `args` give.
-
-    Raises:
-        InputError: an option is unknown, or a value is not of its type.
-        SystemExit: after `--help`.
-    """
-    default: Any = tyro.MISSING_NONPROP
-    if issubclass(kind, Settings):
-        known = [word for word in args if word in RECIPES]
-        model = next((word for word in [*known, *args] if not word.startswith("-")), "")
-        shown = recipe(model) if issubclass(kind, Train) else RECIPES["model3"]
-        default = kind(**{**vars(shown), "model": ""})
-    if {"-h", "--help"} & set(args):
-        args = ["--help"]  # given positional arguments would be missing from the help
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            options, unknown = tyro.cli(
-                kind,
-                prog=prog,
-                args=args,
-                default=default,
-                return_unknown_args=True,
-                config=(tyro.conf.SuppressFixed,),
-            )
-    except SystemExit as end:
-        if end.code:
-            raise InputError(f"{_first_part(said.getvalue())}; see {prog} --help") from None
-        raise
-    if unknown and unknown[0].startswith("-"):
-        names = [f"--{field.name.replace('_', '-')}" for field in fields(kind)]  # pyright: ignore
-        raise InputError(f"no option {unknown[0]}{nearest(unknown[0], names)}; see {prog} --help")
-    if unknown:
-        raise InputError(f"unexpected argument {unknown[0]}; see {prog} --help")
-    if not isinstance(options, Settings):
-        return options
-    given = {word[2:].partition("=")[0].replace("-", "_") for word in args if word[:2] == "--"}
-    settings = [field.name for field in fields(Experiment) if field.name in given]
-    return replace(options, changes={name: getattr(options, name) for name in settings})
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """`; did you mean --learning-rate?`, for `--learn_rate` as for its initials `--lr`, or ``."""
-    by_initials = {"--" + "".join(part[:1] for part in one.split("-")): one for one in names}
-    alike = [by_initials.get(name), *difflib.get_close_matches(name, names, 1)]
-    return next((f"; did you mean {one}?" for one in alike if one), "")
-
-
-def _first_part(box: str) -> str:
-    """The text of a tyro error box above its first inner rule, in one line."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip("│ ") for line in plain.splitlines()[1:]]
-    within = dropwhile(_is_rule, lines)
-    return " ".join(takewhile(lambda line: not _is_rule(line), within)).rstrip(".")
-
-
-def _is_rule(line: str) -> bool:
-    return not line.strip("─-╰╯")

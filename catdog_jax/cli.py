@@ -1,218 +1,37 @@
-"""The command line: `catdog-jax train model3 --data PATH` and its siblings.
+"""The command line: `catdog-jax train model3 --data PATH` and its siblings."""
 
-Modules that need JAX are imported inside the commands, so that `--help` is fast.
-"""
-
-import json
+import contextlib
+import difflib
+import io
 import logging
-import os
+import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, replace
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from itertools import dropwhile, takewhile
+from typing import Any, TypeVar
 
-from .arguments import Data, Demo, Evaluate, Predict, Reproduce, Train, nearest, parse
-from .errors import InputError, first_line, guarded, say
-from .files import expanded, make_folder
-from .runs.recipes import POST, RECIPES, recipe
+import tyro
 
-if TYPE_CHECKING:
-    from .runs.results import Run
+from .arguments import Data, Demo, Evaluate, Predict, Reproduce, Settings, Train
+from .commands import demo, evaluate_run, predict_photos, reproduce, show_data, train
+from .errors import InputError, guarded, say
+from .runs.experiment import Experiment
+from .runs.recipes import RECIPES, recipe
 
-
-def train(options: Train) -> "Run":
-    """Train a model, or resume a run."""
-    done = _train_anew(options) if options.resume is None else _resume(options, options.resume)
-    if options.predictions:
-        done.predict(split="test").write_csv(expanded(options.predictions))
-    say(f"history.csv, history.png, metrics.json and the checkpoints are in {done.folder}")
-    return done
-
-
-def _train_anew(options: Train) -> "Run":
-    if options.finish:
-        raise InputError("--finish ends a run early; it needs --resume RUN")
-    if not options.model:
-        raise InputError(f"which model? {', '.join(RECIPES)}, or your own as FILE.py:NAME")
-    experiment = replace(recipe(options.model), **options.changes)
-    from .runs.build import check, load_splits
-    from .runs.runner import run
-    from .runs.terminal import describe
-
-    _start_jax()
-    check(experiment)
-    splits = load_splits(experiment, strict=options.strict)
-    for line in describe(splits):
-        say(line)
-    return run(experiment, options.out and expanded(options.out), splits=splits)
-
-
-def _resume(options: Train, folder: Path) -> "Run":
-    given = options.changes.keys() - {"epochs", "data", "data_dir"}
-    if options.model or options.out or options.strict or given:
-        raise InputError(
-            "--resume continues a run with its own settings; only --epochs, --data, --data-dir, "
-            "--finish and --predictions can be given with it"
-        )
-    from .runs.runner import resume
-
-    _start_jax()
-    return resume(expanded(folder), finish=options.finish, **options.changes)
-
-
-def reproduce(options: Reproduce) -> list["Run"]:
-    """Train the post's models over several seeds into one folder, with a summary."""
-    from .runs.reproduce import reproduce as reproduce_series
-
-    if not 1 <= options.seeds <= 1000:
-        raise InputError(f"--seeds must be from 1 to 1000, not {options.seeds}")
-    _start_jax()
-    runs = reproduce_series(
-        options.models,
-        range(options.seeds),
-        expanded(options.out),
-        adapt=options.adapt,
-        strict=options.strict,
-    )
-    say(f"summary.md, curves.png and a folder per run are in {expanded(options.out)}")
-    return runs
-
-
-def _demo(options: Demo) -> None:
-    from .models.keras_weights import cached_official_weights
-
-    say("These are drawings made by a program, not photos, which are harder to tell apart.")
-    weights = options.weights or cached_official_weights()
-    if not weights:
-        say("Model 4 needs pretrained weights and is left out; give a file with --weights.")
-    changes = {name: getattr(options, name) for name in ("epochs", "image_size", "sizes")}
-    changes |= {"data": "sketches"} | ({"weights": str(weights)} if weights else {})
-    models = tuple(name for name in POST if weights or RECIPES[name].weights == "none")
-    reproduce(Reproduce(models=models, out=options.out, changes=changes))
-    say("These were drawings. For the real photos (68 MB) and the weights of model 4 (9 MB):")
-    say("    catdog-jax reproduce")
-
-
-def _data(options: Data) -> None:
-    from .data.load import load_data
-    from .reports.sections import draw_data
-    from .runs.terminal import describe
-
-    splits = load_data(
-        options.source,
-        options.image_size,
-        options.data_dir,
-        options.split_seed,
-        sizes=options.sizes,
-        strict=options.strict,
-    )
-    for line in describe(splits):
-        say(line)
-    if splits.folder:
-        say(f"  prepared: {splits.folder}")
-    out = expanded(options.out)
-    make_folder(out)
-    draw_data(splits, out)
-    say(f"labels.png and photos.png are in {out}")
-
-
-def _evaluate(options: Evaluate) -> None:
-    from .runs.results import load_run
-    from .runs.terminal import accuracy_line
-
-    _start_jax()
-    run = load_run(expanded(options.run), checkpoint=options.checkpoint)
-    _warn_of_death(run)
-    if run.metrics is None:
-        done, planned = len(run.history), run.experiment.epochs
-        say(f"note: {run.folder} is unfinished, {done} of {planned} epochs")
-    predictions = run.predict(options.data, data_dir=options.data_dir, split=options.split)
-    if options.predictions:
-        predictions.write_csv(expanded(options.predictions))
-    say(f"{options.split} accuracy: {accuracy_line(run.judge(predictions))}")
-
-
-def _predict(options: Predict) -> int:
-    import numpy as np
-
-    from .data.decode import decode_file
-    from .data.listing import list_photos
-    from .runs.results import load_run, predict
-
-    if not options.photos:
-        raise InputError("no photos to classify; name some after the run folder")
-    _start_jax()
-    run = load_run(expanded(options.run))
-    _warn_of_death(run)
-    paths: list[Path] = []
-    wrong: dict[Path, str] = {}
-    for given in options.photos:
-        try:
-            paths += list_photos(given)
-        except InputError as error:
-            paths.append(given)
-            wrong[given] = str(error)
-    at_once = run.experiment.batch_size
-    for start in range(0, len(paths), at_once):
-        batch = paths[start : start + at_once]
-        pixels = {}
-        for path in batch:
-            try:
-                if path not in wrong:
-                    pixels[path] = decode_file(path, run.image_size)
-            except InputError as error:
-                wrong[path] = str(error)
-        found = predict(run, np.stack(list(pixels.values()))).probabilities if pixels else ()
-        shares = dict(zip(pixels, found, strict=True))
-        for path in batch:
-            if path in wrong:
-                row, line = {"error": wrong[path]}, f"error: {wrong[path]}"
-            else:
-                by_class = dict(zip(run.class_names, shares[path].tolist(), strict=True))
-                best = max(by_class, key=by_class.__getitem__)
-                row = {"class": best, "probabilities": by_class}
-                line = f"{best}  {100 * by_class[best]:.1f} %"
-            say(json.dumps({"file": str(path), **row}) if options.json else f"{path}  {line}")
-    return 1 if wrong else 0
-
-
-def _warn_of_death(run: "Run") -> None:
-    if run.is_dead:
-        print(
-            "note: this model died in training: its answer is the same for any photo",
-            file=sys.stderr,
-        )
-
-
-def _start_jax() -> None:
-    """Set up JAX; refuse a platform in JAX_PLATFORMS that does not exist here."""
-    import jax
-
-    from .training.mesh import set_up_jax
-
-    set_up_jax()
-    try:
-        jax.devices()
-    except (AssertionError, RuntimeError) as error:  # an empty one where a plugin is missing
-        asked = os.environ.get("JAX_PLATFORMS", "")
-        raise InputError(
-            f"JAX has no such device here: JAX_PLATFORMS={asked} ({first_line(error)}); install "
-            "JAX for it, or leave JAX_PLATFORMS out"
-        ) from error
-
+Options = TypeVar("Options")
 
 Command = Callable[[Any], object]
 
 _COMMANDS: dict[str, tuple[type, Command]] = {
-    "demo": (Demo, _demo),
-    "data": (Data, _data),
+    "demo": (Demo, demo),
+    "data": (Data, show_data),
     "train": (Train, train),
     "reproduce": (Reproduce, reproduce),
-    "evaluate": (Evaluate, _evaluate),
-    "predict": (Predict, _predict),
+    "evaluate": (Evaluate, evaluate_run),
+    "predict": (Predict, predict_photos),
 }
 
 
@@ -246,8 +65,6 @@ def _help() -> None:
 
 def script(main: Callable[..., object]) -> None:
     """Run a script: the parameters of `main` are its options; errors are told in one line."""
-    import tyro
-
     sys.exit(guarded(lambda: tyro.cli(main)))
 
 
@@ -255,3 +72,64 @@ def command_script(kind: type, command: Command, *args: str) -> None:
     """Run a script that has a command's options, after `args`."""
     prog = f"python {sys.argv[0]}"
     sys.exit(guarded(lambda: command(parse(kind, [*args, *sys.argv[1:]], prog))))
+
+
+def parse(kind: type[Options], args: Sequence[str], prog: str) -> Options:
+    """The options that `args` give.
+
+    Raises:
+        InputError: an option is unknown, or a value is not of its type.
+        SystemExit: after `--help`.
+    """
+    default: Any = tyro.MISSING_NONPROP
+    if issubclass(kind, Settings):
+        known = [word for word in args if word in RECIPES]
+        model = next((word for word in [*known, *args] if not word.startswith("-")), "")
+        shown = recipe(model) if issubclass(kind, Train) else RECIPES["model3"]
+        default = kind(**{**vars(shown), "model": ""})
+    if {"-h", "--help"} & set(args):
+        args = ["--help"]  # given positional arguments would be missing from the help
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            options, unknown = tyro.cli(
+                kind,
+                prog=prog,
+                args=args,
+                default=default,
+                return_unknown_args=True,
+                config=(tyro.conf.SuppressFixed,),
+            )
+    except SystemExit as end:
+        if end.code:
+            raise InputError(f"{_first_part(said.getvalue())}; see {prog} --help") from None
+        raise
+    if unknown and unknown[0].startswith("-"):
+        names = [f"--{field.name.replace('_', '-')}" for field in fields(kind)]  # pyright: ignore
+        raise InputError(f"no option {unknown[0]}{nearest(unknown[0], names)}; see {prog} --help")
+    if unknown:
+        raise InputError(f"unexpected argument {unknown[0]}; see {prog} --help")
+    if not isinstance(options, Settings):
+        return options
+    given = {word[2:].partition("=")[0].replace("-", "_") for word in args if word[:2] == "--"}
+    settings = [field.name for field in fields(Experiment) if field.name in given]
+    return replace(options, changes={name: getattr(options, name) for name in settings})
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`; did you mean --learning-rate?`, for `--learn_rate` as for its initials `--lr`, or ``."""
+    by_initials = {"--" + "".join(part[:1] for part in one.split("-")): one for one in names}
+    alike = [by_initials.get(name), *difflib.get_close_matches(name, names, 1)]
+    return next((f"; did you mean {one}?" for one in alike if one), "")
+
+
+def _first_part(box: str) -> str:
+    """The text of a tyro error box above its first inner rule, in one line."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [line.strip("│ ") for line in plain.splitlines()[1:]]
+    within = dropwhile(_is_rule, lines)
+    return " ".join(takewhile(lambda line: not _is_rule(line), within)).rstrip(".")
+
+
+def _is_rule(line: str) -> bool:
+    return not line.strip("─-╰╯")

@@ -8,7 +8,8 @@ came out, with seeds, spread and hardware, is in `experiments/results/accuracy.m
 """
 
 from catdog_jax.arguments import Reproduce
-from catdog_jax.cli import command_script, reproduce
+from catdog_jax.cli import command_script
+from catdog_jax.commands import reproduce
 
 if __name__ == "__main__":
     command_script(Reproduce, reproduce)

@@ -1,0 +1,204 @@
+"""What each command does, given its options.
+
+Modules that need JAX are imported inside the commands, so that `--help` is fast.
+"""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .arguments import Data, Demo, Evaluate, Predict, Reproduce, Train
+from .errors import InputError, first_line, say
+from .files import expanded, make_folder
+from .runs.recipes import POST, RECIPES, recipe
+
+if TYPE_CHECKING:
+    from .runs.results import Run
+
+
+def train(options: Train) -> "Run":
+    """Train a model, or resume a run."""
+    done = _train_anew(options) if options.resume is None else _resume(options, options.resume)
+    if options.predictions:
+        done.predict(split="test").write_csv(expanded(options.predictions))
+    say(f"history.csv, history.png, metrics.json and the checkpoints are in {done.folder}")
+    return done
+
+
+def _train_anew(options: Train) -> "Run":
+    if options.finish:
+        raise InputError("--finish ends a run early; it needs --resume RUN")
+    if not options.model:
+        raise InputError(f"which model? {', '.join(RECIPES)}, or your own as FILE.py:NAME")
+    experiment = replace(recipe(options.model), **options.changes)
+    from .runs.build import check, load_splits
+    from .runs.runner import run
+    from .runs.terminal import describe
+
+    _start_jax()
+    check(experiment)
+    splits = load_splits(experiment, strict=options.strict)
+    for line in describe(splits):
+        say(line)
+    return run(experiment, options.out and expanded(options.out), splits=splits)
+
+
+def _resume(options: Train, folder: Path) -> "Run":
+    given = options.changes.keys() - {"epochs", "data", "data_dir"}
+    if options.model or options.out or options.strict or given:
+        raise InputError(
+            "--resume continues a run with its own settings; only --epochs, --data, --data-dir, "
+            "--finish and --predictions can be given with it"
+        )
+    from .runs.runner import resume
+
+    _start_jax()
+    return resume(expanded(folder), finish=options.finish, **options.changes)
+
+
+def reproduce(options: Reproduce) -> list["Run"]:
+    """Train the post's models over several seeds into one folder, with a summary."""
+    from .runs.reproduce import reproduce as reproduce_series
+
+    if not 1 <= options.seeds <= 1000:
+        raise InputError(f"--seeds must be from 1 to 1000, not {options.seeds}")
+    _start_jax()
+    runs = reproduce_series(
+        options.models,
+        range(options.seeds),
+        expanded(options.out),
+        adapt=options.adapt,
+        strict=options.strict,
+    )
+    say(f"summary.md, curves.png and a folder per run are in {expanded(options.out)}")
+    return runs
+
+
+def demo(options: Demo) -> None:
+    """Train on drawings."""
+    from .models.keras_weights import cached_official_weights
+
+    say("These are drawings made by a program, not photos, which are harder to tell apart.")
+    weights = options.weights or cached_official_weights()
+    if not weights:
+        say("Model 4 needs pretrained weights and is left out; give a file with --weights.")
+    changes = {name: getattr(options, name) for name in ("epochs", "image_size", "sizes")}
+    changes |= {"data": "sketches"} | ({"weights": str(weights)} if weights else {})
+    models = tuple(name for name in POST if weights or RECIPES[name].weights == "none")
+    reproduce(Reproduce(models=models, out=options.out, changes=changes))
+    say("These were drawings. For the real photos (68 MB) and the weights of model 4 (9 MB):")
+    say("    catdog-jax reproduce")
+
+
+def show_data(options: Data) -> None:
+    """Count and draw a data set."""
+    from .data.load import load_data
+    from .reports.sections import draw_data
+    from .runs.terminal import describe
+
+    splits = load_data(
+        options.source,
+        options.image_size,
+        options.data_dir,
+        options.split_seed,
+        sizes=options.sizes,
+        strict=options.strict,
+    )
+    for line in describe(splits):
+        say(line)
+    if splits.folder:
+        say(f"  prepared: {splits.folder}")
+    out = expanded(options.out)
+    make_folder(out)
+    draw_data(splits, out)
+    say(f"labels.png and photos.png are in {out}")
+
+
+def evaluate_run(options: Evaluate) -> None:
+    """Print a run's accuracy."""
+    from .runs.results import load_run
+    from .runs.terminal import accuracy_line
+
+    _start_jax()
+    run = load_run(expanded(options.run), checkpoint=options.checkpoint)
+    _warn_of_death(run)
+    if run.metrics is None:
+        done, planned = len(run.history), run.experiment.epochs
+        say(f"note: {run.folder} is unfinished, {done} of {planned} epochs")
+    predictions = run.predict(options.data, data_dir=options.data_dir, split=options.split)
+    if options.predictions:
+        predictions.write_csv(expanded(options.predictions))
+    say(f"{options.split} accuracy: {accuracy_line(run.judge(predictions))}")
+
+
+def predict_photos(options: Predict) -> int:
+    """Print a line per photo; returns 1 if one of them cannot be read."""
+    import numpy as np
+
+    from .data.decode import decode_file
+    from .data.listing import list_photos
+    from .runs.results import load_run, predict
+
+    if not options.photos:
+        raise InputError("no photos to classify; name some after the run folder")
+    _start_jax()
+    run = load_run(expanded(options.run))
+    _warn_of_death(run)
+    paths: list[Path] = []
+    wrong: dict[Path, str] = {}
+    for given in options.photos:
+        try:
+            paths += list_photos(given)
+        except InputError as error:
+            paths.append(given)
+            wrong[given] = str(error)
+    at_once = run.experiment.batch_size
+    for start in range(0, len(paths), at_once):
+        batch = paths[start : start + at_once]
+        pixels = {}
+        for path in batch:
+            try:
+                if path not in wrong:
+                    pixels[path] = decode_file(path, run.image_size)
+            except InputError as error:
+                wrong[path] = str(error)
+        found = predict(run, np.stack(list(pixels.values()))).probabilities if pixels else ()
+        shares = dict(zip(pixels, found, strict=True))
+        for path in batch:
+            if path in wrong:
+                row, line = {"error": wrong[path]}, f"error: {wrong[path]}"
+            else:
+                by_class = dict(zip(run.class_names, shares[path].tolist(), strict=True))
+                best = max(by_class, key=by_class.__getitem__)
+                row = {"class": best, "probabilities": by_class}
+                line = f"{best}  {100 * by_class[best]:.1f} %"
+            say(json.dumps({"file": str(path), **row}) if options.json else f"{path}  {line}")
+    return 1 if wrong else 0
+
+
+def _warn_of_death(run: "Run") -> None:
+    if run.is_dead:
+        print(
+            "note: this model died in training: its answer is the same for any photo",
+            file=sys.stderr,
+        )
+
+
+def _start_jax() -> None:
+    """Set up JAX; refuse a platform in JAX_PLATFORMS that does not exist here."""
+    import jax
+
+    from .training.mesh import set_up_jax
+
+    set_up_jax()
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError) as error:  # an empty one where a plugin is missing
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise InputError(
+            f"JAX has no such device here: JAX_PLATFORMS={asked} ({first_line(error)}); install "
+            "JAX for it, or leave JAX_PLATFORMS out"
+        ) from error
