@@ -15,9 +15,9 @@ from catdog_jax.data.load import load_data
 from catdog_jax.errors import InputError, RunError
 from catdog_jax.runs import build, named
 from catdog_jax.runs.experiment import Experiment
+from catdog_jax.runs.naming import default_folder, differing, in_words
 from catdog_jax.runs.recipes import RECIPES
 from catdog_jax.runs.results import load_run
-from catdog_jax.runs.run_folder import default_folder
 from catdog_jax.runs.runner import resume, run
 
 NET = """
@@ -245,6 +245,34 @@ def test_the_default_folder_is_named_after_what_differs_from_the_recipe(
     experiment: Experiment, name: str
 ) -> None:
     assert default_folder(experiment) == Path("runs") / name
+
+
+def test_settings_differ_where_one_is_not_its_recipes() -> None:
+    model3, model4 = RECIPES["model3"], RECIPES["model4"]
+    assert differing([model3, model4, replace(model4, seed=1)]) == []
+    assert differing([replace(model3, epochs=5), replace(model4, epochs=5)]) == []
+    assert differing([model3, replace(model4, learning_rate=1e-3)]) == []
+    assert differing([model3, replace(model4, learning_rate=1e-5)]) == ["learning_rate"]
+    two = [model3, replace(model3, augment=(), batch_size=8)]
+    assert differing(two) == ["batch_size", "augment"]
+    assert differing([model3, replace(model4, weights="my.h5")]) == []  # model 3 has none
+    assert differing([model4, replace(model4, weights="my.h5")]) == ["weights"]
+
+
+def test_values_are_shown_without_the_folders_of_files() -> None:
+    experiment = Experiment(
+        "a/net.py:Net", ("path=a/b",), data="/my/photos.zip", augment=("flip", "b/c.py:darker")
+    )
+    shown = {
+        "model": "net.py:Net",
+        "model_options": "path=a/b",
+        "data": "photos.zip",
+        "augment": "flip c.py:darker",
+        "ema": "none",
+        "learning_rate": "0.001",
+        "epochs": "20",
+    }
+    assert {name: in_words(experiment, name) for name in shown} == shown
 
 
 def test_the_default_folder_has_a_short_name() -> None:

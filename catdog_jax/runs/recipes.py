@@ -5,6 +5,7 @@ The post's quirks are set here and are not the library's defaults.
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from .experiment import Experiment
 
@@ -61,6 +62,12 @@ RECIPES: Mapping[str, Experiment] = MappingProxyType(
     }
 )
 """By model; where nothing else is set, 20 epochs, batches of 32, photos of 160×160."""
+
+
+OF_PARTS: Mapping[str, Any] = MappingProxyType(
+    {"weights": "none", "trainable": "all", "model_options": (), "head_epochs": 0}
+)
+"""The settings about a model's own parts, and their values where a recipe does not use them."""
 
 
 def recipe(model: str) -> Experiment:

@@ -1,10 +1,9 @@
 """The files of a run folder, and whether they belong to a given run."""
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -16,7 +15,6 @@ from . import build, checkpoint, named
 from .checkpoint import Record
 from .experiment import Experiment
 from .history import best_epoch
-from .recipes import recipe
 
 CONFIG, HISTORY, METRICS = "config.json", "history.csv", "metrics.json"
 CHECKPOINT, CODE = "checkpoint", "code"
@@ -25,7 +23,6 @@ Inputs = dict[str, str]
 """Fingerprints of a run's inputs besides its settings: photos, weights file, first run, code."""
 
 _CODE_SETTINGS = ("model", "trainable", "optimizer", "loss", "augment", "callbacks")
-_LONGEST_NAME = 100
 
 
 class Config(TypedDict):
@@ -35,27 +32,6 @@ class Config(TypedDict):
     inputs: Inputs
     data: dict[str, Any]
     """Class names, image shape, counts; photos that were skipped or are in two splits."""
-
-
-def default_folder(experiment: Experiment) -> Path:
-    """`runs/model3-epochs5-seed1`: the model, the differences from its recipe, and the seed."""
-    usual = recipe(experiment.model)
-    parts = [named.short(experiment.model).replace(".py:", "-").replace(":", "-")]
-    for field in fields(Experiment):
-        value = getattr(experiment, field.name)
-        if field.name not in ("model", "seed") and value != getattr(usual, field.name):
-            between = "-" if isinstance(value, str | tuple) else ""
-            parts.append(f"{field.name.replace('_', '-')}{between}{_short(value)}")
-    name = re.sub(r"[^\w.=+-]+", "_", "-".join(parts), flags=re.ASCII)[:_LONGEST_NAME]
-    return Path("runs") / f"{name.strip('._-')}-seed{experiment.seed}"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, tuple):
-        return "+".join(map(_short, value))
-    if isinstance(value, str):
-        return Path(value.rpartition(":")[2]).name
-    return f"{value}"
 
 
 def absolute(experiment: Experiment) -> Experiment:
@@ -241,7 +217,7 @@ def difference(
     The content of photos, weights and code counts, not their paths; the number of epochs does not,
     since a run can be lengthened.
     """
-    left, right = _identity(there), _identity(here)
+    left, right = identity(there), identity(here)
     for name, value in left.items():
         if value != right[name]:
             return f"its {name} is {value}, this run's {right[name]}"
@@ -252,7 +228,8 @@ def difference(
     return ""
 
 
-def _identity(experiment: Experiment) -> dict[str, Any]:
+def identity(experiment: Experiment) -> dict[str, Any]:
+    """The settings that decide what a run is, but for its epochs and inputs."""
     values = plain(_map_code(experiment, named.short))
     paths = ("data", "data_dir", "weights", "init")  # their content is in the inputs
     return {name: v for name, v in values.items() if name not in (*paths, "epochs")}

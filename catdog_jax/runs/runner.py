@@ -19,6 +19,7 @@ from .checkpoint import Record
 from .experiment import Experiment
 from .history import COLUMNS, Row, best_epoch, is_dead, write_history
 from .initial import initial_model
+from .naming import default_folder
 from .phases import phases_of, train
 from .report import report
 from .results import Log, Run, load_run, put_checkpoint
@@ -30,7 +31,6 @@ from .run_folder import (
     Inputs,
     absolute,
     config_of,
-    default_folder,
     difference,
     inputs_of,
     is_finished,
