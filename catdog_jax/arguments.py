@@ -5,21 +5,23 @@ The settings of a run come from `Experiment`. This module imports little, so tha
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
 from tyro.conf import Fixed, Positional, arg
 
+from .errors import InputError
 from .runs.experiment import Experiment, range_of
-from .runs.recipes import POST
+from .runs.recipes import OF_PARTS, POST, recipe
 
 Kind = TypeVar("Kind", bound=type)
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 RunFolder = Positional[Annotated[Path, arg(metavar="RUN")]]
 
-
+_HINTS = get_type_hints(Experiment, include_extras=True)
 _MEANINGS = {
     param.arg_name: " ".join((param.description or "").split())
     for param in docstring_parser.parse_from_object(Experiment).params
@@ -28,10 +30,9 @@ _MEANINGS = {
 
 def help_of_settings(kind: Kind) -> Kind:
     """A class decorator: options named like a setting of `Experiment` get its help and range."""
-    hints = get_type_hints(Experiment, include_extras=True)
     own = get_type_hints(kind, include_extras=True)
     for name in _MEANINGS.keys() & own.keys():
-        limits = range_of(hints[name])
+        limits = range_of(_HINTS[name])
         text = f"{_MEANINGS[name]} {limits.capitalize()}." if limits else _MEANINGS[name]
         kind.__annotations__[name] = Annotated[own[name], arg(help=text)]
     return kind
@@ -53,9 +54,13 @@ class Settings(Experiment):
 
     def adapt(self, recipe: Experiment) -> Experiment:
         """`recipe` with those of the changes that apply to it."""
-        unused = {"weights": "none", "trainable": "all", "model_options": (), "head_epochs": 0}
-        skip = {name for name, value in unused.items() if getattr(recipe, name) == value}
+        skip = {name for name, value in OF_PARTS.items() if getattr(recipe, name) == value}
         return replace(recipe, **{k: v for k, v in self.changes.items() if k not in skip})
+
+
+Model = Positional[
+    Annotated[str, arg(metavar="MODEL", help=_MEANINGS["model"], help_behavior_hint="")]
+]
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,9 @@ class Train(Settings):
     The defaults shown are those of the MODEL given before --help.
     """
 
-    model: Positional[
-        Annotated[str, arg(metavar="MODEL", help=_MEANINGS["model"], help_behavior_hint="")]
-    ] = ""
+    model: Model = ""
+    seeds: int | None = None
+    """Train as many runs, with seeds from --seed on, into a folder each, with a summary."""
     out: Path | None = None  # The run folder; None: in runs/, named after what the run is.
     resume: Path | None = None
     """Run folder to resume; --epochs lengthens the run, --data says where its photos are now."""
@@ -89,9 +94,77 @@ class Reproduce(Settings):
 
     model: Fixed[str] = ""
     seed: Fixed[int] = 0
-    models: tuple[str, ...] = POST  # Which models.
+    models: tuple[str, ...] = POST  # Which recipes.
     seeds: int = 1  # How many seeds, from 0.
     out: Path = Path("runs/reproduce")  # Folder of the series; finished runs are not repeated.
+
+
+def _is_one_value(hint: Any) -> bool:
+    return get_origin(hint) is not tuple and all(map(_is_one_value, get_args(hint)))
+
+
+SWEPT = [n for n, hint in _HINTS.items() if _is_one_value(hint) and n not in ("model", "seed")]
+
+
+def _of_several_values(kind: Kind) -> Kind:
+    """A class decorator, before `dataclass`: settings that are one value take several."""
+    for name in SWEPT:
+        kind.__annotations__[name] = tuple[_HINTS[name], ...]
+        setattr(kind, name, (getattr(Experiment, name),))
+    return kind
+
+
+@help_of_settings
+@dataclass(frozen=True)
+@_of_several_values
+class Sweep(Settings):
+    """Train with all combinations of several values of some settings, and compare the runs.
+
+    Example: catdog-jax sweep model3 --learning-rate 3e-4 1e-3 3e-3 --seeds 2
+
+    Settings that are lists themselves (--augment, --sizes, --model-options, --class-weights,
+    --callbacks) are the same in all runs. The defaults shown are those of the first MODEL.
+    """
+
+    model: Fixed[str] = ""
+    seed: Fixed[int] = 0
+    models: Positional[
+        Annotated[
+            tuple[str, ...],
+            arg(metavar="MODEL...", help="Names, or your own FILE.py:NAME.", help_behavior_hint=""),
+        ]
+    ] = ()
+    seeds: int = 1  # How many seeds for each combination, from 0.
+    out: Path = Path("runs/sweep")
+    """Folder of the series; runs of an earlier sweep there are kept and compared, too."""
+
+    def experiments(self) -> list[Experiment]:
+        """All combinations of the models and values given.
+
+        Raises:
+            InputError: a setting has no value or one that is out of range.
+        """
+        values = {n: v if n in SWEPT else (v,) for n, v in self.changes.items()}
+        for name, several in values.items():
+            if not several:
+                raise InputError(f"--{name.replace('_', '-')} has no value; give one or more")
+        return [
+            replace(recipe(model), **dict(zip(values, chosen, strict=True)))
+            for model in self.models
+            for chosen in product(*values.values())
+        ]
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare runs in one table, whose columns are the settings that differ, and one picture.
+
+    Example: catdog-jax compare runs/model3-seed0 runs/sweep
+    """
+
+    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN...", help_behavior_hint="")]] = ()
+    """Folders of runs, finished or not, or folders that hold several, as those of a sweep."""
+    out: Path = Path("runs/compare")  # Folder of compare.md and compare.png.
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,28 @@ from typing import Any, TypeVar
 
 import tyro
 
-from .arguments import Data, Demo, Evaluate, Predict, Reproduce, Settings, Train
-from .commands import demo, evaluate_run, predict_photos, reproduce, show_data, train
+from .arguments import (
+    SWEPT,
+    Compare,
+    Data,
+    Demo,
+    Evaluate,
+    Predict,
+    Reproduce,
+    Settings,
+    Sweep,
+    Train,
+)
+from .commands import (
+    compare_runs,
+    demo,
+    evaluate_run,
+    predict_photos,
+    reproduce,
+    show_data,
+    sweep,
+    train,
+)
 from .errors import InputError, guarded, say
 from .runs.experiment import Experiment
 from .runs.recipes import RECIPES, recipe
@@ -29,6 +49,8 @@ _COMMANDS: dict[str, tuple[type, Command]] = {
     "demo": (Demo, demo),
     "data": (Data, show_data),
     "train": (Train, train),
+    "sweep": (Sweep, sweep),
+    "compare": (Compare, compare_runs),
     "reproduce": (Reproduce, reproduce),
     "evaluate": (Evaluate, evaluate_run),
     "predict": (Predict, predict_photos),
@@ -85,8 +107,11 @@ def parse(kind: type[Options], args: Sequence[str], prog: str) -> Options:
     if issubclass(kind, Settings):
         known = [word for word in args if word in RECIPES]
         model = next((word for word in [*known, *args] if not word.startswith("-")), "")
-        shown = recipe(model) if issubclass(kind, Train) else RECIPES["model3"]
-        default = kind(**{**vars(shown), "model": ""})
+        shown = RECIPES["model3"] if issubclass(kind, Reproduce) else recipe(model)
+        values: dict[str, Any] = {**vars(shown), "model": ""}
+        if issubclass(kind, Sweep):
+            values |= {name: (values[name],) for name in SWEPT}
+        default = kind(**values)
     if {"-h", "--help"} & set(args):
         args = ["--help"]  # given positional arguments would be missing from the help
     said = io.StringIO()

@@ -10,17 +10,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import Data, Demo, Evaluate, Predict, Reproduce, Train
+from .arguments import (
+    Compare,
+    Data,
+    Demo,
+    Evaluate,
+    Predict,
+    Reproduce,
+    Sweep,
+    Train,
+)
 from .errors import InputError, first_line, say
 from .files import expanded, make_folder
+from .runs.experiment import Experiment
+from .runs.naming import changed, folder_name
 from .runs.recipes import POST, RECIPES, recipe
 
 if TYPE_CHECKING:
     from .runs.results import Run
 
 
-def train(options: Train) -> "Run":
-    """Train a model, or resume a run."""
+def train(options: Train) -> "Run | list[Run]":
+    """Train a model, once or with several seeds, or resume a run."""
+    if options.seeds is not None:
+        return _train_seeds(options, options.seeds)
     done = _train_anew(options) if options.resume is None else _resume(options, options.resume)
     if options.predictions:
         done.predict(split="test").write_csv(expanded(options.predictions))
@@ -31,9 +44,7 @@ def train(options: Train) -> "Run":
 def _train_anew(options: Train) -> "Run":
     if options.finish:
         raise InputError("--finish ends a run early; it needs --resume RUN")
-    if not options.model:
-        raise InputError(f"which model? {', '.join(RECIPES)}, or your own as FILE.py:NAME")
-    experiment = replace(recipe(options.model), **options.changes)
+    experiment = _experiment(options)
     from .runs.build import check, load_splits
     from .runs.runner import run
     from .runs.terminal import describe
@@ -44,6 +55,47 @@ def _train_anew(options: Train) -> "Run":
     for line in describe(splits):
         say(line)
     return run(experiment, options.out and expanded(options.out), splits=splits)
+
+
+def _experiment(options: Train) -> Experiment:
+    if not options.model:
+        raise InputError(f"which model? {', '.join(RECIPES)}, or your own as FILE.py:NAME")
+    return replace(recipe(options.model), **options.changes)
+
+
+def _train_seeds(options: Train, count: int) -> list["Run"]:
+    if options.resume or options.finish or options.predictions:
+        raise InputError(
+            "--seeds trains several runs; --resume, --finish and --predictions are for one"
+        )
+    experiment = _experiment(options)
+    out = options.out or Path("runs") / folder_name(experiment, changed(experiment))
+    return _series([experiment], count, out, options.strict, first=experiment.seed)
+
+
+def _series(
+    experiments: list[Experiment], seeds: int, out: Path, strict: bool, first: int = 0
+) -> list["Run"]:
+    chosen, out = _seeds(seeds, first), expanded(out)
+    from .runs.series import over_seeds, run_series
+
+    _start_jax()
+    runs = run_series(over_seeds(experiments, chosen), out, strict=strict)
+    say(f"summary.md, curves.png and a folder per run are in {out}")
+    return runs
+
+
+def _seeds(count: int, first: int = 0) -> range:
+    if not 1 <= count <= 1000:
+        raise InputError(f"--seeds must be from 1 to 1000, not {count}")
+    return range(first, first + count)
+
+
+def sweep(options: Sweep) -> list["Run"]:
+    """Train with all combinations of settings."""
+    if not options.models:
+        raise InputError(f"which models? {', '.join(RECIPES)}, or your own as FILE.py:NAME")
+    return _series(options.experiments(), options.seeds, options.out, options.strict)
 
 
 def _resume(options: Train, folder: Path) -> "Run":
@@ -63,18 +115,25 @@ def reproduce(options: Reproduce) -> list["Run"]:
     """Train the post's models over several seeds into one folder, with a summary."""
     from .runs.reproduce import reproduce as reproduce_series
 
-    if not 1 <= options.seeds <= 1000:
-        raise InputError(f"--seeds must be from 1 to 1000, not {options.seeds}")
+    seeds = _seeds(options.seeds)
     _start_jax()
     runs = reproduce_series(
         options.models,
-        range(options.seeds),
+        seeds,
         expanded(options.out),
         adapt=options.adapt,
         strict=options.strict,
     )
     say(f"summary.md, curves.png and a folder per run are in {expanded(options.out)}")
     return runs
+
+
+def compare_runs(options: Compare) -> None:
+    """Tabulate and plot runs."""
+    from .runs.compare import compare
+
+    compare(options.runs, options.out)
+    say(f"compare.md and compare.png are in {expanded(options.out)}")
 
 
 def demo(options: Demo) -> None:

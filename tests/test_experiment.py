@@ -1,9 +1,8 @@
-"""Run folders: what they hold, what is refused, and series of them."""
+"""Run folders: what they hold, and what is refused."""
 
 import json
 import re
 import shutil
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +12,8 @@ import numpy as np
 import pytest
 from helpers import (
     LINEAR,
-    SETTINGS,
     SMALL,
-    TRAIN,
     Terminal,
-    command,
     silent,
     stillborn,
     timeless,
@@ -26,9 +22,8 @@ from helpers import (
 
 import catdog_jax as cd
 from catdog_jax.cli import main
-from catdog_jax.data import sources
 from catdog_jax.errors import InputError
-from catdog_jax.runs import build, reproduce, terminal
+from catdog_jax.runs import build, terminal
 from catdog_jax.runs.experiment import Experiment
 from catdog_jax.runs.history import is_dead, read_history
 from catdog_jax.runs.results import Run, load_run
@@ -161,78 +156,6 @@ def test_a_run_that_dies_is_reported_and_stopped(
     assert not [line for line in lines if line.startswith("epoch")]
     going_on = run(replace(SMALL, stop_when_dead=False), tmp_path / "on", log=silent)
     assert len(going_on.history) == 3
-
-
-def small(experiment: Experiment) -> Experiment:
-    return replace(experiment, **{**SETTINGS, "epochs": 1})
-
-
-def test_a_series_plots_and_tabulates_its_runs_and_continues_where_it_stopped(
-    tmp_path: Path,
-) -> None:
-    reproduce.reproduce(["model3"], [0], tmp_path, adapt=small)
-    lines: list[str] = []
-    models = ["model3", "model2"]
-    runs = reproduce.reproduce(models, [0, 1], tmp_path, adapt=small, log=lines.append)
-    assert [(r.experiment.model, r.experiment.seed) for r in runs] == [
-        ("model3", 0),
-        ("model2", 0),
-        ("model3", 1),
-        ("model2", 1),
-    ]
-    assert sum("holds this run already" in line for line in lines) == 1
-    summary = (tmp_path / "summary.md").read_text()
-    assert "| model2 | 2 | " in summary
-    assert "published" not in summary  # of other data
-    figures = {"labels.png", "photos.png", "flips.png", "rotations.png", "curves.png"}
-    assert figures <= {path.name for path in tmp_path.iterdir()}
-    assert len(json.loads((tmp_path / "summary.json").read_text())) == 4
-
-
-def test_published_numbers_are_shown_only_beside_runs_on_the_posts_photos(
-    finished: tuple[Run, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sources, "_SKETCHES_SIZES", (48, 20, 10))
-    like_it = run(replace(SMALL, sizes=None, epochs=1), tmp_path / "its/model3-seed0", log=silent)
-    shutil.copytree(finished[0].folder, tmp_path / "other/model3-seed0")  # of other sizes
-
-    def shown(series: str) -> bool:
-        reproduce.summarize(tmp_path / series)
-        return "78.1 % (epoch 19)" in (tmp_path / series / "summary.md").read_text()
-
-    assert not shown("its")
-    monkeypatch.setattr(reproduce, "POSTS_PHOTOS", like_it.inputs["photos"])
-    assert shown("its")
-    monkeypatch.setattr(reproduce, "POSTS_PHOTOS", finished[0].inputs["photos"])
-    assert not shown("other")
-
-
-@pytest.mark.slow
-def test_two_series_at_once_share_a_folder(tmp_path: Path) -> None:
-    """Each finishes its own runs; the figures and the summary, which both write, are whole. Slow:
-    two processes, each of which compiles a model."""
-    series = ("reproduce", *TRAIN, "--epochs", "1", "--out", str(tmp_path), "--models")
-    processes = [
-        subprocess.Popen(command(*series, model), stdout=subprocess.DEVNULL)
-        for model in ("model2", "model3")
-    ]
-    assert [process.wait() for process in processes] == [0, 0]
-    assert not list(tmp_path.glob(".*unfinished"))
-    reproduce.summarize(tmp_path)
-    assert len(json.loads((tmp_path / "summary.json").read_text())) == 2
-
-
-def test_a_series_finds_wrong_weights_before_it_decodes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def adapt(experiment: Experiment) -> Experiment:
-        weights = "no.h5" if experiment.model == "model4" else "none"
-        return replace(small(experiment), weights=weights)
-
-    monkeypatch.setattr(build, "load_data", None)
-    with pytest.raises(InputError, match=r"no weights file at .*no\.h5"):
-        reproduce.reproduce(["model3", "model4"], [0], tmp_path / "out", adapt=adapt)
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_of_arrays_needs_no_source(tmp_path: Path) -> None:

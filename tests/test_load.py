@@ -20,7 +20,7 @@ from catdog_jax.data import decode, decoded_cache, decoded_folder, sources, tfds
 from catdog_jax.data.load import load_data
 from catdog_jax.data.splits import SPLIT_NAMES, ImageView, class_counts
 from catdog_jax.errors import InputError
-from catdog_jax.runs import reproduce
+from catdog_jax.runs import series
 
 SIZE = 32
 
@@ -596,7 +596,7 @@ def test_the_posts_photos_equal_keras(tmp_path, shared):
     loaded = load_data(archive, 160)
     counts = [tuple(class_counts(split).values()) for split in splits_of(loaded)]
     assert counts == [(1000, 1000), (404, 404), (96, 96)]
-    assert loaded.fingerprint == reproduce.POSTS_PHOTOS
+    assert loaded.fingerprint == series.POSTS_PHOTOS
     assert loaded.skipped == ()
     assert Counter(Path(name).parent.as_posix() for name in names_of(loaded)) == {
         "train/cats": 1000,

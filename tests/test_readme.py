@@ -54,6 +54,7 @@ def test_there_is_something_to_test() -> None:
 SMALLER = {
     "demo": ["--epochs", "1", "--image-size", "32", "--sizes", "20", "8", "4"],
     "reproduce": ["--epochs", "1", "--models", "model3"],
+    "sweep": ["--epochs", "1"],
 }
 
 

@@ -6,8 +6,10 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from itertools import accumulate
 from pathlib import Path
 from statistics import mean
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from jaxtyping import UInt8
 
 from ..errors import printable
 from ..files import written_whole
+from .tables import Entry, grouped, living
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,51 +103,113 @@ def plot_grid(
 
 def plot_curves(
     path: Path,
-    living: Mapping[str, Sequence[History]],
-    dead: Mapping[str, Sequence[History]] | None = None,
+    entries: Sequence[Entry],
     published: Mapping[str, Sequence[float]] | None = None,
 ) -> None:
     """Plot the validation accuracies of each model over the epochs, one line per run.
 
     Args:
         path: of the figure.
-        living: histories by model, drawn with their mean.
-        dead: histories by model of runs that died.
+        entries: the runs; those that died are red, the others drawn with their mean.
         published: validation accuracies by model to compare with; only for the same data.
     """
-    dead, published = dead or {}, published or {}
-    models = sorted({*living, *dead})
-    columns = min(2, len(models))
-    rows = math.ceil(len(models) / columns)
+    groups = {group[0].label["model"]: group for group in grouped(entries)}
+    columns = min(2, len(groups))
+    rows = math.ceil(len(groups) / columns)
     figure, panels = subplots(rows, columns, (5 * columns, 3.4 * rows), sharey=True)
-    for axes in panels[len(models) :]:
+    for axes in panels[len(groups) :]:
         axes.set_axis_off()
-    for axes, model in zip(panels, models, strict=False):
-        alive, died = living.get(model, ()), dead.get(model, ())
-        for runs, style in (
-            (alive, {"color": VALIDATION_COLOUR, "alpha": 0.35, "linewidth": 1}),
-            (died, {"color": "tab:red", "marker": "."}),
-        ):
-            for run in runs:
-                values = [record["val_accuracy"] for record in run]
-                axes.plot(_epochs(values), values, **style)
+    for axes, (model, group) in zip(panels, groups.items(), strict=False):
+        alive, died = living(group), [entry for entry in group if entry.dead]
         if alive:
-            by_epoch = zip(*alive, strict=False)  # as far as the shortest run
-            means = [mean(record["val_accuracy"] for record in epoch) for epoch in by_epoch]
             label = f"mean of {len(alive)} seeds, each thin" if len(alive) > 1 else "one seed"
-            axes.plot(_epochs(means), means, color=VALIDATION_COLOUR, label=label)
-        if died:
-            axes.plot([], [], color="tab:red", marker=".", label=f"died: {len(died)}")
-        if model in published:
+            _draw_runs(axes, alive, VALIDATION_COLOUR, label)
+        for entry in died:
+            values = [record["val_accuracy"] for record in entry.history]
+            label = f"died: {len(died)}" if entry is died[0] else None
+            axes.plot(_epochs(values), values, color="tab:red", marker=".", label=label)
+        if published and model in published:
             values = published[model]
             axes.plot(_epochs(values), values, "--", color=PUBLISHED_COLOUR, label="published")
         axes.set_title(printable(model))
-        axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylabel("validation accuracy")
-        axes.grid(alpha=0.3)
         axes.legend(loc="lower right", fontsize=8)
+        _over_epochs(axes)
     save(figure, path)
+
+
+def plot_comparison(path: Path, entries: Sequence[Entry]) -> None:
+    """Plot validation accuracies over epochs and over seconds, a colour per group of seeds."""
+    groups = grouped(entries)
+    names = [_legend(group, entries) for group in groups]
+    columns = 1 if max(map(len, names)) > 60 else 2
+    height = 4 + 0.16 * sum(2 + name.count("\n") for name in names) / columns
+    figure, panels = subplots(1, 2, (10, height), sharey=True)
+    for colour, name, group in zip(_colours(len(groups)), names, groups, strict=True):
+        for axes, x in zip(panels, ("epoch", "seconds"), strict=True):
+            _draw_runs(axes, living(group), colour, name, over=x)
+            for entry in group:
+                if entry.dead:
+                    axes.plot(*_curve(entry, x), color=colour, linestyle=":")
+    _over_epochs(panels[0])
+    panels[0].set_ylabel("validation accuracy")
+    panels[1].set_xlabel("seconds of training and validation")
+    panels[1].grid(alpha=0.3)
+    several = any(len(living(group)) > 1 for group in groups)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=8,
+        title="mean over seeds, each thin" if several else None,
+    )
+    save(figure, path)
+
+
+def _legend(group: Sequence[Entry], entries: Sequence[Entry]) -> str:
+    """What sets a group apart from the others, and which of its runs died or are unfinished."""
+    label = group[0].label
+    varying = [name for name in label if len({entry.label[name] for entry in entries}) > 1]
+    words = [label[n] if n == "model" else f"{n} {label[n]}" for n in varying or ["model"]]
+    fates = ", ".join(entry.fate for entry in group if entry.fate)
+    return "\n".join(fill(printable(line), 120) for line in (", ".join(words), fates) if line)
+
+
+def _draw_runs(
+    axes: Any, entries: Sequence[Entry], colour: Any, label: str, *, over: str = "epoch"
+) -> None:
+    """Draw living runs, and their mean as far as the shortest one."""
+    curves = [_curve(entry, over) for entry in entries]
+    for xs, ys in curves if len(curves) > 1 else ():
+        axes.plot(xs, ys, color=colour, alpha=0.35, linewidth=1)
+    xs, ys = (
+        [mean(values) for values in zip(*(curve[side] for curve in curves), strict=False)]
+        for side in (0, 1)
+    )
+    axes.plot(xs, ys, color=colour, label=label, marker="." if len(xs) == 1 else None)
+
+
+def _curve(entry: Entry, over: str) -> tuple[list[float], list[float]]:
+    """The epochs, or the seconds at their ends, and the validation accuracies."""
+    xs = [record[over] for record in entry.history]
+    accuracies = [record["val_accuracy"] for record in entry.history]
+    return (list(accumulate(xs)) if over == "seconds" else xs), accuracies
+
+
+def _colours(count: int) -> list[Any]:
+    """As many colours: the usual ten, or else a scale from dark to light."""
+    _import_matplotlib()
+    from matplotlib import colormaps
+
+    if count <= 10:
+        return [f"C{index}" for index in range(count)]
+    return list(colormaps["viridis"](np.linspace(0, 0.95, count)))
+
+
+def _over_epochs(axes: Any) -> None:
+    axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
 
 
 def _epochs(values: Sequence[float]) -> range:

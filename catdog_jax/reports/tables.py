@@ -1,13 +1,55 @@
-"""Metrics of runs → Markdown tables."""
+"""Runs → Markdown tables."""
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from statistics import mean, stdev
 from typing import Any
 
+from ..training.metrics import wilson_interval
+
 RunMetrics = Mapping[str, Any]
 """The content of a run's `metrics.json`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A run, finished or not, in a table or a figure."""
+
+    label: Mapping[str, str]
+    """Its model, and the settings that set it apart, in words. Runs that differ only by their seed
+    have the same label, all runs the same keys."""
+    seed: int
+    epochs: int
+    """How many it is to have."""
+    history: Sequence[Mapping[str, float]]
+    """One record per epoch so far."""
+    metrics: RunMetrics | None
+    """None if it is unfinished."""
+    dead: bool = False
+
+    @property
+    def fate(self) -> str:
+        """`seed 1 died`, `seed 2 unfinished (3 of 20 epochs)`, or nothing."""
+        if self.dead:
+            return f"seed {self.seed} died"
+        if self.metrics is None:
+            return f"seed {self.seed} unfinished ({len(self.history)} of {self.epochs} epochs)"
+        return ""
+
+
+def grouped(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """The entries in groups that differ only by their seed."""
+    groups: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(tuple(entry.label.values()), []).append(entry)
+    return list(groups.values())
+
+
+def living(entries: Sequence[Entry]) -> list[Entry]:
+    """Those that have trained for an epoch and have not died."""
+    return [entry for entry in entries if entry.history and not entry.dead]
 
 
 def published() -> dict[str, Any]:
@@ -15,35 +57,42 @@ def published() -> dict[str, Any]:
     return json.loads(files("catdog_jax.reports").joinpath("published.json").read_text("utf-8"))
 
 
-def summary_table(metrics: Sequence[RunMetrics], published: RunMetrics | None = None) -> str:
-    """One line per model, over its seeds. Dead runs are counted but not averaged.
+def series_table(entries: Sequence[Entry], published: RunMetrics | None = None) -> str:
+    """One line per group of runs that differ only by seed. Dead runs are named but not averaged.
 
     Args:
-        metrics: of each run.
+        entries: the runs.
         published: numbers from `published()` to compare with; only for the same data.
     """
-    header = ["model", "seeds", "died", "best validation accuracy", "test accuracy, best epoch"]
-    header += ["test accuracy, last epoch"]
+    header = [*entries[0].label, "runs", "best validation accuracy", "test accuracy"]
+    header += ["epochs done", "seconds"]
+    notes = any(entry.fate for entry in entries)
+    header += ["notes"] * notes + ["published: validation; test"] * (published is not None)
     rows = []
-    for model in dict.fromkeys(run["model"] for run in metrics):
-        runs = [run for run in metrics if run["model"] == model]
-        living = [run for run in runs if not run["dead"]]
-        cells = [model, str(len(runs)), str(len(runs) - len(living))]
-        cells.append(spread([run["best"]["val_accuracy"] for run in living]))
-        for epoch in ("test", "test_last"):
-            cells.append(spread([run[epoch]["accuracy"] for run in living if run[epoch]]))
-        rows.append([*cells, _published_cell(published, model)] if published else cells)
-    return _table([*header, "published: validation; test"] if published else header, rows)
+    for group in grouped(entries):
+        alive = living(group)
+        best = [max(record["val_accuracy"] for record in entry.history) for entry in alive]
+        cells = [*group[0].label.values(), str(len(group)), spread(best), _test_cell(alive)]
+        cells.append(_between([len(entry.history) for entry in alive or group]))
+        seconds = [sum(record["seconds"] for record in entry.history) for entry in alive or group]
+        cells.append(f"{mean(seconds):.0f}")
+        cells += [", ".join(entry.fate for entry in group if entry.fate)] * notes
+        cells += [_published_cell(published, group[0].label["model"])] if published else []
+        rows.append(cells)
+    return _table(header, rows)
 
 
-def runs_table(metrics: Sequence[RunMetrics]) -> str:
-    """One line per run, accuracies with their 95 % Wilson intervals."""
-    header = ["model", "seed", "best validation accuracy (epoch)", "test, best epoch"]
+def runs_table(entries: Sequence[Entry]) -> str:
+    """One line per finished run, accuracies with their 95 % Wilson intervals."""
+    header = [*entries[0].label, "seed", "best validation accuracy (epoch)", "test, best epoch"]
     header += ["test, last epoch", "seconds", "images/s"]
     rows = []
-    for run in metrics:
+    for entry in entries:
+        if (run := entry.metrics) is None:
+            continue
         best = "died" if run["dead"] else f"{_cell(run['best'])} ({run['best']['epoch']})"
-        cells = [run["model"], str(run["seed"]), best, _cell(run["test"]), _cell(run["test_last"])]
+        cells = [*entry.label.values(), str(entry.seed), best]
+        cells += [_cell(run["test"]), _cell(run["test_last"])]
         rows.append([*cells, f"{run['seconds']:.0f}", f"{run['images_per_second']:.0f}"])
     return _table(header, rows)
 
@@ -74,10 +123,25 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([table_line(header), rule, *map(table_line, rows)])
 
 
+def _between(numbers: Sequence[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return f"{least}" if least == most else f"{least} … {most}"
+
+
 def _cell(result: RunMetrics | None) -> str:
     if not result:
         return "no test photos"
     return percent(result.get("accuracy", result.get("val_accuracy", 0.0)), result["interval"])
+
+
+def _test_cell(entries: Sequence[Entry]) -> str:
+    """The mean, with the interval that as many test photos leave: more seeds do not narrow it."""
+    results = [entry.metrics["test"] for entry in entries if entry.metrics]
+    results = [result for result in results if result]
+    if not results:
+        return "–"
+    share, count = mean(result["accuracy"] for result in results), results[0]["count"]
+    return percent(share, wilson_interval(round(share * count), count))
 
 
 def _published_cell(published: RunMetrics, model: str) -> str:

@@ -230,8 +230,9 @@ def _saved(folder: Path) -> list[int]:
 def _read_metrics(folder: Path, history: list[Row]) -> dict[str, Any]:
     metrics = read_json(folder / METRICS)
     try:
-        tables.summary_table([metrics])
-        tables.runs_table([metrics])
+        entry = tables.Entry({}, metrics["seed"], metrics["epochs"], history, metrics)
+        tables.series_table([entry])
+        tables.runs_table([entry])
         best = best_epoch(history)
         if metrics["best"]["val_accuracy"] != history[best - 1]["val_accuracy"]:
             raise ValueError("its best accuracy is not the history's")  # noqa: TRY301

@@ -172,7 +172,7 @@ def _train_and_report(
     *,
     finish: bool = False,
 ) -> Run:
-    model = _model(experiment, splits, out)
+    model = model_to_train(experiment, splits, begun=bool(checkpoint.epochs(out / CHECKPOINT)))
     with lock_folder(out):
         try:
             record = _train(experiment, out, model, splits, inputs, log, finish=finish)
@@ -193,15 +193,19 @@ def _kept(out: Path) -> str:
     return f"; the state after epoch {saved[-1]} is kept in {out}" if saved else ""
 
 
-def _model(experiment: Experiment, splits: Splits, out: Path) -> nnx.Module:
-    """The model to start from; pretrained weights are not needed if there is a checkpoint."""
+def model_to_train(experiment: Experiment, splits: Splits, *, begun: bool = False) -> nnx.Module:
+    """The model to start from; with random weights if the run has `begun`, for its checkpoint.
+
+    Raises:
+        InputError: model, weights, data and the parts to train do not fit each other.
+    """
     height = splits.train.images.shape[1]
     if splits.source != build.ARRAYS and height != experiment.image_size:
         raise InputError(
             f"the photos are {height} pixels high, the experiment's image_size is "
             f"{experiment.image_size}"
         )
-    make = build.build_model if checkpoint.epochs(out / CHECKPOINT) else initial_model
+    make = build.build_model if begun else initial_model
     model = make(experiment, len(splits.class_names), height)
     # `fit` checks this, too, but only after the folder was created.
     check_fit(model, splits.train, loss=build.loss_of(experiment, len(splits.class_names)))
