@@ -156,6 +156,30 @@ class Sweep(Settings):
 
 
 @dataclass(frozen=True)
+class LrFind(Settings):
+    """Find a learning rate: raise it from step to step and see how the loss falls.
+
+    Example: catdog-jax lr-find model3 --data my_photos/
+
+    The suggestion is the rate at which the loss has done nine tenths of its fall: a start for a
+    sweep. With --head-epochs the training after them is tried, on a head that is still untrained.
+    """
+
+    model: Model = ""
+    least: float = 1e-6  # The learning rate of the first step.
+    most: float = 1.0  # That of the last step, if the loss has not diverged before.
+    steps: int = 100  # How many steps, a batch each.
+    out: Path = Path("runs/lr_find")  # Folder of the figure.
+    epochs: Fixed[int] = 1
+    learning_rate: Fixed[float] = 1.0
+    head_learning_rate: Fixed[float] = 1.0
+    schedule: Fixed[Literal["constant", "cosine"]] = "constant"
+    warmup: Fixed[float] = 0.0
+    patience: Fixed[int | None] = None
+    callbacks: Fixed[tuple[str, ...]] = ()
+
+
+@dataclass(frozen=True)
 class Compare:
     """Compare runs in one table, whose columns are the settings that differ, and one picture.
 

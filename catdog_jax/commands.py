@@ -15,6 +15,7 @@ from .arguments import (
     Data,
     Demo,
     Evaluate,
+    LrFind,
     Predict,
     Reproduce,
     Sweep,
@@ -23,6 +24,7 @@ from .arguments import (
 from .errors import InputError, first_line, say
 from .files import expanded, make_folder
 from .runs.experiment import Experiment
+from .runs.named import short
 from .runs.naming import changed, folder_name
 from .runs.recipes import POST, RECIPES, recipe
 
@@ -57,7 +59,7 @@ def _train_anew(options: Train) -> "Run":
     return run(experiment, options.out and expanded(options.out), splits=splits)
 
 
-def _experiment(options: Train) -> Experiment:
+def _experiment(options: Train | LrFind) -> Experiment:
     if not options.model:
         raise InputError(f"which model? {', '.join(RECIPES)}, or your own as FILE.py:NAME")
     return replace(recipe(options.model), **options.changes)
@@ -134,6 +136,27 @@ def compare_runs(options: Compare) -> None:
 
     compare(options.runs, options.out)
     say(f"compare.md and compare.png are in {expanded(options.out)}")
+
+
+def find_rate(options: LrFind) -> None:
+    """Suggest a learning rate, and draw how the loss depends on it."""
+    experiment = _experiment(options)
+    from .reports.plots import plot_rates
+    from .runs.build import check, load_splits
+    from .runs.lr_find import find_learning_rate
+
+    _start_jax()
+    check(experiment)
+    splits = load_splits(experiment, strict=options.strict)
+    curve = find_learning_rate(
+        experiment, splits, least=options.least, most=options.most, steps=options.steps
+    )
+    out = expanded(options.out) / "lr_find.png"
+    make_folder(out.parent)
+    title = f"{short(options.model)}, seed {experiment.seed}"
+    plot_rates(out, curve.rates, curve.losses, curve.smoothed, curve.suggestion, title)
+    say(curve.verdict)
+    say(f"the curve is in {out}")
 
 
 def demo(options: Demo) -> None:

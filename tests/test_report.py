@@ -124,7 +124,9 @@ def test_figures_are_drawn_at_a_usual_size(tmp_path: Path) -> None:
     ]
     plots.plot_curves(tmp_path / "curves.png", entries, {"model1": [0.5, 0.6]})
     plots.plot_comparison(tmp_path / "comparison.png", entries)
-    for name in ("history", "labels", "grid", "curves", "comparison"):
+    losses, rates = np.array([3.0, 2.0, 1000.0]), np.array([1e-3, 1e-2, 1e-1])
+    plots.plot_rates(tmp_path / "rates.png", rates, losses, losses, 1e-2, "model3")
+    for name in ("history", "labels", "grid", "curves", "comparison", "rates"):
         width, height = size(tmp_path / f"{name}.png")
         assert 300 < width < 1500
         assert 200 < height < 1500

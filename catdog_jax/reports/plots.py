@@ -212,6 +212,32 @@ def _over_epochs(axes: Any) -> None:
     axes.grid(alpha=0.3)
 
 
+def plot_rates(
+    path: Path,
+    rates: Sequence[float] | np.ndarray,
+    losses: Sequence[float] | np.ndarray,
+    smoothed: Sequence[float] | np.ndarray,
+    suggestion: float | None,
+    title: str,
+) -> None:
+    """Draw the training loss over a growing learning rate, with the suggested rate."""
+    figure, (axes,) = subplots(1, 1, (6, 4))
+    axes.plot(rates, losses, color=TRAINING_COLOUR, alpha=0.3, label="of each batch")
+    axes.plot(rates, smoothed, color=TRAINING_COLOUR, label="smoothed")
+    if suggestion is not None:
+        label = f"suggestion: {suggestion:.1e}"
+        axes.axvline(suggestion, color=PUBLISHED_COLOUR, linestyle="--", label=label)
+    axes.set_xscale("log")
+    # Where training diverges the loss can be a thousand times as large.
+    axes.set_ylim(min(0.0, *losses), 1.2 * max(*losses[:5], float(np.median(losses))))
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("training loss")
+    axes.set_title(printable(title))
+    axes.legend()
+    axes.grid(alpha=0.3)
+    save(figure, path)
+
+
 def _epochs(values: Sequence[float]) -> range:
     return range(1, len(values) + 1)
 

@@ -1,8 +1,10 @@
 """A learning-rate range test (Smith 2017, arXiv:1506.01186)."""
 
+import inspect
+import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from statistics import mean
 
 import numpy as np
 import optax
@@ -10,16 +12,18 @@ from jaxtyping import Float
 
 from ..data.splits import Splits
 from ..errors import InputError, RunError
-from ..reports import plots
 from ..training.loop import fit
 from ..training.metrics import Sums
-from . import build
+from . import build, named
 from .experiment import Experiment
 from .initial import initial_model
 from .phases import phases_of
 
-_SMOOTHING = 0.95
-_DIVERGED = 4.0  # times the least smoothed loss, as in fastai
+_SMOOTHING = 0.04  # standard deviation of the average over neighbouring steps, in all steps
+_FALL = 0.9
+_DIVERGED = 4.0
+_RECENT = 5
+_FEWEST = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,17 +36,33 @@ class RateCurve:
 
     @property
     def smoothed(self) -> Float[np.ndarray, " steps"]:
-        """A moving average of the losses, corrected for its start at zero."""
-        average, smoothed = 0.0, []
-        for step, loss in enumerate(self.losses, 1):
-            average = _SMOOTHING * average + (1 - _SMOOTHING) * float(loss)
-            smoothed.append(average / (1 - _SMOOTHING**step))
-        return np.array(smoothed)
+        """The losses, averaged over steps before and after: an average of the past would lag."""
+        steps = np.arange(len(self.losses))
+        distances = (steps[:, None] - steps) / max(1.0, _SMOOTHING * len(steps))
+        weights = np.exp(-(distances**2) / 2)
+        return weights @ self.losses / weights.sum(axis=1)
 
     @property
-    def suggestion(self) -> float:
-        """A tenth of the rate at the least smoothed loss, where training is fast and still safe."""
-        return float(self.rates[int(self.smoothed.argmin())]) / 10
+    def suggestion(self) -> float | None:
+        """Where the loss has done nine tenths of its fall: training is fast and still stable.
+
+        None if it never fell: by 1 % or less, or by less than twice the first batches' spread.
+        """
+        start, smoothed = self.losses[: max(5, len(self.losses) // 10)], self.smoothed
+        fall = start.mean() - smoothed.min()
+        if fall <= max(2 * start.std(), 0.01 * abs(start.mean())):
+            return None
+        return float(self.rates[int(np.argmax(smoothed <= start.mean() - _FALL * fall))])
+
+    @property
+    def verdict(self) -> str:
+        """The suggestion in a line."""
+        if self.suggestion is None:
+            return (
+                "no suggestion: the loss never fell clearly below its start; try a smaller "
+                "--least, a larger --most or more --steps"
+            )
+        return f"suggestion: --learning-rate {self.suggestion:.1e}"
 
 
 def find_learning_rate(
@@ -55,7 +75,8 @@ def find_learning_rate(
 ) -> RateCurve:
     """Train for a few steps at rates that grow from `least` to `most`, until the loss diverges.
 
-    Of an experiment in two phases, the last one, begun without the first.
+    The loss has diverged if that of recent steps is four times the least such. Of an experiment in
+    two phases, the last one is tried, begun without the first.
 
     Args:
         experiment: whose model, optimizer, augmentation and data are tried.
@@ -65,28 +86,34 @@ def find_learning_rate(
         steps: number of batches.
 
     Raises:
-        InputError: `least` and `most` are not in order, or there are too few steps.
+        InputError: `least` and `most` are not in order, there are too few steps, or the optimizer
+            takes no learning rate.
+        RunError: not even the first loss is finite.
     """
-    if not 0 < least < most or steps < 10:
-        raise InputError("lr-find needs 0 < least < most, and 10 steps or more")
-    rates = least * (most / least) ** (np.arange(steps) / (steps - 1))
+    if not 0 < least < most < math.inf or steps < _FEWEST:
+        raise InputError(f"lr-find needs 0 < least < most, and {_FEWEST} steps or more")
+    if named.is_code(experiment.optimizer) and not _takes_rate(experiment.optimizer):
+        raise InputError(f"{named.short(experiment.optimizer)} takes no learning_rate to be found")
+    growth = (most / least) ** (1 / (steps - 1))
+    rates = least * growth ** np.arange(steps)
     per_epoch = len(splits.train.batches(experiment.batch_size))
-    epochs = -(-steps // per_epoch)
-    model = initial_model(experiment, len(splits.class_names), splits.train.images.shape[1])
     at_rate_one = replace(
         phases_of(experiment)[-1].experiment,
-        epochs=epochs,
+        epochs=-(-steps // per_epoch),
         learning_rate=1.0,
         schedule="constant",
         warmup=0.0,
         patience=None,
+        callbacks=(),
     )
-    options = build.training_of(at_rate_one, model, len(splits.class_names), per_epoch)
-    growing = optax.scale_by_schedule(
-        lambda step: least * (most / least) ** (step / (steps - 1))  # pyright: ignore
+    classes = len(splits.class_names)
+    model = initial_model(experiment, classes, splits.train.images.shape[1])
+    options = build.training_of(at_rate_one, model, classes, per_epoch)
+    options["optimizer"] = optax.chain(
+        options["optimizer"](steps), optax.scale_by_schedule(lambda step: least * growth**step)
     )
-    options["optimizer"] = optax.chain(options["optimizer"](steps), growing)
     losses: list[float] = []
+    recent: list[float] = []
     seen = {"epoch": -1, "loss": 0.0, "count": 0}
 
     def note(epoch: int, sums: Sums) -> None:
@@ -95,31 +122,27 @@ def find_learning_rate(
         loss, count = float(sums["loss"]), int(sums["count"])
         losses.append((loss - seen["loss"]) / (count - seen["count"]))
         seen.update(loss=loss, count=count)
-        smoothed = RateCurve(rates[: len(losses)], np.array(losses)).smoothed
-        if len(losses) == steps or smoothed[-1] > _DIVERGED * smoothed.min():
+        recent.append(mean(losses[-_RECENT:]))
+        if len(losses) == steps or recent[-1] > _DIVERGED * min(recent):
             raise _Enough
 
     few = splits.validation.take(np.arange(min(len(splits.validation), experiment.batch_size)))
-    with suppress(_Enough, RunError):  # RunError: the loss is not finite any more
-        for _ in fit(model, splits.train, few, on_step=note, on_device=False, **options):
-            pass
+    weights = build.class_weights(experiment, splits.train)
+    options |= {"on_device": False, "on_step": note, "class_weights": weights}
+    try:
+        with suppress(_Enough):
+            for _ in fit(model, splits.train, few, **options):
+                pass
+    except RunError:  # the loss is not finite any more
+        if not losses:
+            raise
     return RateCurve(rates[: len(losses)], np.array(losses))
+
+
+def _takes_rate(optimizer: str) -> bool:
+    own = named.load(optimizer)  # an optax transformation itself cannot be called
+    return callable(own) and "learning_rate" in inspect.signature(own).parameters
 
 
 class _Enough(Exception):  # noqa: N818
     """Ends the training."""
-
-
-def plot_rates(path: Path, curve: RateCurve, title: str) -> None:
-    """Draw the loss over the learning rate, with the suggestion."""
-    figure, (axes,) = plots.subplots(1, 1, (6, 4))
-    axes.plot(curve.rates, curve.losses, color=plots.TRAINING_COLOUR, alpha=0.3, label="batch")
-    axes.plot(curve.rates, curve.smoothed, color=plots.TRAINING_COLOUR, label="smoothed")
-    axes.axvline(curve.suggestion, color="0.35", linestyle="--", label=f"{curve.suggestion:.1e}")
-    axes.set_xscale("log")
-    axes.set_ylim(0, 1.2 * max(curve.smoothed[0], float(np.quantile(curve.smoothed, 0.9))))
-    axes.set_xlabel("learning rate")
-    axes.set_ylabel("training loss")
-    axes.set_title(title)
-    axes.legend()
-    plots.save(figure, path)
