@@ -69,7 +69,8 @@ class Train(Settings):
 
     Example: catdog-jax train model3 --data my_photos/ --epochs 5
 
-    The defaults shown are those of the MODEL given before --help.
+    The defaults shown are those of the MODEL given before --help. With --data and no MODEL: model5
+    if pretrained weights can be had, else model6, with epochs that suit the number of photos.
     """
 
     model: Model = ""
@@ -234,6 +235,8 @@ class Evaluate:
     data: str | None = None  # Another source than the run's own.
     data_dir: str | None = None  # Folder of TFDS's prepared data.
     split: Literal["train", "validation", "test", "all"] = "test"  # Which part of the photos.
+    unseen: Flag = False
+    """Leave out photos that look like one that the run was trained or validated on."""
     checkpoint: Literal["best", "last"] = "best"  # Of the best validation accuracy, or the last.
     predictions: Path | None = None  # CSV file for the prediction on each photo.
 

@@ -46,16 +46,26 @@ def train(options: Train) -> "Run | list[Run]":
 def _train_anew(options: Train) -> "Run":
     if options.finish:
         raise InputError("--finish ends a run early; it needs --resume RUN")
-    experiment = _experiment(options)
+    changes = options.changes
+    any_model = not options.model and "data" in changes
+    experiment = Experiment("") if any_model else _experiment(options)
     from .runs.build import check, load_splits
+    from .runs.recommend import recommend, suited
     from .runs.runner import run
     from .runs.terminal import describe
 
     _start_jax()
+    if any_model:
+        weights = changes.get("weights", "imagenet")
+        experiment = recommend(weights, image_size=changes.get("image_size"))
+        experiment = replace(experiment, **changes)
     check(experiment)
     splits = load_splits(experiment, strict=options.strict)
     for line in describe(splits):
         say(line)
+    if any_model:
+        experiment = replace(suited(experiment, len(splits.train)), **changes)
+        say(f"no model named: {experiment.model} for at most {experiment.epochs} epochs")
     return run(experiment, options.out and expanded(options.out), splits=splits)
 
 
@@ -210,7 +220,9 @@ def evaluate_run(options: Evaluate) -> None:
     if run.metrics is None:
         done, planned = len(run.history), run.experiment.epochs
         say(f"note: {run.folder} is unfinished, {done} of {planned} epochs")
-    predictions = run.predict(options.data, data_dir=options.data_dir, split=options.split)
+    predictions = run.predict(
+        options.data, data_dir=options.data_dir, split=options.split, unseen=options.unseen
+    )
     if options.predictions:
         predictions.write_csv(expanded(options.predictions))
     say(f"{options.split} accuracy: {accuracy_line(run.judge(predictions))}")

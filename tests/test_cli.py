@@ -206,6 +206,7 @@ def test_the_demo_says_that_these_are_drawings(
         (["train", "absent.py:Net", *TRAIN], "absent.py cannot be read"),
         (["train", "model1", *TRAIN, "--seed", "-1"], "seed must be a whole number, 0 to"),
         (["train"], "which model? model1, model2, model3, model4, "),
+        (["train", "--data", "absent"], "absent"),
         (["train", "model1", "--resume", "run"], "--resume continues a run with its own settings"),
         (["reproduce", "--seeds", "0"], "--seeds must be from 1 to 1000, not 0"),
         (["reproduce", "--models", "model9"], "unknown model 'model9'"),

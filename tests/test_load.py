@@ -161,7 +161,6 @@ def test_the_same_photos_under_another_name_are_not_decoded_again(tmp_path, cach
 def test_opening_reads_no_pixels(monkeypatch):
     load_data("sketches", SIZE, sizes=(12, 6, 2))
     monkeypatch.setattr(ImageView, "__getitem__", pytest.fail)
-    monkeypatch.setattr(decoded_folder, "forget_pages", pytest.fail)
     loaded = load_data("sketches", SIZE, sizes=(12, 6, 2))
     assert isinstance(loaded.train.images, ImageView)
     assert isinstance(loaded.train.images.array, np.memmap)
@@ -337,15 +336,18 @@ def test_strict_refuses_pictures_that_are_passed_over(tmp_path):
 
 
 def test_copies_in_two_splits_are_reported(tmp_path):
-    folder = write_classes(tmp_path / "photos/train", cat=5, dog=5).parent
-    write_classes(folder / "validation", dog=3)
-    for number in (20, 21):
-        write_photo(folder / f"validation/cats/cat.{number}.png")
-    shutil.copy(folder / "train/cats/cat.2.png", folder / "validation/cats/copy.20.png")
-    loaded = load_data(folder, SIZE)
-    found = {(photo.name, photo.other_name) for photo in loaded.shared}
-    dogs = {(f"validation/dogs/dog.{i}.png", f"train/dogs/dog.{i}.png") for i in range(3)}
-    assert found == dogs | {("validation/cats/copy.20.png", "train/cats/cat.2.png")}
+    folder = tmp_path / "photos"
+    for seed in range(10):
+        write_jpeg(folder / f"train/{'cats' if seed < 5 else 'dogs'}/{seed}.jpg", seed)
+    for seed in (20, 21):
+        write_jpeg(folder / f"validation/cats/{seed}.jpg", seed)
+    shutil.copy(folder / "train/cats/2.jpg", folder / "validation/cats/copy.jpg")
+    write_jpeg(folder / "validation/dogs/smaller.jpg", 7, size=(40, 44))
+    found = {(photo.name, photo.other_name) for photo in load_data(folder, SIZE).shared}
+    assert found == {
+        ("validation/cats/copy.jpg", "train/cats/2.jpg"),
+        ("validation/dogs/smaller.jpg", "train/dogs/7.jpg"),
+    }
 
 
 # Arguments.
