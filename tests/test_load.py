@@ -17,7 +17,7 @@ import pytest
 from photo_files import color, write_classes, write_jpeg, write_photo, zip_of
 
 from catdog_jax.data import decode, decoded_cache, decoded_folder, sources, tfds
-from catdog_jax.data.load import load_data
+from catdog_jax.data.load import load_data, unused_photos
 from catdog_jax.data.splits import SPLIT_NAMES, ImageView, class_counts
 from catdog_jax.errors import InputError
 from catdog_jax.runs import series
@@ -348,6 +348,18 @@ def test_copies_in_two_splits_are_reported(tmp_path):
         ("validation/cats/copy.jpg", "train/cats/2.jpg"),
         ("validation/dogs/smaller.jpg", "train/dogs/7.jpg"),
     }
+
+
+def test_photos_in_no_split_can_be_had(tmp_path):
+    folder = write_classes(tmp_path / "photos", cat=10, dog=10)
+    loaded = load_data(folder, SIZE, sizes=(4, 3, 2))
+    unused = unused_photos(loaded)
+    parts = [*splits_of(loaded), unused]
+    assert len(unused) == 11
+    assert len({name for part in parts for name in part.names}) == 20
+    assert [name.startswith("dogs") for name in unused.names] == unused.labels.astype(bool).tolist()
+    assert tuple(unused.images[0][0, 0]) == color(unused.names[0])
+    assert not len(unused_photos(load_data(folder, SIZE)))
 
 
 # Arguments.

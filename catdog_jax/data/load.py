@@ -19,11 +19,13 @@ from .splits import (
     SMALLEST_IMAGE,
     SPLIT_NAMES,
     ImageView,
+    Indices,
     Shared,
     Sizes,
     Skipped,
     Split,
     Splits,
+    UInt8Images,
     checked_sizes,
     class_counts,
 )
@@ -100,6 +102,19 @@ def load_data(
     return splits
 
 
+def unused_photos(splits: Splits) -> Split:
+    """The photos of a data set that are in none of its splits."""
+    if splits.folder is None:  # arrays
+        return splits.test.take(np.arange(0))
+    meta, images = decoded_folder.read(splits.folder)
+    used = {name for part in SPLIT_NAMES for name in getattr(splits, part).names}
+    photos = zip(meta.names, meta.digests, strict=True)
+    rest = np.array(
+        [i for i, (name, there) in enumerate(photos) if there and name not in used], int
+    )
+    return _split(meta, images, rest)
+
+
 def _existing(source: str | Path) -> Path:
     path = expanded(source).absolute()
     try:
@@ -158,27 +173,29 @@ def _make_splits(
     """The splits of the decoded photos in `folder`."""
     meta, images = decoded_folder.read(folder)
     there = np.array([bool(digest) for digest in meta.digests], bool)
-    names, labels, pools = np.array(meta.names), np.array(meta.labels, np.int32), {}
+    labels, pools = np.array(meta.labels, np.int32), {}
     for pool in dict.fromkeys(meta.pools):
         pools[pool] = np.flatnonzero(there & (np.array(meta.pools) == pool))
     default = None if meta.sizes is None else checked_sizes(meta.sizes)
     parts = split_indices(pools, labels, meta.digests, sizes or default, seed, source)
-    class_names = tuple(meta.class_names)
-    splits = {
-        name: Split(
-            ImageView(images, index), labels[index], class_names, tuple(names[index].tolist())
-        )
-        for name, index in parts.items()
-    }
     return Splits(
-        **splits,
-        class_names=class_names,
+        **{name: _split(meta, images, index) for name, index in parts.items()},
+        class_names=tuple(meta.class_names),
         source=str(source),
         fingerprint=meta.fingerprint,
         folder=folder,
         skipped=tuple(Skipped(*photo) for photo in meta.skipped),
         shared=_shared(meta, parts),
         passed_over=passed_over or meta.passed_over,
+    )
+
+
+def _split(meta: decoded_folder.Meta, images: UInt8Images, index: Indices) -> Split:
+    return Split(
+        images=ImageView(images, index),
+        labels=np.array(meta.labels, np.int32)[index],
+        class_names=tuple(meta.class_names),
+        names=tuple(np.array(meta.names)[index].tolist()),
     )
 
 

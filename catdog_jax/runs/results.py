@@ -12,6 +12,7 @@ from flax import nnx
 
 from ..data.arrays import Arrays, as_split
 from ..data.copies import without_copies
+from ..data.load import unused_photos
 from ..data.splits import SPLIT_NAMES, Split, Splits
 from ..errors import InputError, say
 from ..files import expanded, is_file
@@ -101,7 +102,7 @@ class Run:
         Args:
             data: a source for `load_data`, a split, images, or images and labels; by default the
                 run's own data.
-            split: which part of a source: train, validation, test, or all.
+            split: which part of a source: train, validation, test, or all its photos.
             data_dir: as in `load_data`.
             unseen: leave out photos that look like one the run was trained or validated on, in
                 whatever size or encoding.
@@ -124,8 +125,11 @@ class Run:
         splits = build.load_splits(source, image_size=self.image_size)
         if data is None and splits.fingerprint != self.inputs["photos"]:
             log(f"note: {source.data} has changed since this run was trained")
-        parts = SPLIT_NAMES if split == "all" else (split,)
-        chosen = [part for part in (getattr(splits, name) for name in parts) if len(part)]
+        names = SPLIT_NAMES if split == "all" else (split,)
+        parts = [getattr(splits, name) for name in names]
+        if split == "all":
+            parts.append(unused_photos(splits))
+        chosen = [part for part in parts if len(part)]
         if not chosen:
             raise InputError(f"{source.data} has no {split} photos")
         chosen = self._with_our_classes(chosen, splits, log)
