@@ -2,7 +2,8 @@
 
     python experiments/model6_scratch.py             # downloads the photos
 
-RESULT
+86 % of 3,500 photos of TFDS that look like none of the post's (one seed); the post's model 3, also
+from scratch, reaches 78 % of the validation photos. 1 minute on an H200. More: docs/beyond.md.
 """
 
 from pathlib import Path

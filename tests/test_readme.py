@@ -73,9 +73,14 @@ def drawings(source: str, image_size: int = 32, *_: object, **options: Any) -> S
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_backbone")
 def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, since later ones use the runs of earlier ones. Slow: they train all models."""
-    small = {name: replace(recipe, image_size=32) for name, recipe in recipes.RECIPES.items()}
+    changes: dict[str, Any] = {"image_size": 32, "weights": "none", "epochs": 2}
+    small = {
+        name: replace(recipe, **changes, head_epochs=min(1, recipe.head_epochs))
+        for name, recipe in recipes.RECIPES.items()
+    }
     for module in (recipes, reproduce):
         monkeypatch.setattr(module, "RECIPES", small)
 
