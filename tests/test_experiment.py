@@ -98,12 +98,13 @@ def test_a_run_from_before_a_setting_existed_had_its_default(
 
 
 def test_a_run_with_its_photos_on_the_devices_is_the_same_and_says_so(
-    finished: tuple[Run, list[str]], tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    resident = run(replace(SMALL, on_device=True), tmp_path / "run")
+    streamed = run(LINEAR, tmp_path / "streamed", log=silent)
+    resident = run(replace(LINEAR, on_device=True), tmp_path / "resident", log=silent)
     assert metrics_of(resident)["on_device"]
-    assert not metrics_of(finished[0])["on_device"]
-    for row, expected in zip(resident.history, finished[0].history, strict=True):
+    assert not metrics_of(streamed)["on_device"]
+    for row, expected in zip(resident.history, streamed.history, strict=True):
         row, expected = ({**values, "seconds": 0} for values in (row, expected))
         assert row == pytest.approx(expected, rel=1e-5)
 

@@ -211,27 +211,19 @@ def test_settings_of_the_second_phase_are_refused_before_the_first(tmp_path: Pat
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_backbone")
-@pytest.mark.parametrize(
-    ("trainable", "frozen"),
-    [
-        ("last=2", {"stem", "blocks"}),
-        # Slow: the gradient of the whole backbone is compiled.
-        pytest.param("all", set(), marks=pytest.mark.slow),
-    ],
-)
-def test_model_5_goes_through_both_phases(
-    trainable: str, frozen: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_model_5_goes_through_both_phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow: gradients of convolutions are compiled. Other tests do the same on linear layers."""
     drawn: dict[str, Any] = {}
     monkeypatch.setattr(report, "plot_history", lambda *_, **options: drawn.update(options))
-    experiment = replace(MODEL5, trainable=trainable)
+    experiment = replace(MODEL5, trainable="last=2")
     done = run(experiment, tmp_path / "run", log=silent)
     assert drawn["fine_tuning_after"] == 1
     before, after = initial_model(experiment, 2), load_run(done.folder, checkpoint="last").model
     weights = params_of(after)
     same = {path for path, x in params_of(before).items() if np.array_equal(x, weights[path])}
-    assert {path[1] for path in same} == frozen
+    assert {path[1] for path in same} == {"stem", "blocks"}
     # The batch statistics are left alone.
     statistics = (nnx.to_pure_dict(nnx.state(one, nnx.BatchStat)) for one in (before, after))
     jax.tree.map(np.testing.assert_array_equal, *statistics)

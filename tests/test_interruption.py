@@ -339,7 +339,7 @@ def test_killed_at_a_moment_of_a_save_it_resumes_to_the_same_run(
     check_same(LINEAR, moments / "whole", out)
 
 
-MODEL3 = ("train", "model3", *TRAIN, "--epochs", "60")
+LONG = 150  # epochs: enough for twenty kills
 
 
 def test_a_killed_process_resumes_to_the_same_run(tmp_path: Path) -> None:
@@ -361,9 +361,8 @@ def test_a_killed_process_resumes_to_the_same_run(tmp_path: Path) -> None:
 def test_killed_at_any_moment_it_resumes_to_the_same_history(tmp_path: Path) -> None:
     """Twenty times SIGKILL: every other time while a checkpoint is being written, else at any
     moment after the first epoch, or, once in five, while the process starts. Slow: minutes."""
-    subprocess.run(
-        command(*MODEL3, "--out", str(tmp_path / "whole")), check=True, capture_output=True
-    )
+    train = ("train", LINEAR.model, *TRAIN, "--epochs", str(LONG), "--out")
+    subprocess.run(command(*train, str(tmp_path / "whole")), check=True, capture_output=True)
     expected = timeless(load_run(tmp_path / "whole").history)
     out, draw = tmp_path / "run", random.Random(0)
     kills = during_writes = finished = 0
@@ -371,7 +370,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_history(tmp_path: Path) -> 
     while kills < KILLS:
         assert time.monotonic() < deadline, f"only {kills} kills in 600 s"
         with subprocess.Popen(
-            command(*MODEL3, "--out", str(out)), stdout=subprocess.PIPE, text=True
+            command(*train, str(out)), stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout is not None
             starting = kills % 10 in (2, 6)  # with the odd ones aimed at writes
@@ -405,7 +404,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_history(tmp_path: Path) -> 
     assert timeless(load_run(out).history) == expected
     assert not unfinished(out / "checkpoint")
     experiment, _ = read_config(out)
-    first, second = (saved_arrays(folder, experiment, 60) for folder in (tmp_path / "whole", out))
+    first, second = (saved_arrays(folder, experiment, LONG) for folder in (tmp_path / "whole", out))
     for name, array in first.items():
         np.testing.assert_array_equal(second[name], array, err_msg=name)
     print(f"{kills} kills, {during_writes} in the middle of a checkpoint; {finished} runs finished")

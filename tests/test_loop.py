@@ -202,12 +202,10 @@ def test_training_starts_before_its_last_epoch(start: int) -> None:
         train(coloured(8), start=start)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_backbone")
-@pytest.mark.parametrize("trainable", ["head", pytest.param("backbone", marks=pytest.mark.slow)])
-def test_model4_is_validated_as_evaluated_and_trains_one_part(
-    trainable: str, drawings: Split
-) -> None:
-    """With the program of the recipe; training the backbone is slow, and no recipe does it."""
+def test_model4_is_validated_as_evaluated_and_trains_its_head(drawings: Split) -> None:
+    """With the program of the recipe, which compiles for long."""
     model: Any = create_model("model4", alpha=0.35, rngs=nnx.Rngs(0))
     before = nnx.to_pure_dict(jax.tree.map(jnp.copy, nnx.state(model, nnx.Param)))
     for record in fit(
@@ -219,7 +217,7 @@ def test_model4_is_validated_as_evaluated_and_trains_one_part(
         optimizer=keras_adam(1e-4),
         augment=AUGMENTATIONS,
         threshold=0.5,
-        trainable=nnx.PathContains(trainable),
+        trainable=nnx.PathContains("head"),
     ):
         evaluated = evaluate(model, drawings, batch_size=16, threshold=0.5)
         assert record.val_loss == pytest.approx(evaluated.loss, rel=1e-5)
@@ -229,7 +227,7 @@ def test_model4_is_validated_as_evaluated_and_trains_one_part(
         part: all(jax.tree.leaves(jax.tree.map(np.array_equal, before[part], after[part])))
         for part in after
     }
-    assert same == {"backbone": trainable != "backbone", "head": trainable != "head"}
+    assert same == {"backbone": True, "head": False}
 
 
 @pytest.mark.slow

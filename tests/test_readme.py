@@ -58,6 +58,9 @@ SMALLER = {
 }
 
 
+SMALLER_NETWORKS = {"model5": ("alpha=0.35",), "model6": ("widths=(8,)", "blocks=(1,)")}
+
+
 def write_photos(folder: Path) -> None:
     (folder / "my_photos").mkdir()
     for index, image in enumerate(sketches.draw(4, 40)[0]):
@@ -76,11 +79,12 @@ def drawings(source: str, image_size: int = 32, *_: object, **options: Any) -> S
 @pytest.mark.usefixtures("short_backbone")
 def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, since later ones use the runs of earlier ones. Slow: they train all models."""
-    changes: dict[str, Any] = {"image_size": 32, "weights": "none", "epochs": 2}
     small = {
-        name: replace(recipe, **changes, head_epochs=min(1, recipe.head_epochs))
+        name: replace(recipe, image_size=32, weights="none", epochs=min(20, recipe.epochs))
         for name, recipe in recipes.RECIPES.items()
     }
+    for name, options in SMALLER_NETWORKS.items():
+        small[name] = replace(small[name], model_options=options)
     for module in (recipes, reproduce):
         monkeypatch.setattr(module, "RECIPES", small)
 
