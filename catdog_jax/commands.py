@@ -58,13 +58,16 @@ def _train_anew(options: Train) -> "Run":
     if any_model:
         weights = changes.get("weights", "imagenet")
         experiment = recommend(weights, image_size=changes.get("image_size"))
+        if experiment.weights == "none":
+            changes = {**changes, "weights": "none"}
         experiment = replace(experiment, **changes)
     check(experiment)
     splits = load_splits(experiment, strict=options.strict)
     for line in describe(splits):
         say(line)
     if any_model:
-        experiment = replace(suited(experiment, len(splits.train)), **changes)
+        fitted = suited(experiment, len(splits.train), epochs=changes.get("epochs"))
+        experiment = replace(fitted, **changes)
         say(f"no model named: {experiment.model} for at most {experiment.epochs} epochs")
     return run(experiment, options.out and expanded(options.out), splits=splits)
 
@@ -80,6 +83,8 @@ def _train_seeds(options: Train, count: int) -> list["Run"]:
         raise InputError(
             "--seeds trains several runs; --resume, --finish and --predictions are for one"
         )
+    if not options.model:
+        raise InputError("--seeds needs a MODEL, as model6")
     experiment = _experiment(options)
     out = options.out or Path("runs") / folder_name(experiment, changed(experiment))
     return _series([experiment], count, out, options.strict, first=experiment.seed)

@@ -37,7 +37,9 @@ def test_with_weights_they_are_fine_tuned(tmp_path: Path) -> None:
 def test_images_too_small_for_the_weights(tmp_path: Path) -> None:
     weights = tmp_path / "w.h5"
     h5py.File(weights, "w").close()
-    small = recommend(str(weights), image_size=32)
+    with pytest.raises(InputError, match="weights need images of 96 pixels or more, not 32"):
+        recommend(str(weights), image_size=32)
+    small = recommend(image_size=32)
     assert (small.model, small.image_size) == ("model6", 32)
 
 
@@ -48,5 +50,6 @@ def test_images_too_small_for_the_weights(tmp_path: Path) -> None:
 def test_fewer_photos_are_seen_more_often(photos: int, head_epochs: int, epochs: int) -> None:
     found = suited(RECIPES["model5"], photos)
     assert (found.head_epochs, found.epochs) == (head_epochs, epochs)
+    assert suited(RECIPES["model5"], photos, epochs=10).head_epochs == 5
     assert found.patience is not None
     assert found.patience >= 10

@@ -60,13 +60,17 @@ def pairs_alike(
 
 def groups_alike(photos: Float32[np.ndarray, "n pixels"]) -> list[list[int]]:
     """Groups of photos that look alike, in the order of their first."""
-    pairs = np.array([pair[:2] for pair in pairs_alike(photos)], int).reshape(-1, 2)
-    graph = coo_array((np.ones(len(pairs)), tuple(pairs.T)), shape=(len(photos),) * 2)
-    _, group_of = connected_components(graph, directed=False)
-    groups: dict[int, list[int]] = {}
-    for index in np.unique(pairs).tolist():
-        groups.setdefault(int(group_of[index]), []).append(index)
-    return list(groups.values())
+    group_of = np.arange(len(photos))
+    for start in range(0, len(photos), _ROWS):  # a block at a time: there may be millions of pairs
+        alike = np.triu(photos[start : start + _ROWS] @ photos[start:].T > ALIKE, 1)
+        if alike.any():
+            ends = tuple(group_of[start + part] for part in np.nonzero(alike))
+            graph = coo_array((np.ones(len(ends[0])), ends), shape=(len(photos),) * 2)
+            group_of = connected_components(graph, directed=False)[1][group_of]
+    members: dict[int, list[int]] = {}
+    for index, group in enumerate(group_of.tolist()):
+        members.setdefault(group, []).append(index)
+    return [group for group in members.values() if len(group) > 1]
 
 
 class Copy(NamedTuple):
@@ -84,14 +88,14 @@ def without_copies(split: Split, of: Sequence[Split]) -> tuple[Split, list[Copy]
     """
     names = [name for other in of for name in other.names]
     seen = np.concatenate([thumbnails(other.images) for other in of])
-    found: dict[int, Pair] = {}
-    for pair in pairs_alike(thumbnails(split.images), seen):
-        if pair.one not in found or pair.correlation > found[pair.one].correlation:
-            found[pair.one] = pair
-    copies = [
-        Copy(split.names[i], names[pair.other], pair.correlation) for i, pair in found.items()
-    ]
-    return split.take(np.setdiff1d(np.arange(len(split)), [*found])), copies
+    photos, copies = thumbnails(split.images), {}
+    for start in range(0, len(photos), _ROWS):
+        correlations = photos[start : start + _ROWS] @ seen.T
+        for row, other in enumerate(correlations.argmax(axis=1).tolist()):
+            if (correlation := float(correlations[row, other])) > ALIKE:
+                index = start + row
+                copies[index] = Copy(split.names[index], names[other], correlation)
+    return split.take(np.setdiff1d(np.arange(len(split)), [*copies])), [*copies.values()]
 
 
 def _thumbnails(images: np.ndarray) -> Float32[np.ndarray, "n pixels"]:

@@ -62,7 +62,7 @@ class Model6(nnx.Module):
 
     @property
     def stages(self) -> list[PathParts]:
-        """Paths of the stem, the blocks, and the head with its norm."""
+        """Paths of the stem, the blocks, the last norm and the head."""
         blocks: list[PathParts] = [("blocks", index) for index in range(len(self.blocks))]
         return [("stem",), *blocks, ("norm",), ("head",)]
 

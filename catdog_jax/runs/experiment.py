@@ -45,8 +45,8 @@ class Experiment:
 
     model: str
     """model1 (plain CNN), model2 (augmented), model3 (rescaled), model4 (transfer), model5
-    (fine-tuned), or your own: FILE.py:NAME, a class or function that takes rngs (and, if it names
-    them, num_classes and image_size) and returns an NNX module."""
+    (fine-tuned), model6 (residual), or your own: FILE.py:NAME, a class or function that takes rngs
+    (and, if it names them, num_classes and image_size) and returns an NNX module."""
     model_options: tuple[str, ...] = ()
     """Arguments of the model, as NAME=VALUE."""
     weights: str = "none"
@@ -75,8 +75,8 @@ class Experiment:
     """Passes over the training photos."""
     head_epochs: Annotated[int, Range(0, 10**6)] = 0
     """How many of the epochs come first and train only the model's part named head, without
-    augmentation: a photo's features are then computed only once. schedule, warmup, layer_decay, ema
-    and patience are those of the other epochs."""
+    augmentation: models 4 and 5 then compute a photo's features only once. schedule, warmup,
+    layer_decay, ema and patience apply only to the epochs after them."""
     head_learning_rate: Annotated[float, Range(_LEAST, _GREATEST)] = 1e-3
     """The constant learning rate of the head's epochs."""
     optimizer: str = "adam"

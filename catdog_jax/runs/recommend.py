@@ -28,7 +28,11 @@ def recommend(
     """
     size = {} if image_size is None else {"image_size": image_size}
     scratch = replace(RECIPES["model6"], **size)
-    if weights == "none" or (image_size or _SMALLEST) < _SMALLEST:
+    if image_size is not None and image_size < _SMALLEST:
+        if weights not in ("none", "imagenet"):
+            raise InputError(f"weights need images of {_SMALLEST} pixels or more, not {image_size}")
+        return scratch
+    if weights == "none":
         return scratch
     tuned = replace(RECIPES["model5"], weights=weights, **size)
     try:
@@ -41,12 +45,14 @@ def recommend(
     return tuned
 
 
-def suited(recipe: Experiment, photos: int) -> Experiment:
+def suited(recipe: Experiment, photos: int, *, epochs: int | None = None) -> Experiment:
     """`recipe` with epochs that suit the number of training photos, and early stopping.
 
-    Epochs go with 1 / √photos, from 0.4 to 3 times the recipe's: few photos still make enough
-    steps, and many photos make more.
+    Epochs go with 1 / √photos, from 0.4 to 3 times the recipe's: fewer photos get more epochs, so
+    that there are enough steps.
     """
     factor = min(3.0, max(0.4, math.sqrt(_PHOTOS / max(photos, 1))))
+    if epochs is not None:  # asked for
+        factor = epochs / recipe.epochs
     head, epochs = (round(factor * n) for n in (recipe.head_epochs, recipe.epochs))
     return replace(recipe, head_epochs=head, epochs=epochs, patience=max(10, epochs // 3))

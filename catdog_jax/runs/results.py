@@ -11,7 +11,6 @@ import optax
 from flax import nnx
 
 from ..data.arrays import Arrays, as_split
-from ..data.copies import without_copies
 from ..data.load import unused_photos
 from ..data.splits import SPLIT_NAMES, Split, Splits
 from ..errors import InputError, say
@@ -34,6 +33,7 @@ from .run_folder import (
     saved_checkpoint,
     with_code_of,
 )
+from .unseen import without_seen
 
 Log: TypeAlias = Callable[[str], None]
 Which: TypeAlias = Literal["best", "last"]
@@ -52,7 +52,7 @@ class Run:
     image_size: int
     """Of the photos, in pixels."""
     inputs: Inputs
-    """Hashes of the photos, the weights file and the code."""
+    """Hashes of the photos, the weights file, the run it started from, and the code."""
     history: list[Row]
     """A dictionary for each epoch, as in `history.csv`."""
     metrics: dict[str, Any] | None
@@ -113,6 +113,8 @@ class Run:
             InputError: there are no such photos, or they or their classes do not fit the model.
         """
         if isinstance(data, Split | tuple | np.ndarray):
+            if unseen:
+                raise InputError("unseen needs a source of photos, not arrays")
             return self._predict([as_split(data) if isinstance(data, tuple) else data])
         if split not in (*SPLIT_NAMES, "all"):
             raise InputError(f"unknown split '{split}'; choose train, validation, test or all")
@@ -133,23 +135,9 @@ class Run:
         if not chosen:
             raise InputError(f"{source.data} has no {split} photos")
         chosen = self._with_our_classes(chosen, splits, log)
-        return self._predict(self._unseen(chosen, log) if unseen else chosen)
-
-    def _unseen(self, parts: Sequence[Split], log: Log) -> list[Split]:
-        seen = build.load_splits(self.experiment, image_size=self.image_size)
-        if seen.fingerprint != self.inputs["photos"]:
-            raise InputError(
-                f"{self.experiment.data} has changed since this run was trained, so it is not "
-                "known which photos it has seen"
-            )
-        kept, copies = zip(
-            *(without_copies(part, [seen.train, seen.validation]) for part in parts), strict=True
-        )
-        count, total = sum(map(len, copies)), sum(map(len, parts))
-        log(f"left out {count} of {total} photos: they look like photos this run has seen")
-        if count == total:
-            raise InputError("no photos are left that this run has not seen")
-        return [part for part in kept if len(part)]
+        if unseen:
+            chosen = without_seen(self, chosen, splits if data is None else None, log)
+        return self._predict(chosen)
 
     def _with_our_classes(self, parts: list[Split], splits: Splits, log: Log) -> list[Split]:
         theirs = splits.class_names

@@ -20,7 +20,7 @@ CONFIG, HISTORY, METRICS = "config.json", "history.csv", "metrics.json"
 CHECKPOINT, CODE = "checkpoint", "code"
 
 Inputs = dict[str, str]
-"""Fingerprints of a run's inputs besides its settings: photos, weights file, first run, code."""
+"""Fingerprints of a run's inputs: photos, weights file, the run it starts from, code."""
 
 _CODE_SETTINGS = ("model", "trainable", "optimizer", "loss", "augment", "callbacks")
 

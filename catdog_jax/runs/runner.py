@@ -209,8 +209,11 @@ def model_to_train(experiment: Experiment, splits: Splits, *, begun: bool = Fals
     model = make(experiment, len(splits.class_names), height)
     # `fit` checks this, too, but only after the folder was created.
     check_fit(model, splits.train, loss=build.loss_of(experiment, len(splits.class_names)))
+    classes, steps = len(splits.class_names), len(splits.train.batches(experiment.batch_size))
     for phase in phases_of(experiment):
         split_trained(model, build.trainable_of(phase.experiment, model))
+        build.training_of(phase.experiment, model, classes, steps)["optimizer"](steps)
+    build.class_weights(experiment, splits.train)
     return model
 
 
@@ -258,6 +261,8 @@ def _train(
         write_json(out / CONFIG, config_of(experiment, splits, inputs))
         keep_code(experiment, out)
         log(f"{named.short(experiment.model)}, seed {experiment.seed}, into {out}")
+        if 0 < experiment.epochs <= experiment.head_epochs and experiment.trainable != "head":
+            log(f"note: all {experiment.epochs} epochs train the head alone, as head_epochs says")
         if saved:
             log(f"resuming after epoch {saved[-1]}, the last one saved")
         if finish or _has_died(experiment, history):  # do not train, only evaluate

@@ -117,7 +117,7 @@ def _folders(experiments: Sequence[Experiment], out: Path) -> dict[Experiment, P
         InputError: two of them would have the same folder.
     """
     there = {read_config(path.parent)[0]: path.parent for path in out.glob(f"*/{CONFIG}")}
-    settings, folders = differing(experiments), {}
+    settings, folders = differing([*experiments, *there]), {}
     for one in experiments:
         name = f"{folder_name(one, settings)}-seed{one.seed}"
         folder = there.get(one, out / name)
