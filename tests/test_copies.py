@@ -10,7 +10,6 @@ from PIL import Image
 from catdog_jax.data import sketches
 from catdog_jax.data.copies import groups_alike, pairs_alike, thumbnails
 from catdog_jax.data.load import load_data
-from catdog_jax.data.splits import Splits
 from catdog_jax.errors import InputError
 from catdog_jax.runs.experiment import Experiment
 from catdog_jax.runs.runner import run
@@ -27,17 +26,6 @@ def again(image: np.ndarray, size: int, quality: int) -> np.ndarray:
     encoded = io.BytesIO()
     Image.fromarray(image).resize((size, size)).save(encoded, "jpeg", quality=quality)
     return np.asarray(Image.open(encoded).resize(image.shape[:2]))
-
-
-def key(name: str) -> tuple[bool, str]:
-    """A photo's class and number, from `train/cats/cat.0.jpg` and `PetImages/Cat/0.jpg` alike."""
-    return "dog" in name.lower(), "".join(filter(str.isdigit, Path(name).stem))
-
-
-def all_photos(splits: Splits) -> tuple[np.ndarray, list[str]]:
-    parts = splits.train, splits.validation, splits.test
-    images = np.concatenate([np.asarray(part.images) for part in parts])
-    return images, [name for part in parts for name in part.names]
 
 
 def test_a_thumbnail_is_the_grey_means_of_a_grid_scaled_to_length_one() -> None:
@@ -122,20 +110,3 @@ def test_photos_that_a_run_has_seen_are_left_out(tmp_path: Path) -> None:
     save(tmp_path / "old", pictures(26)[::-1])
     with pytest.raises(InputError, match="has changed since this run was trained"):
         trained.predict(tmp_path / "new", unseen=True)
-
-
-@pytest.mark.slow
-def test_the_posts_photos_are_found_among_those_of_tfds(shared: Path) -> None:
-    """Slow: decodes 21,000 photos. TFDS has all of the 3,000, in another size and encoding."""
-    post = load_data(shared / "data/cats_and_dogs_filtered.zip", 32)
-    folder = shared / "data/tensorflow_datasets"
-    tfds = load_data("cats_vs_dogs", 32, folder, sizes=(17000, 900, 100))
-    (ours, our_names), (theirs, their_names) = map(all_photos, (post, tfds))
-    pairs = list(pairs_alike(thumbnails(ours), thumbnails(theirs)))
-    same = {
-        our_names[pair.one]
-        for pair in pairs
-        if key(our_names[pair.one]) == key(their_names[pair.other])
-    }
-    assert len(same) >= 0.99 * len(our_names)
-    assert len(pairs) - len(same) <= 20  # photos that are in the data set more than once
