@@ -48,7 +48,7 @@ def _train_anew(options: Train) -> "Run":
         raise InputError("--finish ends a run early; it needs --resume RUN")
     changes = options.changes
     any_model = not options.model and "data" in changes
-    experiment = Experiment("") if any_model else _experiment(options)
+    experiment = suggested = Experiment("") if any_model else _experiment(options)
     from .runs.build import check, load_splits
     from .runs.recommend import recommend, suited
     from .runs.runner import run
@@ -57,17 +57,17 @@ def _train_anew(options: Train) -> "Run":
     _start_jax()
     if any_model:
         weights = changes.get("weights", "imagenet")
-        experiment = recommend(weights, image_size=changes.get("image_size"))
-        if experiment.weights == "none":
+        suggested = recommend(weights, image_size=changes.get("image_size"))
+        if suggested.weights == "none":
             changes = {**changes, "weights": "none"}
-        experiment = replace(experiment, **changes)
+        experiment = replace(suggested, **changes)
     check(experiment)
     splits = load_splits(experiment, strict=options.strict)
     for line in describe(splits):
         say(line)
     if any_model:
-        fitted = suited(experiment, len(splits.train), epochs=changes.get("epochs"))
-        experiment = replace(fitted, **changes)
+        suggested = suited(suggested, len(splits.train), epochs=changes.get("epochs"))
+        experiment = replace(suggested, **changes)
         say(f"no model named: {experiment.model} for at most {experiment.epochs} epochs")
     return run(experiment, options.out and expanded(options.out), splits=splits)
 

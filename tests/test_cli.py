@@ -11,7 +11,10 @@ import sys
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -512,3 +515,28 @@ def test_a_missing_platform_is_reported_first(platform: str, tmp_path: Path) -> 
     assert f"error: JAX has no such device here: JAX_PLATFORMS={platform} (" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_is_chosen_where_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_drawings(tmp_path / "photos", {"cats": 20, "dogs": 20})
+    weights = tmp_path / "weights.h5"
+    h5py.File(weights, "w").close()
+    asked: list[Any] = []
+
+    def stand_in(experiment: Experiment, *_: Any, **__: Any) -> Any:
+        asked.append(experiment)
+        return SimpleNamespace(folder="run")
+
+    monkeypatch.setattr("catdog_jax.runs.runner.run", stand_in)
+    words = ["train", "--data", str(folder), "--weights"]
+    assert main([*words, str(weights), "--epochs", "10", "--image-size", "96"]) == 0
+    assert main([*words, "none", "--image-size", "32"]) == 0
+    tuned, scratch = asked
+    assert (tuned.model, tuned.epochs, tuned.head_epochs) == ("model5", 10, 5)
+    assert (scratch.model, scratch.image_size) == ("model6", 32)
+    assert scratch.epochs == 3 * RECIPES["model6"].epochs
+    assert "no model named: model6 for at most 420 epochs" in capsys.readouterr().out
+    assert main(["train", "--data", str(folder), "--seeds", "2"]) == 2
+    assert "--seeds needs a MODEL" in capsys.readouterr().err
