@@ -212,7 +212,8 @@ def model_to_train(experiment: Experiment, splits: Splits, *, begun: bool = Fals
     classes, steps = len(splits.class_names), len(splits.train.batches(experiment.batch_size))
     for phase in phases_of(experiment):
         split_trained(model, build.trainable_of(phase.experiment, model))
-        build.training_of(phase.experiment, model, classes, steps)["optimizer"](steps)
+        options = build.training_of(phase.experiment, model, classes, steps)
+        options["optimizer"]((phase.experiment.epochs - phase.start) * steps)
     build.class_weights(experiment, splits.train)
     return model
 
