@@ -155,6 +155,10 @@ class Experiment:
         return cls(**values)
 
 
+PATHS = ("data", "data_dir", "weights", "init")
+"""Settings that may be paths: their content counts, not where it is."""
+
+
 @cache
 def _hints() -> dict[str, Any]:
     return get_type_hints(Experiment, include_extras=True)

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from . import named
-from .experiment import Experiment
+from .experiment import PATHS, Experiment
 from .recipes import OF_PARTS, recipe
 
 _LONGEST_NAME = 100
 _SETTINGS = [field.name for field in fields(Experiment) if field.name not in ("model", "seed")]
-_PATHS = ("data", "data_dir", "weights", "init")
 
 
 def changed(experiment: Experiment) -> list[str]:
@@ -69,7 +68,7 @@ def in_words(experiment: Experiment, name: str) -> str:
         return "none"
     if isinstance(value, tuple):
         return " ".join(named.short(str(one)) for one in value)
-    if name in _PATHS:
+    if name in PATHS:
         return Path(value).name
     if isinstance(value, float):
         return f"{value:g}"

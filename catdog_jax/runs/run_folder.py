@@ -13,7 +13,7 @@ from ..errors import InputError, first_line
 from ..files import expanded, is_empty, is_file, sha256, written_whole
 from . import build, checkpoint, named
 from .checkpoint import Record
-from .experiment import Experiment
+from .experiment import PATHS, Experiment
 from .history import best_epoch
 
 CONFIG, HISTORY, METRICS = "config.json", "history.csv", "metrics.json"
@@ -231,8 +231,7 @@ def difference(
 def identity(experiment: Experiment) -> dict[str, Any]:
     """The settings that decide what a run is, but for its epochs and inputs."""
     values = plain(_map_code(experiment, named.short))
-    paths = ("data", "data_dir", "weights", "init")  # their content is in the inputs
-    return {name: v for name, v in values.items() if name not in (*paths, "epochs")}
+    return {name: v for name, v in values.items() if name not in (*PATHS, "epochs")}
 
 
 def saved_checkpoint(
