@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from catdog_jax.data import sketches
-from catdog_jax.data.copies import groups_alike, pairs_alike, thumbnails
+from catdog_jax.data.copies import groups_alike, thumbnails, without_copies
 from catdog_jax.data.load import load_data
+from catdog_jax.data.splits import Split
 from catdog_jax.errors import InputError
 from catdog_jax.runs.experiment import Experiment
 from catdog_jax.runs.runner import run
@@ -47,10 +48,16 @@ def test_sizes_that_the_grid_does_not_divide(size: int) -> None:
 
 def test_copies_are_found_in_another_size_and_encoding_and_nothing_else() -> None:
     images = pictures(40)
-    copies = np.stack([again(images[3], 90, 30), again(images[8], 40, 80)])
-    found = list(pairs_alike(thumbnails(images), thumbnails(copies)))
-    assert [pair[:2] for pair in found] == [(3, 0), (8, 1)]
-    assert all(0.97 < pair.correlation <= 1.0001 for pair in found)
+    others = np.stack([images[39], again(images[3], 90, 30), again(images[8], 40, 80)])
+
+    def split(images: np.ndarray) -> Split:
+        names = tuple(map(str, range(len(images))))
+        return Split(images, np.zeros(len(images), np.int32), sketches.CLASS_NAMES, names)
+
+    kept, copies = without_copies(split(others), [split(images[:20]), split(images[20:39])])
+    assert kept.names == ("0",)
+    assert [copy[:2] for copy in copies] == [("1", "3"), ("2", "8")]
+    assert all(0.97 < copy.correlation <= 1.0001 for copy in copies)
 
 
 def test_groups_hold_all_copies_of_a_photo() -> None:

@@ -17,7 +17,7 @@ import pytest
 from photo_files import color, write_classes, write_jpeg, write_photo, zip_of
 
 from catdog_jax.data import decode, decoded_cache, decoded_folder, sources, tfds
-from catdog_jax.data.copies import pairs_alike, thumbnails
+from catdog_jax.data.copies import without_copies
 from catdog_jax.data.load import load_data, unused_photos
 from catdog_jax.data.splits import SPLIT_NAMES, ImageView, class_counts
 from catdog_jax.errors import InputError
@@ -641,24 +641,17 @@ def key(name: str) -> tuple[bool, str]:
     return "dog" in name.lower(), "".join(filter(str.isdigit, Path(name).stem))
 
 
-def all_photos(splits) -> tuple[np.ndarray, list[str]]:
-    parts = splits.train, splits.validation, splits.test
-    images = np.concatenate([np.asarray(part.images) for part in parts])
-    return images, [name for part in parts for name in part.names]
-
-
 @pytest.mark.slow
 def test_the_posts_photos_are_found_among_those_of_tfds(shared: Path) -> None:
     """TFDS has all of the 3,000, in another size and encoding. Slow, as the one before."""
     post = load_data(shared / "data/cats_and_dogs_filtered.zip", SIZE)
     folder = shared / "data/tensorflow_datasets"
     tfds = load_data("cats_vs_dogs", SIZE, folder, sizes=(17000, 900, 100))
-    (ours, our_names), (theirs, their_names) = map(all_photos, (post, tfds))
-    pairs = list(pairs_alike(thumbnails(ours), thumbnails(theirs)))
-    same = {
-        our_names[pair.one]
-        for pair in pairs
-        if key(our_names[pair.one]) == key(their_names[pair.other])
-    }
-    assert len(same) >= 0.99 * len(our_names)
-    assert len(pairs) - len(same) <= 20  # photos that are in the data set more than once
+    copies = [
+        copy
+        for split in (tfds.train, tfds.validation, tfds.test)
+        for copy in without_copies(split, [post.train, post.validation, post.test])[1]
+    ]
+    same = {copy.original for copy in copies if key(copy.original) == key(copy.name)}
+    assert len(same) >= 0.99 * 3000
+    assert len(copies) - len(same) <= 20  # photos that are in the data set more than once

@@ -22,14 +22,6 @@ _SIDE = 16
 _ROWS = 256  # photos at once
 
 
-class Pair(NamedTuple):
-    """Two photos that look alike, by index, and their correlation."""
-
-    one: int
-    other: int
-    correlation: float
-
-
 def thumbnails(images: np.ndarray | ImageView) -> Float32[np.ndarray, "n pixels"]:
     """A vector of length one for each photo; zero for one of an even grey."""
     vectors = np.zeros((len(images), _SIDE**2), np.float32)
@@ -40,32 +32,18 @@ def thumbnails(images: np.ndarray | ImageView) -> Float32[np.ndarray, "n pixels"
     return vectors
 
 
-def pairs_alike(
-    photos: Float32[np.ndarray, "n pixels"], others: Float32[np.ndarray, "m pixels"] | None = None
-) -> Iterator[Pair]:
-    """The pairs of photos that look alike, each once.
-
-    Args:
-        photos: their thumbnails.
-        others: thumbnails to compare with, by default the same photos. 20,000 photos take some
-            seconds, and the time grows with the square.
-    """
-    for start in range(0, len(photos), _ROWS):
-        rows, first = photos[start : start + _ROWS], start if others is None else 0
-        correlations = rows @ (photos[start:] if others is None else others).T
-        alike = correlations > ALIKE
-        for row, other in np.argwhere(np.triu(alike, 1) if others is None else alike):
-            yield Pair(start + int(row), first + int(other), float(correlations[row, other]))
-
-
 def groups_alike(photos: Float32[np.ndarray, "n pixels"]) -> list[list[int]]:
-    """Groups of photos that look alike, in the order of their first."""
+    """Groups of photos that look alike, by index, in the order of their first.
+
+    20,000 photos take some seconds; the time grows with the square.
+    """
     group_of = np.arange(len(photos))
-    for start in range(0, len(photos), _ROWS):  # a block at a time: there may be millions of pairs
-        alike = np.triu(photos[start : start + _ROWS] @ photos[start:].T > ALIKE, 1)
-        if alike.any():
-            ends = tuple(group_of[start + part] for part in np.nonzero(alike))
-            graph = coo_array((np.ones(len(ends[0])), ends), shape=(len(photos),) * 2)
+    for start, correlations in _correlations(photos, photos):
+        alike = np.triu(correlations > ALIKE, start + 1)
+        if alike.any():  # connected at once: there may be millions of pairs
+            rows, others = np.nonzero(alike)
+            ends = group_of[start + rows], group_of[others]
+            graph = coo_array((np.ones(len(rows)), ends), shape=(len(photos),) * 2)
             group_of = connected_components(graph, directed=False)[1][group_of]
     members: dict[int, list[int]] = {}
     for index, group in enumerate(group_of.tolist()):
@@ -89,13 +67,20 @@ def without_copies(split: Split, of: Sequence[Split]) -> tuple[Split, list[Copy]
     names = [name for other in of for name in other.names]
     seen = np.concatenate([thumbnails(other.images) for other in of])
     photos, copies = thumbnails(split.images), {}
-    for start in range(0, len(photos), _ROWS):
-        correlations = photos[start : start + _ROWS] @ seen.T
+    for start, correlations in _correlations(photos, seen):
         for row, other in enumerate(correlations.argmax(axis=1).tolist()):
             if (correlation := float(correlations[row, other])) > ALIKE:
                 index = start + row
                 copies[index] = Copy(split.names[index], names[other], correlation)
     return split.take(np.setdiff1d(np.arange(len(split)), [*copies])), [*copies.values()]
+
+
+def _correlations(
+    photos: Float32[np.ndarray, "n pixels"], others: Float32[np.ndarray, "m pixels"]
+) -> Iterator[tuple[int, Float32[np.ndarray, "rows m"]]]:
+    """Blocks of rows: the first photo's index, and the correlations of each with all `others`."""
+    for start in range(0, len(photos), _ROWS):
+        yield start, photos[start : start + _ROWS] @ others.T
 
 
 def _thumbnails(images: np.ndarray) -> Float32[np.ndarray, "n pixels"]:

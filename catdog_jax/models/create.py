@@ -1,6 +1,7 @@
 """The networks by name."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +21,7 @@ MODELS: Mapping[str, Callable[..., nnx.Module]] = MappingProxyType(
         "model4": Model4,
         "model5": Model5,
         "model6": Model6,
+        "model6_deep": partial(Model6, widths=(24, 48, 96, 192), blocks=(2, 2, 2, 1), stride=2),
         "mobilenet_v2": MobileNetV2,
     }
 )
@@ -29,7 +31,7 @@ def create_model(name: str, *, rngs: nnx.Rngs, **options: Any) -> nnx.Module:
     """Build a model by its name: one of `MODELS`.
 
     Args:
-        name: `"model1"` … `"model6"` or `"mobilenet_v2"`.
+        name: `"model1"` … `"model6"`, `"model6_deep"` or `"mobilenet_v2"`.
         rngs: source of the initial weights, as `nnx.Rngs(0)`.
         **options: the model's own, such as `image_size` or `num_classes`.
 

@@ -12,14 +12,41 @@ from .mobilenet_v2 import MobileNetV2
 
 
 class _Transfer(nnx.Module):
-    """A MobileNetV2, global pooling, dropout and one linear layer."""
+    """A MobileNetV2, global pooling, dropout and one linear layer; for pixels 0…255.
 
-    backbone: MobileNetV2
-    dropout: nnx.Dropout
-    head: nnx.Linear
+    Args:
+        image_size: ignored (the other models need it); any size from 32 pixels works.
+        num_classes: number of classes.
+        alpha: width of the backbone.
+        rngs: source of the initial weights.
+    """
 
     feature_parts = ("backbone",)
     _pool: ClassVar[Callable[..., Any]]
+    _dropout: ClassVar[float]
+    _head_init: ClassVar[nnx.Initializer]
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 160,
+        num_classes: int = 2,
+        alpha: float = 1.0,
+        rngs: nnx.Rngs,
+    ) -> None:
+        del image_size
+        self.backbone = MobileNetV2(alpha, rngs=rngs)
+        self.dropout = nnx.Dropout(self._dropout, rngs=rngs)
+        self.head = nnx.Linear(
+            self.backbone.out_features,
+            self._outputs(num_classes),
+            kernel_init=self._head_init,
+            rngs=rngs,
+        )
+
+    @staticmethod
+    def _outputs(num_classes: int) -> int:
+        return num_classes
 
     @property
     def stages(self) -> list[PathParts]:
@@ -45,63 +72,28 @@ class _Transfer(nnx.Module):
 class Model4(_Transfer):
     """A frozen MobileNetV2, global max pooling, dropout 0.1 and one linear layer.
 
-    Takes pixels 0…255. The backbone is always in inference mode; to freeze its weights as well,
-    train with `trainable=nnx.PathContains("head")`. It needs pretrained weights
-    (`catdog_jax.load_keras_weights`).
-
-    Args:
-        image_size: ignored (the other models need it); any size from 32 pixels works.
-        num_classes: two classes need one logit (positive for class 1), more need one each.
-        alpha: width of the backbone.
-        rngs: source of the initial weights.
+    The backbone is always in inference mode; to freeze its weights as well, train with
+    `trainable=nnx.PathContains("head")`. It needs pretrained weights
+    (`catdog_jax.load_keras_weights`). Two classes have one logit, positive for class 1.
     """
 
     _pool = staticmethod(jnp.max)
+    _dropout = 0.1
+    _head_init = staticmethod(nnx.initializers.glorot_uniform())
 
-    def __init__(
-        self,
-        *,
-        image_size: int = 160,
-        num_classes: int = 2,
-        alpha: float = 1.0,
-        rngs: nnx.Rngs,
-    ) -> None:
-        del image_size
-        self.backbone = MobileNetV2(alpha, rngs=rngs)
-        self.dropout = nnx.Dropout(0.1, rngs=rngs)
-        self.head = nnx.Linear(
-            self.backbone.out_features,
-            1 if num_classes == 2 else num_classes,
-            kernel_init=nnx.initializers.glorot_uniform(),
-            rngs=rngs,
-        )
+    @staticmethod
+    def _outputs(num_classes: int) -> int:
+        return 1 if num_classes == 2 else num_classes
 
 
 class Model5(_Transfer):
     """MobileNetV2 to be fine-tuned: global average pooling, dropout 0.2, one logit for each class.
 
-    Takes pixels 0…255. Batch norm always uses its running statistics, even where its weights are
-    trained: the statistics of small batches of other photos would spoil the pretrained features
+    Batch norm always uses its running statistics, even where its weights are trained: the
+    statistics of small batches of other photos would spoil the pretrained features
     (https://keras.io/guides/transfer_learning/).
-
-    Args:
-        image_size: ignored (the other models need it); any size from 32 pixels works.
-        num_classes: also two classes have a logit each.
-        alpha: width of the backbone.
-        rngs: source of the initial weights.
     """
 
     _pool = staticmethod(jnp.mean)
-
-    def __init__(
-        self,
-        *,
-        image_size: int = 160,
-        num_classes: int = 2,
-        alpha: float = 1.0,
-        rngs: nnx.Rngs,
-    ) -> None:
-        del image_size
-        self.backbone = MobileNetV2(alpha, rngs=rngs)
-        self.dropout = nnx.Dropout(0.2, rngs=rngs)
-        self.head = nnx.Linear(self.backbone.out_features, num_classes, rngs=rngs)
+    _dropout = 0.2
+    _head_init = staticmethod(nnx.initializers.lecun_normal())

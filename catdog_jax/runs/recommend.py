@@ -3,6 +3,8 @@
 import math
 from dataclasses import replace
 
+import jax
+
 from ..errors import InputError, first_line, say
 from . import build
 from .experiment import Experiment
@@ -16,7 +18,7 @@ _PHOTOS = 2000  # what the recipes' epochs are meant for
 def recommend(
     weights: str = "imagenet", *, image_size: int | None = None, log: Log = say
 ) -> Experiment:
-    """Model 5 where pretrained weights can be had, else model 6.
+    """Model 5 where pretrained weights can be had, else model 6, on a GPU or TPU its deep form.
 
     Args:
         weights: as in `Experiment`; none for a network from scratch.
@@ -27,7 +29,8 @@ def recommend(
         InputError: the weights file does not exist.
     """
     size = {} if image_size is None else {"image_size": image_size}
-    scratch = replace(RECIPES["model6"], **size)
+    on_cpu = jax.default_backend() == "cpu"  # where the deep one takes hours
+    scratch = replace(RECIPES["model6" if on_cpu else "model6_deep"], **size)
     if image_size is not None and image_size < _SMALLEST:
         if weights not in ("none", "imagenet"):
             raise InputError(f"weights need images of {_SMALLEST} pixels or more, not {image_size}")
