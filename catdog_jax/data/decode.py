@@ -118,9 +118,12 @@ def decode_all(
         deterministic=False,  # the index travels with its photo
     )
     with progress:
-        for index, image in decoded.ignore_errors().prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
-            images[row_of[int(index)]] = _upright(image, headers[int(index)].orientation)
-            done(int(index))
+        # In batches, since each step of the iterator takes as long as decoding half a photo.
+        batches = decoded.ignore_errors().batch(32).prefetch(tf.data.AUTOTUNE)
+        for indices, pixels in batches.as_numpy_iterator():
+            for index, image in zip(indices.tolist(), pixels, strict=True):
+                images[row_of[index]] = _upright(image, headers[index].orientation)
+                done(index)
         # ignore_errors does not tell what it ignored: decode those few again, one by one.
         for index, encoded in read(missing - unread.keys(), unread):
             one_by_one(index, encoded)

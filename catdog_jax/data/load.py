@@ -191,11 +191,12 @@ def _make_splits(
 
 
 def _split(meta: decoded_folder.Meta, images: UInt8Images, index: Indices) -> Split:
+    chosen: list[int] = index.tolist()
     return Split(
         images=ImageView(images, index),
-        labels=np.array(meta.labels, np.int32)[index],
+        labels=np.array([meta.labels[i] for i in chosen], np.int32),
         class_names=tuple(meta.class_names),
-        names=tuple(np.array(meta.names)[index].tolist()),
+        names=tuple(meta.names[i] for i in chosen),
     )
 
 
