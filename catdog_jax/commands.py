@@ -29,6 +29,7 @@ from .runs.naming import changed, folder_name
 from .runs.recipes import POST, RECIPES, recipe
 
 if TYPE_CHECKING:
+    from .data.splits import Splits
     from .runs.results import Run
 
 
@@ -46,36 +47,38 @@ def train(options: Train) -> "Run | list[Run]":
 def _train_anew(options: Train) -> "Run":
     if options.finish:
         raise InputError("--finish ends a run early; it needs --resume RUN")
-    changes = options.changes
-    any_model = not options.model and "data" in changes
-    experiment = suggested = Experiment("") if any_model else _experiment(options)
-    from .runs.build import check, load_splits
-    from .runs.recommend import recommend, suited
     from .runs.runner import run
     from .runs.terminal import describe
 
-    _start_jax()
-    if any_model:
-        weights = changes.get("weights", "imagenet")
-        suggested = recommend(weights, image_size=changes.get("image_size"))
-        if suggested.weights == "none":
-            changes = {**changes, "weights": "none"}
-        experiment = replace(suggested, **changes)
-    check(experiment)
-    splits = load_splits(experiment, strict=options.strict)
+    experiment, splits = _experiment(options)
     for line in describe(splits):
         say(line)
-    if any_model:
-        suggested = suited(suggested, len(splits.train), epochs=changes.get("epochs"))
-        experiment = replace(suggested, **changes)
-        say(f"no model named: {experiment.model} for at most {experiment.epochs} epochs")
     return run(experiment, options.out and expanded(options.out), splits=splits)
 
 
-def _experiment(options: Train | LrFind) -> Experiment:
-    if not options.model:
+def _experiment(options: Train | LrFind) -> "tuple[Experiment, Splits]":
+    """The settings, those of a recommended recipe if no model is named, and the photos."""
+    changes = options.changes
+    if not options.model and "data" not in changes:
         raise InputError(f"which model? {', '.join(RECIPES)}, or your own as FILE.py:NAME")
-    return replace(recipe(options.model), **options.changes)
+    from .runs.build import check, load_splits
+    from .runs.recommend import recommend, suited
+
+    _start_jax()
+    if options.model:
+        suggested = recipe(options.model)
+    else:
+        weights = changes.get("weights", "imagenet")
+        suggested = recommend(weights, image_size=changes.get("image_size"))
+        changes = {**changes, "weights": suggested.weights}
+    experiment = replace(suggested, **changes)
+    check(experiment)
+    splits = load_splits(experiment, strict=options.strict)
+    if not options.model:
+        suggested = suited(suggested, len(splits.train), epochs=changes.get("epochs"))
+        experiment = replace(suggested, **changes)
+        say(f"no model named: {experiment.model} for at most {experiment.epochs} epochs")
+    return experiment, splits
 
 
 def _train_seeds(options: Train, count: int) -> list["Run"]:
@@ -83,9 +86,8 @@ def _train_seeds(options: Train, count: int) -> list["Run"]:
         raise InputError(
             "--seeds trains several runs; --resume, --finish and --predictions are for one"
         )
-    if not options.model:
-        raise InputError("--seeds needs a MODEL, as model6")
-    experiment = _experiment(options)
+    _seeds(count)
+    experiment, _ = _experiment(options)
     out = options.out or Path("runs") / folder_name(experiment, changed(experiment))
     return _series([experiment], count, out, options.strict, first=experiment.seed)
 
@@ -155,20 +157,16 @@ def compare_runs(options: Compare) -> None:
 
 def find_rate(options: LrFind) -> None:
     """Suggest a learning rate, and draw how the loss depends on it."""
-    experiment = _experiment(options)
     from .reports.plots import plot_rates
-    from .runs.build import check, load_splits
     from .runs.lr_find import find_learning_rate
 
-    _start_jax()
-    check(experiment)
-    splits = load_splits(experiment, strict=options.strict)
+    experiment, splits = _experiment(options)
     curve = find_learning_rate(
         experiment, splits, least=options.least, most=options.most, steps=options.steps
     )
     out = expanded(options.out) / "lr_find.png"
     make_folder(out.parent)
-    title = f"{short(options.model)}, seed {experiment.seed}"
+    title = f"{short(experiment.model)}, seed {experiment.seed}"
     plot_rates(out, curve.rates, curve.losses, curve.smoothed, curve.suggestion, title)
     say(curve.verdict)
     say(f"the curve is in {out}")

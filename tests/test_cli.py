@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import fields, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,8 +29,10 @@ from catdog_jax.arguments import Reproduce
 from catdog_jax.cli import _COMMANDS, main, parse, parsed
 from catdog_jax.data import sketches
 from catdog_jax.errors import guarded, say
+from catdog_jax.models import create
 from catdog_jax.models.keras_weights import save_keras_weights
 from catdog_jax.models.mobilenet_v2 import MobileNetV2
+from catdog_jax.models.resnet import Model6
 from catdog_jax.runs.experiment import Experiment
 from catdog_jax.runs.recipes import RECIPES
 
@@ -302,6 +305,7 @@ DRAWN = {
     "model3_rescaling": {"history.png"},
     "model4_transfer": {"history.png"},
     "model5_finetune": {"history.png"},
+    "model6_scratch": {"history.png"},
     "custom_model": {"history.png", "metrics.json"},
 }
 
@@ -323,6 +327,9 @@ def test_an_experiment_script_runs(
         weights = tmp_path / "random.weights.h5"
         save_keras_weights(MobileNetV2(rngs=nnx.Rngs(0)), weights)
         arguments += ["--weights", str(weights)]
+    if name == "model6_scratch":
+        small = {"model6": partial(Model6, widths=(8,), blocks=(1,))}
+        monkeypatch.setattr(create, "MODELS", small)
     script = str(EXPERIMENTS / f"{name}.py")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [script, *arguments])
@@ -538,5 +545,8 @@ def test_a_model_is_chosen_where_none_is_named(
     assert (scratch.model, scratch.image_size) == ("model6", 32)
     assert scratch.epochs == 3 * RECIPES["model6"].epochs
     assert "no model named: model6 for at most 420 epochs" in capsys.readouterr().out
-    assert main(["train", "--data", str(folder), "--seeds", "2"]) == 2
-    assert "--seeds needs a MODEL" in capsys.readouterr().err
+    monkeypatch.setattr(
+        "catdog_jax.runs.series.run_series", lambda experiments, *_, **__: asked.extend(experiments)
+    )
+    assert main([*words, "none", "--image-size", "32", "--seeds", "2"]) == 0
+    assert asked[2:] == [replace(scratch, seed=0), replace(scratch, seed=1)]
