@@ -28,6 +28,11 @@ def test_without_weights_a_network_is_trained_from_scratch(monkeypatch: pytest.M
         recommend("my_weights.h5")
 
 
+def test_on_a_gpu_the_deep_network_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    assert recommend("none") == RECIPES["model6_deep"]
+
+
 def test_with_weights_they_are_fine_tuned(tmp_path: Path) -> None:
     weights = tmp_path / "w.h5"
     h5py.File(weights, "w").close()

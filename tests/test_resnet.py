@@ -18,10 +18,11 @@ from catdog_jax.training.state import in_mode
 TINY: dict[str, Any] = {"widths": (8,), "blocks": (1,), "image_size": 32}
 
 
-def test_it_has_at_most_a_million_and_a_half_parameters() -> None:
-    model = nnx.eval_shape(lambda: create_model("model6", rngs=nnx.Rngs(0)))
+@pytest.mark.parametrize(("name", "count"), [("model6", 889_506), ("model6_deep", 908_666)])
+def test_it_has_at_most_a_million_and_a_half_parameters(name: str, count: int) -> None:
+    model = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0)))
     params = nnx.state(model, nnx.Param)
-    assert sum(array.size for array in jax.tree.leaves(params)) == 889_506
+    assert sum(array.size for array in jax.tree.leaves(params)) == count
 
 
 @pytest.mark.parametrize(("size", "stride"), [(32, 1), (64, 2), (128, 4), (224, 4)])
