@@ -70,7 +70,8 @@ class Train(Settings):
     Example: catdog-jax train model3 --data my_photos/ --epochs 5
 
     The defaults shown are those of the MODEL given before --help. With --data and no MODEL: model5
-    if pretrained weights can be had, else model6, with epochs that suit the number of photos.
+    if pretrained weights can be had, else model6 (on a GPU or TPU model6_deep), with epochs that
+    suit the number of photos.
     """
 
     model: Model = ""

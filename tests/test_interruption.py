@@ -5,13 +5,18 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import helpers
@@ -367,36 +372,43 @@ def test_killed_at_any_moment_it_resumes_to_the_same_history(tmp_path: Path) -> 
     out, draw = tmp_path / "run", random.Random(0)
     kills = during_writes = finished = 0
     deadline = time.monotonic() + 600
-    while kills < KILLS:
-        assert time.monotonic() < deadline, f"only {kills} kills in 600 s"
-        with subprocess.Popen(
-            command(*train, str(out)), stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
+    forking = [sys.executable, str(Path(__file__).with_name("forking.py"))]
+    with subprocess.Popen(forking, stdin=PIPE, stdout=PIPE, text=True) as forks:
+        assert forks.stdin is not None
+        assert forks.stdout is not None
+        while kills < KILLS:
+            assert time.monotonic() < deadline, f"only {kills} kills in 600 s"
+            print(shlex.join([*train, str(out)]), file=forks.stdin, flush=True)
+            process, line = int(forks.stdout.readline()), ""
             starting = kills % 10 in (2, 6)  # with the odd ones aimed at writes
-            while not starting and not process.stdout.readline().startswith(("epoch", "going on")):
-                assert process.poll() is None
+            while not starting and not line.startswith(("epoch", "going on")):
+                line = forks.stdout.readline()
+                assert "ended" not in line
             if starting:
-                time.sleep(draw.uniform(0, 5))
+                time.sleep(draw.uniform(0, 2))
             elif kills % 2:
-                wait_for_a_write(out / "checkpoint", process)
+                wait_for_a_write(out / "checkpoint", partial(is_running, process))
             else:
                 time.sleep(draw.uniform(0, 0.3))
-            process.send_signal(signal.SIGKILL)
-        if process.returncode == 0:  # it had finished: check it and start again
-            assert timeless(load_run(out).history) == expected
-            shutil.rmtree(out)
-            finished += 1
-            continue
-        assert process.returncode == -signal.SIGKILL
-        kills += 1
-        # A process killed while starting may leave its predecessor's unfinished write.
-        during_writes += not starting and bool(unfinished(out / "checkpoint"))
-        saved = checkpoint.epochs(out / "checkpoint")
-        if saved:
-            history = timeless(checkpoint.read(out / "checkpoint" / str(saved[-1]))["history"])
-            assert history == expected[: saved[-1]]
-            assert load_run(out).model
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+            while "ended" not in line:
+                line = forks.stdout.readline()
+            if line == "ended 0\n":  # it had finished: check it and start again
+                assert timeless(load_run(out).history) == expected
+                shutil.rmtree(out)
+                finished += 1
+                continue
+            assert line.endswith(f"ended {-signal.SIGKILL}\n")
+            kills += 1
+            # A process killed while starting may leave its predecessor's unfinished write.
+            during_writes += not starting and bool(unfinished(out / "checkpoint"))
+            saved = checkpoint.epochs(out / "checkpoint")
+            if saved:
+                history = timeless(checkpoint.read(out / "checkpoint" / str(saved[-1]))["history"])
+                assert history == expected[: saved[-1]]
+                assert load_run(out).model
+        forks.stdin.close()
     done = subprocess.run(
         command("train", "--resume", str(out)), check=True, capture_output=True, text=True
     )
@@ -416,8 +428,15 @@ def unfinished(folder: Path) -> list[str]:
     return sorted(set(names) - set(map(str, checkpoint.epochs(folder))))
 
 
-def wait_for_a_write(folder: Path, process: subprocess.Popen[str]) -> None:
-    while process.poll() is None and not unfinished(folder):
+def is_running(process: int) -> bool:
+    with suppress(ProcessLookupError):
+        os.kill(process, 0)
+        return True
+    return False
+
+
+def wait_for_a_write(folder: Path, running: Callable[[], bool]) -> None:
+    while running() and not unfinished(folder):
         time.sleep(0.0005)
 
 
@@ -426,7 +445,7 @@ def wait_for_a_write_after_epoch_2(folder: Path, process: subprocess.Popen[str])
     for line in process.stdout:
         if line.startswith("epoch  2/"):
             break
-    wait_for_a_write(folder, process)
+    wait_for_a_write(folder, lambda: process.poll() is None)
 
 
 def test_ctrl_c_prints_the_command_to_resume(tmp_path: Path) -> None:

@@ -602,6 +602,18 @@ def test_photos_equal_what_tfds_reads(tmp_path):
 # Real photos.
 
 
+@pytest.fixture(scope="module")
+def decoded_once(tmp_path_factory):
+    return tmp_path_factory.mktemp("decoded")
+
+
+@pytest.fixture
+def kept_cache(cache, decoded_once, monkeypatch):
+    """Decoded photos are kept for the next test."""
+    del cache  # sets the folder that is replaced here
+    monkeypatch.setenv("CATDOG_CACHE", str(decoded_once))
+
+
 @pytest.mark.slow
 def test_the_posts_photos_equal_keras(tmp_path, shared):
     """Slow: Keras and we decode 3,000 photos."""
@@ -623,8 +635,9 @@ def test_the_posts_photos_equal_keras(tmp_path, shared):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("kept_cache")
 def test_the_photos_of_tfds(shared):
-    """Slow: 23,000 photos are decoded."""
+    """Slow: 18,000 photos are decoded."""
     folder = shared / "data/tensorflow_datasets"
     loaded = load_data("cats_vs_dogs", SIZE, folder)
     assert loaded.class_names == ("cats", "dogs")
@@ -642,6 +655,7 @@ def key(name: str) -> tuple[bool, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("kept_cache")
 def test_the_posts_photos_are_found_among_those_of_tfds(shared: Path) -> None:
     """TFDS has all of the 3,000, in another size and encoding. Slow, as the one before."""
     post = load_data(shared / "data/cats_and_dogs_filtered.zip", SIZE)

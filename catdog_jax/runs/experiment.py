@@ -45,8 +45,9 @@ class Experiment:
 
     model: str
     """model1 (plain CNN), model2 (augmented), model3 (rescaled), model4 (transfer), model5
-    (fine-tuned), model6 (residual), or your own: FILE.py:NAME, a class or function that takes rngs
-    (and, if it names them, num_classes and image_size) and returns an NNX module."""
+    (fine-tuned), model6 (residual), model6_deep, or your own: FILE.py:NAME, a class or function
+    that takes rngs (and, if it names them, num_classes and image_size) and returns an NNX
+    module."""
     model_options: tuple[str, ...] = ()
     """Arguments of the model, as NAME=VALUE."""
     weights: str = "none"
