@@ -1,0 +1,79 @@
+"""The whole ladder in one figure: validation accuracy over epochs, and over seconds on two cores.
+
+    python experiments/ladder.py          # draws experiments/results/ladder.png
+
+From the histories and the benchmark in experiments/results: the mean over the seeds that lived. The
+histories of models 1 to 4 were recorded on a busy machine, so their seconds are those of the
+benchmark (median of the first and of the later epochs). Models 5 and 6 were trained on a GPU only.
+"""
+
+import csv
+import json
+from pathlib import Path
+from statistics import median
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import NullFormatter
+
+from catdog_jax.cli import script
+
+RESULTS = Path(__file__).parent / "results"
+NAMES = {
+    "model1": "1: plain CNN",
+    "model2": "2: augmented",
+    "model3": "3: rescaled",
+    "model4": "4: transfer",
+    "model5": "5: fine-tuned",
+    "model6": "6: residual",
+    "model6_deep": "6, deep",
+}
+
+
+def main(data: Path = RESULTS, out: Path = RESULTS / "ladder.png") -> None:
+    """Draw the ladder from the results in the folder `data`."""
+    turns = json.loads((data / "benchmark.json").read_text("utf-8"))["turns"]
+    figure, (over_epochs, over_seconds) = plt.subplots(
+        1, 2, figsize=(11, 5), sharey=True, layout="constrained"
+    )
+    for model, name in NAMES.items():
+        histories = [read(path) for path in sorted(data.glob(f"histories/{model}-seed*.csv"))]
+        lived = [one["val_accuracy"] for one in histories if max(one["val_accuracy"]) > 0.52]
+        if not lived:
+            continue
+        accuracy = np.mean(lived, axis=0)
+        (line,) = over_epochs.plot(range(1, len(accuracy) + 1), accuracy, label=name)
+        if seconds := measured(turns, model, len(accuracy)):
+            over_seconds.plot(np.cumsum(seconds), accuracy, color=line.get_color())
+    for axes, label, ticks in (
+        (over_epochs, "epochs", [1, 3, 10, 30, 100, 300]),
+        (over_seconds, "seconds on two CPU cores", [50, 100, 200, 400, 800]),
+    ):
+        axes.set(xscale="log", xlabel=label)
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.axhline(0.5, color="grey", linestyle=":")
+        axes.grid(alpha=0.3)
+    over_epochs.set_ylabel("validation accuracy")
+    figure.legend(loc="outside lower center", ncols=len(NAMES))
+    figure.savefig(out, dpi=120)
+
+
+def read(path: Path) -> dict[str, list[float]]:
+    """The columns of a history."""
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [float(row[name]) for row in rows] for name in rows[0]}
+
+
+def measured(turns: list[dict], model: str, epochs: int) -> list[float] | None:
+    """Seconds of each epoch by the benchmark, if it ran this model."""
+    ours = [t for t in turns if (t["work"], t["contender"]) == (f"epoch-{model}", "catdog_jax")]
+    if not ours:
+        return None
+    later = median(second for turn in ours for second in turn["seconds"])
+    return [median(turn["first"] for turn in ours), *[later] * (epochs - 1)]
+
+
+if __name__ == "__main__":
+    script(main)
