@@ -6,6 +6,7 @@ Modules that need JAX are imported inside the commands, so that `--help` is fast
 import json
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,35 +51,30 @@ def _train_anew(options: Train) -> "Run":
     from .runs.runner import run
     from .runs.terminal import describe
 
-    experiment, splits = _experiment(options)
+    experiment, splits = _with_photos(options)
     for line in describe(splits):
         say(line)
     return run(experiment, options.out and expanded(options.out), splits=splits)
 
 
-def _experiment(options: Train | LrFind) -> "tuple[Experiment, Splits]":
+def _with_photos(options: Train | LrFind) -> "tuple[Experiment, Splits]":
     """The settings, those of a recommended recipe if no model is named, and the photos."""
-    changes = options.changes
-    if not options.model and "data" not in changes:
-        raise InputError(f"which model? {', '.join(RECIPES)}, or your own as FILE.py:NAME")
+    choose = not options.model and "data" in options.changes
+    experiment = Experiment("") if choose else _experiment(options)
     from .runs.build import check, load_splits
-    from .runs.recommend import recommend, suited
+    from .runs.recommend import recommended
 
     _start_jax()
-    if options.model:
-        suggested = recipe(options.model)
-    else:
-        weights = changes.get("weights", "imagenet")
-        suggested = recommend(weights, image_size=changes.get("image_size"))
-        changes = {**changes, "weights": suggested.weights}
-    experiment = replace(suggested, **changes)
+    if choose:
+        return recommended(options.changes, strict=options.strict)
     check(experiment)
-    splits = load_splits(experiment, strict=options.strict)
+    return experiment, load_splits(experiment, strict=options.strict)
+
+
+def _experiment(options: Train | LrFind) -> Experiment:
     if not options.model:
-        suggested = suited(suggested, len(splits.train), epochs=changes.get("epochs"))
-        experiment = replace(suggested, **changes)
-        say(f"no model named: {experiment.model} for at most {experiment.epochs} epochs")
-    return experiment, splits
+        raise InputError(f"which model? {', '.join(RECIPES)}, or your own as FILE.py:NAME")
+    return replace(recipe(options.model), **options.changes)
 
 
 def _train_seeds(options: Train, count: int) -> list["Run"]:
@@ -86,20 +82,20 @@ def _train_seeds(options: Train, count: int) -> list["Run"]:
         raise InputError(
             "--seeds trains several runs; --resume, --finish and --predictions are for one"
         )
-    _seeds(count)
-    experiment, _ = _experiment(options)
+    seeds = _seeds(count, options.seed)
+    experiment = _experiment(options) if options.model else _with_photos(options)[0]
     out = options.out or Path("runs") / folder_name(experiment, changed(experiment))
-    return _series([experiment], count, out, options.strict, first=experiment.seed)
+    return _series([experiment], seeds, out, options.strict)
 
 
 def _series(
-    experiments: list[Experiment], seeds: int, out: Path, strict: bool, first: int = 0
+    experiments: list[Experiment], seeds: Iterable[int], out: Path, strict: bool
 ) -> list["Run"]:
-    chosen, out = _seeds(seeds, first), expanded(out)
+    out = expanded(out)
     from .runs.series import over_seeds, run_series
 
     _start_jax()
-    runs = run_series(over_seeds(experiments, chosen), out, strict=strict)
+    runs = run_series(over_seeds(experiments, seeds), out, strict=strict)
     say(f"summary.md, curves.png and a folder per run are in {out}")
     return runs
 
@@ -114,7 +110,7 @@ def sweep(options: Sweep) -> list["Run"]:
     """Train with all combinations of settings."""
     if not options.models:
         raise InputError(f"which models? {', '.join(RECIPES)}, or your own as FILE.py:NAME")
-    return _series(options.experiments(), options.seeds, options.out, options.strict)
+    return _series(options.experiments(), _seeds(options.seeds), options.out, options.strict)
 
 
 def _resume(options: Train, folder: Path) -> "Run":
@@ -160,7 +156,7 @@ def find_rate(options: LrFind) -> None:
     from .reports.plots import plot_rates
     from .runs.lr_find import find_learning_rate
 
-    experiment, splits = _experiment(options)
+    experiment, splits = _with_photos(options)
     curve = find_learning_rate(
         experiment, splits, least=options.least, most=options.most, steps=options.steps
     )

@@ -7,7 +7,6 @@ histories of models 1 to 4 were recorded on a busy machine, so their seconds are
 benchmark (median of the first and of the later epochs). Models 5 and 6 were trained on a GPU only.
 """
 
-import csv
 import json
 from pathlib import Path
 from statistics import median
@@ -17,6 +16,7 @@ import numpy as np
 from matplotlib.ticker import NullFormatter
 
 from catdog_jax.cli import script
+from catdog_jax.runs.history import is_dead, read_history
 
 RESULTS = Path(__file__).parent / "results"
 NAMES = {
@@ -37,8 +37,8 @@ def main(data: Path = RESULTS, out: Path = RESULTS / "ladder.png") -> None:
         1, 2, figsize=(11, 5), sharey=True, layout="constrained"
     )
     for model, name in NAMES.items():
-        histories = [read(path) for path in sorted(data.glob(f"histories/{model}-seed*.csv"))]
-        lived = [one["val_accuracy"] for one in histories if max(one["val_accuracy"]) > 0.52]
+        histories = map(read_history, sorted(data.glob(f"histories/{model}-seed*.csv")))
+        lived = [[row["val_accuracy"] for row in one] for one in histories if not is_dead(one[-1])]
         if not lived:
             continue
         accuracy = np.mean(lived, axis=0)
@@ -57,13 +57,6 @@ def main(data: Path = RESULTS, out: Path = RESULTS / "ladder.png") -> None:
     over_epochs.set_ylabel("validation accuracy")
     figure.legend(loc="outside lower center", ncols=len(NAMES))
     figure.savefig(out, dpi=120)
-
-
-def read(path: Path) -> dict[str, list[float]]:
-    """The columns of a history."""
-    with path.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
 
 def measured(turns: list[dict], model: str, epochs: int) -> list[float] | None:

@@ -38,12 +38,11 @@ def groups_alike(photos: Float32[np.ndarray, "n pixels"]) -> list[list[int]]:
     20,000 photos take some seconds; the time grows with the square.
     """
     group_of = np.arange(len(photos))
-    for start, correlations in _correlations(photos, photos):
-        alike = np.triu(correlations > ALIKE, start + 1)
+    for start, correlations in _correlations(photos):
+        alike = np.triu(correlations > ALIKE, 1)
         if alike.any():  # connected at once: there may be millions of pairs
-            rows, others = np.nonzero(alike)
-            ends = group_of[start + rows], group_of[others]
-            graph = coo_array((np.ones(len(rows)), ends), shape=(len(photos),) * 2)
+            ends = tuple(group_of[start + part] for part in np.nonzero(alike))
+            graph = coo_array((np.ones(len(ends[0])), ends), shape=(len(photos),) * 2)
             group_of = connected_components(graph, directed=False)[1][group_of]
     members: dict[int, list[int]] = {}
     for index, group in enumerate(group_of.tolist()):
@@ -76,11 +75,17 @@ def without_copies(split: Split, of: Sequence[Split]) -> tuple[Split, list[Copy]
 
 
 def _correlations(
-    photos: Float32[np.ndarray, "n pixels"], others: Float32[np.ndarray, "m pixels"]
-) -> Iterator[tuple[int, Float32[np.ndarray, "rows m"]]]:
-    """Blocks of rows: the first photo's index, and the correlations of each with all `others`."""
+    photos: Float32[np.ndarray, "n pixels"], others: Float32[np.ndarray, "m pixels"] | None = None
+) -> Iterator[tuple[int, Float32[np.ndarray, "rows columns"]]]:
+    """Blocks of rows: the first photo's index, and the correlations of each with all `others`.
+
+    Without `others`, with the photos from the first on: no pair is computed twice.
+    """
     for start in range(0, len(photos), _ROWS):
-        yield start, photos[start : start + _ROWS] @ others.T
+        yield (
+            start,
+            photos[start : start + _ROWS] @ (photos[start:] if others is None else others).T,
+        )
 
 
 def _thumbnails(images: np.ndarray) -> Float32[np.ndarray, "n pixels"]:

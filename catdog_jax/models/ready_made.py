@@ -2,7 +2,6 @@
 
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +9,7 @@ from flax import nnx
 
 from ..errors import InputError
 from .create import create_model
-from .layers import PathParts
+from .layers import weights_of
 
 WEIGHTS = Path(__file__).with_name("ready_made.npz")
 IMAGE_SIZE = 128
@@ -30,7 +29,7 @@ def ready_made() -> nnx.Module:
 
 def save_weights(model: nnx.Module, path: Path) -> None:
     """Write a model's parameters and batch statistics as float16 to an `.npz` file."""
-    arrays = {"/".join(map(str, p)): np.float16(v[...]) for p, v in _variables(model).items()}
+    arrays = {"/".join(map(str, p)): np.float16(v[...]) for p, v in weights_of(model).items()}
     np.savez(path, allow_pickle=False, **arrays)
 
 
@@ -40,7 +39,7 @@ def load_weights(model: nnx.Module, path: Path) -> None:
     Raises:
         InputError: the file is damaged, or of another model.
     """
-    own = {"/".join(map(str, path)): variable for path, variable in _variables(model).items()}
+    own = {"/".join(map(str, path)): variable for path, variable in weights_of(model).items()}
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             found = {name: jnp.asarray(arrays[name], jnp.float32) for name in arrays.files}
@@ -50,8 +49,3 @@ def load_weights(model: nnx.Module, path: Path) -> None:
         raise InputError(f"{path} holds the weights of another model")
     for name, variable in own.items():
         variable[...] = found[name]
-
-
-def _variables(model: nnx.Module) -> dict[PathParts, Any]:
-    state: Any = nnx.to_flat_state(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat)))
-    return dict(state)

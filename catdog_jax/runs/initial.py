@@ -1,14 +1,13 @@
 """The weights that training starts from: random, a Keras file's, or those of another run."""
 
 import logging
-from typing import Any
 
 from flax import nnx
 
 from ..errors import InputError
 from ..files import expanded
 from ..models.keras_weights import load_keras_weights
-from ..models.layers import PathParts
+from ..models.layers import weights_of
 from . import build
 from .experiment import Experiment
 from .results import load_run
@@ -34,7 +33,7 @@ def initial_model(
 
 def _start_from(run: str, model: nnx.Module) -> None:
     """Fill `model`, in place, with a run's weights, but for those of another shape."""
-    theirs, own = _weights(load_run(expanded(run)).model), _weights(model)
+    theirs, own = weights_of(load_run(expanded(run)).model), weights_of(model)
     same = {p: theirs[p] for p in own if p in theirs and theirs[p].shape == own[p].shape}
     if not same:
         raise InputError(f"{run} has no weights of the same name and shape as this model")
@@ -43,9 +42,3 @@ def _start_from(run: str, model: nnx.Module) -> None:
     if missing:
         more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
         _LOGGER.warning("%s has no weights for %s%s", run, ", ".join(missing[:4]), more)
-
-
-def _weights(model: nnx.Module) -> dict[PathParts, Any]:
-    """Parameters and batch statistics by path."""
-    state: Any = nnx.to_flat_state(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat)))
-    return dict(state)

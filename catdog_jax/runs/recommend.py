@@ -1,10 +1,13 @@
 """The recipe for photos of one's own, when none is asked for."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import jax
 
+from ..data.splits import Splits
 from ..errors import InputError, first_line, say
 from . import build
 from .experiment import Experiment
@@ -13,6 +16,27 @@ from .results import Log
 
 _SMALLEST = 96  # pixels; MobileNetV2's features of smaller images are poor
 _PHOTOS = 2000  # what the recipes' epochs are meant for
+
+
+def recommended(changes: Mapping[str, Any], *, strict: bool = False) -> tuple[Experiment, Splits]:
+    """The recipe that suits the photos `changes["data"]`, with the changes, and the photos.
+
+    Args:
+        changes: settings that are given, by name.
+        strict: as in `load_data`.
+
+    Raises:
+        InputError: as for `recommend`, or there are no such photos.
+    """
+    suggested = recommend(changes.get("weights", "imagenet"), image_size=changes.get("image_size"))
+    changes = {**changes, "weights": suggested.weights}
+    experiment = replace(suggested, **changes)
+    build.check(experiment)
+    splits = build.load_splits(experiment, strict=strict)
+    fitted = suited(suggested, len(splits.train), epochs=changes.get("epochs"))
+    experiment = replace(fitted, **changes)
+    say(f"no model named: {experiment.model} for at most {experiment.epochs} epochs")
+    return experiment, splits
 
 
 def recommend(
