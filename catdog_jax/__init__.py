@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from .errors import InputError, RunError
     from .models.create import create_model
     from .models.keras_weights import load_keras_weights
+    from .runs.classifier import predict
     from .runs.experiment import Experiment
     from .runs.recipes import RECIPES
-    from .runs.results import load_run, predict
+    from .runs.results import load_run
     from .runs.runner import run
     from .training.evaluation import evaluate
     from .training.loop import fit
@@ -37,9 +38,10 @@ _NAMES = {
     "errors": ["InputError", "RunError"],
     "models.create": ["create_model"],
     "models.keras_weights": ["load_keras_weights"],
+    "runs.classifier": ["predict"],
     "runs.experiment": ["Experiment"],
     "runs.recipes": ["RECIPES"],
-    "runs.results": ["load_run", "predict"],
+    "runs.results": ["load_run"],
     "runs.runner": ["run"],
     "training.loop": ["fit"],
     "training.mesh": ["use_cpu_cores"],

@@ -244,11 +244,13 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Classify photos with a run's model.
+    """Classify photos, by the classifier that comes with the package or by a run's model.
 
-    Example: catdog-jax predict runs/model3-seed0 my_photos/ --json
+    Example: catdog-jax predict my_photos/ --json
     """
 
-    run: RunFolder  # A folder that train made.
-    photos: Positional[tuple[Path, ...]] = ()  # Photos, or folders of photos.
+    photos: Positional[Annotated[tuple[str, ...], arg(metavar="PHOTO...", help_behavior_hint="")]]
+    """Photos, folders of photos, patterns as 'photos/*.jpg', or - for a photo on standard input."""
+    run: Path | None = None  # Use the model of this run, a folder that train made.
     json: Flag = False  # Print a line of JSON per photo.
+    csv: Flag = False  # Print a table of comma-separated values.

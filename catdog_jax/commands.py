@@ -6,7 +6,7 @@ Modules that need JAX are imported inside the commands, so that `--help` is fast
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ from .runs.recipes import POST, RECIPES, recipe
 
 if TYPE_CHECKING:
     from .data.splits import Splits
+    from .runs.classifier import Photo
     from .runs.results import Run
 
 
@@ -229,47 +230,56 @@ def evaluate_run(options: Evaluate) -> None:
 
 def predict_photos(options: Predict) -> int:
     """Print a line per photo; returns 1 if one of them cannot be read."""
-    import numpy as np
-
-    from .data.decode import decode_file
-    from .data.listing import list_photos
-    from .runs.results import load_run, predict
-
     if not options.photos:
-        raise InputError("no photos to classify; name some after the run folder")
+        raise InputError("no photos to classify; name photos, folders of photos, or - for stdin")
+    if options.json and options.csv:
+        raise InputError("--json and --csv exclude each other; give one of them")
+    first = expanded(options.photos[0])
+    if options.run is None and (first / "config.json").is_file():
+        raise InputError(f"{first} is a run; to use its model, write --run {first}")
+    from .runs.classifier import classifier
+    from .runs.terminal import answer_line, csv_line
+
     _start_jax()
-    run = load_run(expanded(options.run))
-    _warn_of_death(run)
-    paths: list[Path] = []
-    wrong: dict[Path, str] = {}
-    for given in options.photos:
+    if options.run is None:
+        asked = classifier()
+        print(f"note: {asked.about}", file=sys.stderr)
+    else:
+        from .runs.results import load_run
+
+        run = load_run(expanded(options.run))
+        _warn_of_death(run)
+        asked = classifier(run)
+    if options.csv:
+        say(csv_line(["file", "class", "sure", *asked.class_names, "error"]))
+    missing = 0
+    for record in asked.answers(_named_photos(options.photos)):
+        missing += "error" in record
+        if options.json:
+            say(json.dumps(record))
+        elif options.csv:
+            shares = record.get("probabilities", {})
+            cells = [
+                *map(record.get, ("file", "class", "sure")),
+                *map(shares.get, asked.class_names),
+            ]
+            say(csv_line([*cells, record.get("error")]))
+        else:
+            say(answer_line(record))
+    return 1 if missing else 0
+
+
+def _named_photos(given: Iterable[str]) -> "Iterator[Photo]":
+    from .data.listing import list_photos
+
+    for word in given:
+        if word == "-":
+            yield word, sys.stdin.buffer.read()
+            continue
         try:
-            paths += list_photos(given)
+            yield from ((str(path), path) for path in list_photos(word))
         except InputError as error:
-            paths.append(given)
-            wrong[given] = str(error)
-    at_once = run.experiment.batch_size
-    for start in range(0, len(paths), at_once):
-        batch = paths[start : start + at_once]
-        pixels = {}
-        for path in batch:
-            try:
-                if path not in wrong:
-                    pixels[path] = decode_file(path, run.image_size)
-            except InputError as error:
-                wrong[path] = str(error)
-        found = predict(run, np.stack(list(pixels.values()))).probabilities if pixels else ()
-        shares = dict(zip(pixels, found, strict=True))
-        for path in batch:
-            if path in wrong:
-                row, line = {"error": wrong[path]}, f"error: {wrong[path]}"
-            else:
-                by_class = dict(zip(run.class_names, shares[path].tolist(), strict=True))
-                best = max(by_class, key=by_class.__getitem__)
-                row = {"class": best, "probabilities": by_class}
-                line = f"{best}  {100 * by_class[best]:.1f} %"
-            say(json.dumps({"file": str(path), **row}) if options.json else f"{path}  {line}")
-    return 1 if wrong else 0
+            yield word, error
 
 
 def _warn_of_death(run: "Run") -> None:

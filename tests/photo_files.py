@@ -132,7 +132,7 @@ def write_unreadable(folder, monkeypatch):
     unknown = "unknown image format"
     contents = {
         "truncated.jpg": (jpeg[: len(jpeg) // 2], "JPEG"),
-        "truncated.png": (png[:60], "PNG"),
+        "truncated.png": (png[:60], "truncated"),
         "truncated.bmp": (bmp[:999], "truncated"),
         "start.jpg": (jpeg[:3], unknown),
         "empty.jpg": (b"", "the file is empty"),

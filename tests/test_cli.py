@@ -98,7 +98,10 @@ def test_all_photos_of_another_source_are_evaluated(
 def test_predict_takes_files_and_folders(
     run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["predict", str(run_folder), str(photos), str(photos / "1.png"), "--json"]) == 0
+    assert (
+        main(["predict", "--run", str(run_folder), str(photos), str(photos / "1.png"), "--json"])
+        == 0
+    )
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [Path(row["file"]).name for row in rows] == ["0.png", "1.png", "2.png", "1.png"]
     assert rows[1] == rows[3]
@@ -111,7 +114,7 @@ def test_predict_goes_on_after_a_bad_photo(
     run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "1.png").write_text("not a picture")
-    assert main(["predict", str(run_folder), str(photos), str(photos / "absent.jpg")]) == 1
+    assert main(["predict", "--run", str(run_folder), str(photos), str(photos / "absent.jpg")]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert ["error:" in line for line in lines] == [False, True, False, True]
@@ -121,7 +124,7 @@ def test_predict_goes_on_after_a_folder_without_photos(
     run_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
-    assert main(["predict", str(run_folder), str(tmp_path / "empty"), str(photos)]) == 1
+    assert main(["predict", "--run", str(run_folder), str(tmp_path / "empty"), str(photos)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert "empty  error: " in lines[0]
@@ -140,7 +143,7 @@ def test_predict_names_every_kind_of_bad_file(
     write_readable(tmp_path / "photos")
     good = {path.name for path in (tmp_path / "photos").iterdir()}
     reasons = write_unreadable(tmp_path / "photos", monkeypatch)
-    command = ["predict", str(run_folder), str(tmp_path / "photos")]
+    command = ["predict", "--run", str(run_folder), str(tmp_path / "photos")]
     assert main([*command, "--json"] if as_json else command) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(good) + len(reasons)
@@ -159,7 +162,7 @@ def test_predict_reports_impossible_paths(
     run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     odd = ["~nobody.jpg", "x" * 5000, "\udcff.jpg"]
-    assert main(["predict", str(run_folder), str(photos / "1.png"), *odd]) == 1
+    assert main(["predict", "--run", str(run_folder), str(photos / "1.png"), *odd]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert ["  error: " in line for line in lines] == [False, True, True, True]
 
@@ -217,8 +220,8 @@ def test_the_demo_says_that_these_are_drawings(
         (["reproduce", "--seeds", "0"], "--seeds must be from 1 to 1000, not 0"),
         (["reproduce", "--models", "model9"], "unknown model 'model9'"),
         (["evaluate", "nowhere"], "nowhere is not a run: it has no config.json"),
-        (["predict", "nowhere", "x.jpg"], "nowhere is not a run: it has no config.json"),
-        (["predict", "nowhere"], "no photos to classify; name some after the run folder"),
+        (["predict", "--run", "nowhere", "x.jpg"], "nowhere is not a run: it has no config.json"),
+        (["predict", "--json"], "no photos to classify; name photos, folders"),
         (["train", "--resume", "\udcff"], r"\udcff is not a run: it has no config.json"),
         (
             ["data", "sketches", *DRAWINGS, "--out", "/dev/null"],
@@ -439,7 +442,7 @@ def test_a_setting_may_be_given_the_recipes_default_of_another_model() -> None:
             "'--schedule'. Expected one of ('constant', 'cosine'); see",
         ),
         ("train model3 --epochs", "Missing value for argument '--epochs'"),
-        ("predict", "Missing from catdog-jax predict: RUN"),
+        ("predict", "no photos to classify"),
         ("evaluate run --split exam", "Expected one of ('train', 'validation', 'test', 'all')"),
         ("evaluate run --checkpoint first", "Expected one of ('best', 'last')"),
         ("train model3 --finish", "--finish ends a run early; it needs --resume RUN"),

@@ -17,7 +17,7 @@ from photo_files import (
 )
 from PIL import Image, ImageFile, ImageOps
 
-from catdog_jax.data import decode
+from catdog_jax.data import decode, photo
 from catdog_jax.data.load import load_data
 from catdog_jax.errors import InputError
 
@@ -43,7 +43,7 @@ def resized(pixels):
 def test_pixels_equal_tensorflows(tmp_path, name):
     path = write_jpeg(tmp_path / name)
     image = decode.tensorflow().io.decode_image(path.read_bytes(), 3, expand_animations=False)
-    pixels = decode.decode_file(path, SIZE)
+    pixels = photo.decode_file(path, SIZE)
     assert pixels.dtype == np.uint8
     assert np.abs(pixels - resized(image)).max() <= 0.5
 
@@ -54,9 +54,9 @@ def test_what_pillow_reads_is_resized_in_the_same_way(tmp_path, kind, mode):
     """Also BMP with a palette, whose indices TensorFlow reads as grey levels."""
     path = tmp_path / "photo"
     gradient().convert(mode).save(path, kind, **({"lossless": True} if kind == "WEBP" else {}))
-    with Image.open(path) as photo:
-        expected = resized(photo.convert("RGB"))
-    assert np.abs(decode.decode_file(path, SIZE) - expected).max() <= 0.5
+    with Image.open(path) as picture:
+        expected = resized(picture.convert("RGB"))
+    assert np.abs(photo.decode_file(path, SIZE) - expected).max() <= 0.5
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -66,10 +66,10 @@ def test_photos_are_upright(tmp_path, kind, orientation):
     exif[0x0112] = orientation
     options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
     gradient().save(path, kind, exif=exif, **options.get(kind, {}))
-    with Image.open(path) as photo:
-        expected = resized(ImageOps.exif_transpose(photo).convert("RGB"))
+    with Image.open(path) as picture:
+        expected = resized(ImageOps.exif_transpose(picture).convert("RGB"))
     # TensorFlow and Pillow decode a JPEG to slightly other pixels.
-    assert np.abs(decode.decode_file(path, SIZE) - expected).max() <= 8
+    assert np.abs(photo.decode_file(path, SIZE) - expected).max() <= 8
 
 
 def test_the_header_is_read_without_decoding(monkeypatch):
@@ -85,7 +85,7 @@ def test_the_header_is_read_without_decoding(monkeypatch):
             monkeypatch.undo()
             gradient().save(encoded, kind, **options)
             monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
-            header = decode._header(encoded.getvalue())
+            header = photo.read_header(encoded.getvalue())
             assert header == (kind, 6 if options else 1)
 
 
@@ -97,8 +97,8 @@ def test_a_photo_with_damaged_exif_is_still_read(tmp_path, exif):
     block = b"Exif\0\0" + exif
     damaged = encoded[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + encoded[2:]
     (tmp_path / "damaged.jpg").write_bytes(damaged)
-    plain = decode.decode_file(tmp_path / "plain.jpg", SIZE)
-    np.testing.assert_array_equal(decode.decode_file(tmp_path / "damaged.jpg", SIZE), plain)
+    plain = photo.decode_file(tmp_path / "plain.jpg", SIZE)
+    np.testing.assert_array_equal(photo.decode_file(tmp_path / "damaged.jpg", SIZE), plain)
 
 
 @pytest.mark.filterwarnings("error")
@@ -107,10 +107,10 @@ def test_more_than_8_bits(tmp_path):
     Image.fromarray(grey).save(tmp_path / "8.tif")
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.tif")
     Image.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "32.tif")
-    eight = decode.decode_file(tmp_path / "8.tif", SIZE)
-    np.testing.assert_array_equal(decode.decode_file(tmp_path / "16.tif", SIZE), eight)
+    eight = photo.decode_file(tmp_path / "8.tif", SIZE)
+    np.testing.assert_array_equal(photo.decode_file(tmp_path / "16.tif", SIZE), eight)
     with pytest.raises(InputError, match="cannot be decoded as a photo: its pixels have 32 bits"):
-        decode.decode_file(tmp_path / "32.tif", SIZE)
+        photo.decode_file(tmp_path / "32.tif", SIZE)
 
 
 @pytest.mark.filterwarnings("error")
@@ -119,21 +119,21 @@ def test_a_large_photo_is_read_without_a_warning(tmp_path, monkeypatch):
     gradient().save(path)
     # Above this number Pillow warns, above twice the number it refuses.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 70 * 50 - 1)
-    assert decode.decode_file(path, SIZE).shape == (SIZE, SIZE, 3)
+    assert photo.decode_file(path, SIZE).shape == (SIZE, SIZE, 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 70 * 50 // 2 - 1)
     with pytest.raises(InputError, match="exceeds limit"):
-        decode.decode_file(path, SIZE)
+        photo.decode_file(path, SIZE)
 
 
 def test_a_photo_that_cannot_be_decoded_is_refused_in_one_line(tmp_path, monkeypatch):
     for name, said in write_unreadable(tmp_path / "bad", monkeypatch).items():
         path = tmp_path / "bad" / name
         with pytest.raises(InputError, match=said) as caught:
-            decode.decode_file(path, SIZE)
+            photo.decode_file(path, SIZE)
         assert re.match(rf"{path} cannot be (read|decoded as a photo): .", str(caught.value))
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="cannot be read: Is a directory"):
-        decode.decode_file(tmp_path, SIZE)
+        photo.decode_file(tmp_path, SIZE)
 
 
 def test_photos_of_every_kind_in_one_source(tmp_path, monkeypatch):
@@ -155,7 +155,7 @@ def test_photos_of_every_kind_in_one_source(tmp_path, monkeypatch):
             continue
         assert filled.digests[row] == hashlib.sha256(path.read_bytes()).digest()
         assert images[row, 0, 0].tolist() == list(colors[path.name]), path.name
-        np.testing.assert_array_equal(images[row], decode.decode_file(path, SIZE))
+        np.testing.assert_array_equal(images[row], photo.decode_file(path, SIZE))
 
 
 def test_the_listing_finds_every_kind(tmp_path, monkeypatch):

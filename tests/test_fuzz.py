@@ -33,7 +33,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from catdog_jax.data import decode
+from catdog_jax.data import photo
 from catdog_jax.errors import InputError, RunError
 from catdog_jax.models.keras_weights import _variables, load_keras_weights
 from catdog_jax.models.mobilenet_v2 import MobileNetV2
@@ -215,12 +215,12 @@ def by_tensorflow(encoded: bytes) -> np.ndarray | None:
 
 def upright(encoded: bytes, pixels: np.ndarray) -> np.ndarray:
     """The square, turned by the orientation in the photo's EXIF data."""
-    return decode._upright(pixels, decode._header(encoded).orientation)
+    return photo.upright(pixels, photo.read_header(encoded).orientation)
 
 
 def decoded(path: Path, encoded: bytes) -> np.ndarray | None:
     path.write_bytes(encoded)
-    pixels = read_or_refused("images", lambda: decode.decode_file(path, SIZE))
+    pixels = read_or_refused("images", lambda: photo.decode_file(path, SIZE))
     if pixels is not None:
         assert (pixels.dtype, pixels.shape) == (np.uint8, (SIZE, SIZE, 3))
     return pixels
@@ -244,9 +244,9 @@ def test_a_damaged_picture_is_refused_or_read_as_by_tensorflow(
 ) -> None:
     with case("images") as folder:
         encoded = hit(picture.encoded(), hits)
-        pixels = decoded(folder / "photo.jpg", encoded)
-        if pixels is not None and encoded[:3] in (b"\xff\xd8\xff", b"\x89PN", b"GIF"):
-            expected = by_tensorflow(encoded)
+        pixels, expected = decoded(folder / "photo.jpg", encoded), by_tensorflow(encoded)
+        # Pillow reads damaged files that TensorFlow does not; CMYK can lose its Adobe marker.
+        if picture.kind == "JPEG" and picture.mode != "CMYK" and pixels is not None:
             assert expected is not None
             assert np.abs(pixels - upright(encoded, expected)).max() <= 0.5
 

@@ -12,7 +12,7 @@ from PIL import Image
 from catdog_jax.data import sketches
 from catdog_jax.data.load import load_data
 from catdog_jax.errors import InputError
-from catdog_jax.models.ready_made import IMAGE_SIZE, WEIGHTS, load_weights, ready_made, save_weights
+from catdog_jax.models.ready_made import WEIGHTS, facts, load_weights, ready_made, save_weights
 from catdog_jax.models.resnet import Model6
 from catdog_jax.training.evaluation import evaluate
 
@@ -61,7 +61,7 @@ def test_the_file_of_the_package_is_small_and_fits() -> None:
 def test_the_ready_made_classifier_knows_the_posts_photos(shared: Path) -> None:
     """It was trained on most of them: what it can do on others is in its model card. Slow, since
     photos are decoded and a network compiled."""
-    photos = load_data(shared / "data/cats_and_dogs_filtered.zip", IMAGE_SIZE).test
+    photos = load_data(shared / "data/cats_and_dogs_filtered.zip", facts()["image_size"]).test
     assert evaluate(ready_made(), photos).accuracy > 0.95
 
 

@@ -22,8 +22,9 @@ from catdog_jax.data import sources
 from catdog_jax.data.load import load_data
 from catdog_jax.errors import InputError
 from catdog_jax.runs import checkpoint
+from catdog_jax.runs.classifier import predict
 from catdog_jax.runs.predictions import Predictions
-from catdog_jax.runs.results import Run, load_run, predict
+from catdog_jax.runs.results import Run, load_run
 from catdog_jax.runs.runner import run
 
 SMALL = replace(helpers.SMALL, epochs=2)

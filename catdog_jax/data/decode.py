@@ -1,38 +1,27 @@
 """Encoded photos → uint8 pixels of one size.
 
-TensorFlow decodes JPEG, PNG and GIF, as in the post; Pillow decodes BMP, TIFF and WebP. Before
-that, Pillow reads size and orientation from the header, and refuses images too large for memory.
+TensorFlow decodes JPEG, PNG and GIF, as in the post; `photo` does the rest.
 """
 
 import contextlib
-import errno
 import functools
 import hashlib
-import io
 import os
 import re
-import struct
-import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Int64, Num, UInt8
-from PIL import Image, ImageOps
+from jaxtyping import Int64, UInt8
 from tqdm import tqdm
 
 from ..errors import InputError, first_line
-from ..files import FORGET_EVERY, expanded, forget_pages
+from ..files import FORGET_EVERY, forget_pages
+from .photo import JPEG, READ_ERRORS, Header, decode_bytes, read_bytes, read_header, upright
 
-_MOST_BYTES = 200_000_000  # for one photo, more than cameras write
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")
-_BY_TENSORFLOW = ("JPEG", "MPO", "PNG", "GIF")  # MPO: a JPEG of several pictures
-# What reading one file of a folder or of a zip can raise (RuntimeError: it is encrypted).
-_READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile)
-_READ_ERRORS += (zlib.error,)
+_BY_TENSORFLOW = (*JPEG, "PNG", "GIF")
 
 
 class Filled(NamedTuple):
@@ -49,31 +38,6 @@ Reader: TypeAlias = Callable[[Collection[int], dict[int, str]], Iterator[tuple[i
 into the given dict."""
 
 
-class _Header(NamedTuple):
-    format: str
-    orientation: int  # EXIF orientation, 1 is upright
-
-
-def decode_file(path: str | Path, image_size: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Read one photo as `load_data` would: uint8[image_size, image_size, 3].
-
-    Raises:
-        InputError: the file cannot be read or decoded.
-    """
-    path = expanded(path)
-    try:
-        encoded = _read(path)
-    except _READ_ERRORS as error:
-        raise InputError(f"{path} cannot be read: {first_line(error)}") from error
-    try:
-        with native_stderr_hidden():  # TensorFlow logs what is raised below
-            return _decode_one(encoded, image_size)
-    except InputError:  # TensorFlow is missing
-        raise
-    except ValueError as error:
-        raise InputError(f"{path} cannot be decoded as a photo: {first_line(error)}") from error
-
-
 def decode_all(
     read: Reader, wanted: Int64[np.ndarray, " n"], images: UInt8[np.ndarray, "n height width 3"]
 ) -> Filled:
@@ -82,7 +46,7 @@ def decode_all(
     image_size = images.shape[1]
     row_of = {index: row for row, index in enumerate(wanted.tolist())}
     unread: dict[int, str] = {}
-    headers: dict[int, _Header] = {}
+    headers: dict[int, Header] = {}
     filled = Filled({}, [b""] * len(wanted))
     missing = set(row_of)
     # disable=None: progress only on a terminal.
@@ -96,7 +60,7 @@ def decode_all(
 
     def one_by_one(index: int, encoded: bytes) -> None:
         try:
-            images[row_of[index]] = _decode_one(encoded, image_size)
+            images[row_of[index]] = decode_bytes(encoded, image_size)
         except ValueError as error:
             filled.failed[row_of[index]] = first_line(error)
         done(index)
@@ -105,7 +69,7 @@ def decode_all(
         for index, encoded in read(row_of.keys(), unread):
             filled.digests[row_of[index]] = hashlib.sha256(encoded).digest()
             with contextlib.suppress(ValueError):  # reported by one_by_one
-                headers[index] = _header(encoded)
+                headers[index] = read_header(encoded)
             if index in headers and headers[index].format in _BY_TENSORFLOW:
                 yield index, encoded
             else:
@@ -122,7 +86,7 @@ def decode_all(
         batches = decoded.ignore_errors().batch(32).prefetch(tf.data.AUTOTUNE)
         for indices, pixels in batches.as_numpy_iterator():
             for index, image in zip(indices.tolist(), pixels, strict=True):
-                images[row_of[index]] = _upright(image, headers[index].orientation)
+                images[row_of[index]] = upright(image, headers[index].orientation)
                 done(index)
         # ignore_errors does not tell what it ignored: decode those few again, one by one.
         for index, encoded in read(missing - unread.keys(), unread):
@@ -139,8 +103,8 @@ def read_files(
     """A `Reader` of files in a folder or a zip."""
     for index in sorted(wanted):  # sorted by name, roughly the order on disk
         try:
-            encoded = _read(files[index])
-        except _READ_ERRORS as error:
+            encoded = read_bytes(files[index])
+        except READ_ERRORS as error:
             failed[index] = f"cannot be read: {first_line(error)}"
         else:
             yield index, encoded
@@ -191,111 +155,11 @@ def native_stderr_hidden() -> Iterator[None]:
         os.close(stderr)
 
 
-# Decoding.
-
-
-def _header(encoded: bytes) -> _Header:
-    """What Pillow reads of a photo without decoding it.
-
-    Raises:
-        ValueError: it is not a photo, or has more pixels than Pillow allows.
-    """
-    try:
-        with _opened(encoded) as photo:
-            # Not photo.getexif(): it decodes a whole PNG in search of EXIF data after the pixels.
-            return _Header(str(photo.format), Image.Image.getexif(photo).get(0x0112, 1))
-    except Image.UnidentifiedImageError as error:
-        raise ValueError("unknown image format" if encoded else "the file is empty") from error
-    except Exception as error:  # Pillow's readers raise all kinds of errors
-        raise ValueError(first_line(error)) from error
-
-
-def _decode_one(encoded: bytes, image_size: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Decode one photo.
-
-    Raises:
-        ValueError: it cannot be decoded.
-    """
-    header, tf = _header(encoded), tensorflow()
-    try:
-        if header.format in _BY_TENSORFLOW:
-            return _upright(_decode(encoded, image_size).numpy(), header.orientation)
-        with _opened(encoded) as photo:
-            pixels = np.asarray(_eight_bits(ImageOps.exif_transpose(photo)).convert("RGB"))
-    except tf.errors.OpError as error:
-        raise ValueError(op_reason(error)) from error
-    except Exception as error:  # of Pillow, as in _header
-        raise ValueError(first_line(error)) from error
-    return _resized(pixels, image_size).numpy()
-
-
-@contextlib.contextmanager
-def _opened(encoded: bytes) -> Iterator[Image.Image]:
-    with (
-        warnings.catch_warnings(action="ignore"),
-        Image.open(io.BytesIO(encoded), formats=_FORMATS) as photo,
-    ):
-        yield photo
-
-
-def _eight_bits(photo: Image.Image) -> Image.Image:
-    """Scale 16 bits to 8; Pillow would clip them to white."""
-    if photo.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
-    if photo.mode in ("I", "F"):
-        raise ValueError("its pixels have 32 bits, of unknown range: save it with 8")
-    return photo
-
-
 def _decode(encoded: Any, image_size: int) -> Any:
+    """Decode and resize as in the post, then round to uint8."""
     tf = tensorflow()
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    return _resized(
-        tf.ensure_shape(image, (None, None, 3)), image_size
-    )  # resize needs a known rank
-
-
-def _resized(image: Any, image_size: int) -> Any:
-    """Resize as in the post, then round to uint8."""
-    tf = tensorflow()
+    image = tf.ensure_shape(image, (None, None, 3))  # resize needs a known rank
     size = (image_size, image_size)
     resized = tf.image.resize(image, size, method="bilinear", antialias=False)
     return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
-
-
-def _upright(
-    image: Num[np.ndarray, "side side 3"], orientation: int
-) -> Num[np.ndarray, "side side 3"]:
-    """Apply an EXIF orientation, 1 to 8, to a square image, as photo viewers do.
-
-    Resizing to a square treats both axes alike, so the order of the two does not matter.
-    """
-    if orientation in (5, 6, 7, 8):
-        image = image.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    return image
-
-
-# Reading.
-
-
-def _read(file: Path | zipfile.Path) -> bytes:
-    """Read a file or an entry of a zip, unless reading it could hang or fill the memory."""
-    if isinstance(file, Path):
-        if file.is_dir():
-            next(file.iterdir(), None)  # raises if the folder cannot be listed
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not file.is_file() and file.exists():  # reading a pipe would block
-            raise OSError("it is a pipe or a device, not a file")
-        size = file.stat().st_size
-    elif file.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    else:
-        size = file.root.getinfo(file.at).file_size
-    if size > _MOST_BYTES:
-        raise OSError(f"it is larger than {_MOST_BYTES // 10**6} MB")
-    with file.open("rb") as stream:
-        return stream.read(size)  # no more than announced

@@ -5,6 +5,7 @@ Used for data sets and for the folders given to `predict`.
 
 import contextlib
 import functools
+import glob
 import logging
 import os
 import posixpath
@@ -150,13 +151,15 @@ def also_there(passed_over: Mapping[str, int]) -> str:
 def list_photos(path: str | Path) -> list[Path]:
     """The photo at `path`, or those in the folder `path` and below it, by name.
 
+    A path that does not exist and has a `*`, `?` or `[` in it is a pattern for several.
+
     Raises:
-        InputError: the folder cannot be listed, or holds no pictures.
+        InputError: the folder cannot be listed, or holds no pictures; nothing fits the pattern.
     """
     path = expanded(path)
     try:
         if not path.is_dir():
-            return [path]
+            return [path] if path.exists() or not glob.has_magic(str(path)) else _matching(path)
         folder, passed_over = list_tree(path)
     except OSError as error:
         raise InputError(f"{path} cannot be listed: {error}") from error
@@ -167,6 +170,13 @@ def list_photos(path: str | Path) -> list[Path]:
     if kinds := picture_kinds(passed_over):
         _LOGGER.warning("%s%s", path, also_there(kinds))
     return photos
+
+
+def _matching(pattern: Path) -> list[Path]:
+    found = sorted(map(Path, glob.glob(str(pattern), recursive=True)))  # noqa: PTH207 (absolute)
+    if not found:
+        raise InputError(f"no file fits {pattern}")
+    return [photo for one in found for photo in list_photos(one)]
 
 
 def _passed_over(child: Tree) -> str | None:

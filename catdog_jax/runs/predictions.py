@@ -16,14 +16,13 @@ from ..data.splits import Split
 from ..errors import InputError
 from ..files import written_whole
 from ..training.evaluation import check_fit, predict_logits
-from ..training.losses import cross_entropy, label_classes
+from ..training.losses import Loss, cross_entropy, label_classes
 from ..training.metrics import (
     metrics_of,
     predicted,
     probabilities,
     wilson_interval,
 )
-from . import build
 from .experiment import Experiment
 
 
@@ -43,6 +42,25 @@ class Predictions:
     """Of each photo, in nats; None without labels."""
     threshold: float = 0.0
     """A single logit above it means class 1."""
+    sure_above: float = 0.0
+    """Answers with less confidence, the largest probability, are called not sure."""
+
+    @property
+    def confidence(self) -> Float[np.ndarray, " n"]:
+        """The largest probability for each photo."""
+        return self.probabilities.max(axis=1)
+
+    def records(self) -> list[dict[str, Any]]:
+        """For each photo: `file`, the most probable `class`, whether `sure`, `probabilities`."""
+        return [
+            {
+                "file": name,
+                "class": self.class_names[int(np.argmax(shares))],
+                "sure": bool(shares.max() >= self.sure_above),
+                "probabilities": dict(zip(self.class_names, shares.tolist(), strict=True)),
+            }
+            for name, shares in zip(self.names, self.probabilities, strict=True)
+        ]
 
     @property
     def probabilities(self) -> Float[np.ndarray, "n classes"]:
@@ -78,7 +96,7 @@ class Predictions:
     def mistakes(self) -> Int[np.ndarray, " mistakes"]:
         """Indices of misclassified photos, the most confident mistake first."""
         wrong = np.flatnonzero(self.classes != self.true_classes)
-        return wrong[np.argsort(-self.probabilities.max(axis=1)[wrong], kind="stable")]
+        return wrong[np.argsort(-self.confidence[wrong], kind="stable")]
 
     def write_csv(self, path: Path) -> None:
         """Write one row per photo: name, class, predicted class, loss, probabilities."""
@@ -109,8 +127,9 @@ def predictions_of(
     `checked`: skip the check whether images and labels fit the model.
     """
     options = experiment or Experiment("")
+    known = isinstance(data, Split)
     split = data if isinstance(data, Split) else unlabelled(data)
-    loss = build.loss_of(options, len(class_names)) if experiment else cross_entropy
+    loss = _loss_of(experiment, class_names) if experiment and known else cross_entropy
     if not checked:
         check_fit(model, split, loss=loss)
     logits = predict_logits(
@@ -121,7 +140,6 @@ def predictions_of(
         mirror=options.mirror_test,
     )
     names = class_names or tuple(map(str, range(max(2, logits.shape[1]))))
-    known = split is data
     return Predictions(
         names=split.names,
         class_names=tuple(names),
@@ -134,10 +152,16 @@ def predictions_of(
 
 def judged(predictions: Predictions, experiment: Experiment) -> dict[str, Any]:
     """Loss, accuracy, counts and interval; for one logit, also accuracy at threshold 0."""
-    loss = build.loss_of(experiment, len(predictions.class_names))
+    loss = _loss_of(experiment, predictions.class_names)
     logits, labels = predictions.logits, predictions.labels
     metrics = metrics_of(logits, labels, experiment.threshold, loss)
     result = asdict(metrics) | {"interval": wilson_interval(metrics.correct, metrics.count)}
     if logits.shape[-1] == 1 and experiment.threshold != 0.0:
         result["accuracy_at_half"] = metrics_of(logits, labels, 0.0).accuracy
     return result
+
+
+def _loss_of(experiment: Experiment, class_names: Sequence[str]) -> Loss:
+    from .build import loss_of  # half a second that photos without labels do without
+
+    return loss_of(experiment, len(class_names))

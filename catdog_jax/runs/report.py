@@ -16,7 +16,7 @@ from .checkpoint import Record
 from .experiment import Experiment
 from .history import best_epoch, is_dead, write_history
 from .phases import phases_of
-from .predictions import judged, predictions_of
+from .predictions import Predictions, judged, predictions_of
 from .results import Log, Run, load_run, put_checkpoint
 from .run_folder import CHECKPOINT, HISTORY, METRICS, write_json
 from .terminal import result_lines
@@ -36,15 +36,16 @@ def report(
     history = record["history"]
     best = best_epoch(history)
 
+    def predict(split: Split) -> Predictions:
+        return predictions_of(model, split, experiment, splits.class_names, checked=True)
+
     def judge(split: Split) -> dict[str, Any] | None:
-        if not len(split):
-            return None
-        names = splits.class_names
-        return judged(predictions_of(model, split, experiment, names, checked=True), experiment)
+        return judged(predict(split), experiment) if len(split) else None
 
     test_last = judge(splits.test)
     put_checkpoint(model, out / CHECKPOINT / str(best), experiment, record["inputs"])
     validation, test = splits.validation, splits.test
+    on_validation = predict(validation)
     accuracy = history[best - 1]["val_accuracy"]
     interval = wilson_interval(round(accuracy * len(validation)), len(validation))
     start = [phase.start for phase in phases_of(experiment) if phase.start < len(history)][-1]
@@ -57,9 +58,11 @@ def report(
         "epochs": len(history),
         "dead": is_dead(history[-1]),
         "best": {"epoch": best, "val_accuracy": accuracy, "interval": interval},
-        "validation": judge(validation),
+        "validation": judged(on_validation, experiment),
         "test": judge(test),
         "test_last": test_last,
+        # Below it, `predict` says "not sure".
+        "sure_above": float(np.quantile(on_validation.confidence, 0.1)),
         "baseline": {
             "validation": majority_baseline(validation),
             "test": majority_baseline(test) if len(test) else None,

@@ -37,7 +37,6 @@ from .unseen import without_seen
 
 Log: TypeAlias = Callable[[str], None]
 Which: TypeAlias = Literal["best", "last"]
-Photos: TypeAlias = str | Path | Sequence[str | Path] | np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +63,11 @@ class Run:
     def is_dead(self) -> bool:
         """Whether the model died in training: its answer is the same for any photo."""
         return bool(self.history) and is_dead(self.history[-1])
+
+    @property
+    def sure_above(self) -> float:
+        """The confidence of all but the least sure tenth of the validation photos; 0 if unknown."""
+        return (self.metrics or {}).get("sure_above", 0.0)
 
     @cached_property
     def model(self) -> nnx.Module:
@@ -247,39 +251,6 @@ def put_checkpoint(model: nnx.Module, path: Path, experiment: Experiment, inputs
         ema=phase.ema is not None,
     )
     put_weights(model, checkpoint.restore(path, state, weights_only=True))
-
-
-def predict(
-    model: Run | nnx.Module | str | Path, photos: Photos, *, image_size: int = 160
-) -> Predictions:
-    """A model's predictions on photos without labels.
-
-    Args:
-        model: a run, its folder, or any NNX module that turns pixels 0…255 into logits.
-        photos: paths of photos or folders, one or several; or images `[n, height, width, 3]`.
-        image_size: size that photos are resized to for a module; a run knows its own.
-
-    Raises:
-        InputError: there is no such run or photo, or a photo cannot be read.
-    """
-    if isinstance(model, str | Path):
-        model = load_run(model)
-    experiment, names = (None, ())
-    if isinstance(model, Run):
-        experiment, names, image_size = model.experiment, model.class_names, model.image_size
-    module = model.model if isinstance(model, Run) else model
-    if isinstance(photos, np.ndarray) or hasattr(photos, "shape"):
-        return predictions_of(module, np.asarray(photos), experiment, names)
-    from ..data.decode import decode_file
-    from ..data.listing import list_photos
-
-    given = [photos] if isinstance(photos, str | Path) else photos
-    paths = [path for one in given for path in list_photos(expanded(one))]
-    if not paths:
-        raise InputError("no photos to classify")
-    images = np.stack([decode_file(path, image_size) for path in paths])
-    found = predictions_of(module, images, experiment, names)
-    return replace(found, names=tuple(map(str, paths)))
 
 
 def _alike(name: str) -> str:

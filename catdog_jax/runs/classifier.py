@@ -1,0 +1,174 @@
+"""Answers about single photos, by the classifier of the package or by a run's model."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+import numpy as np
+from flax import nnx
+
+from ..data.listing import list_photos
+from ..data.photo import decode_bytes, decode_file
+from ..errors import InputError, first_line
+from ..models import ready_made
+from ..reports.tables import percent
+from .experiment import Experiment
+from .predictions import Predictions, predictions_of
+from .recipes import RECIPES
+
+if TYPE_CHECKING:
+    from .results import Run
+
+Photo: TypeAlias = tuple[str, Path | bytes | InputError]
+"""A photo's name, and where it is, or itself (encoded), or why it is missing."""
+
+Photos: TypeAlias = str | Path | Sequence[str | Path] | np.ndarray
+
+AT_ONCE = 32
+"""Photos that are classified together at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A network, and what is needed to ask it about photos."""
+
+    network: nnx.Module
+    experiment: Experiment
+    class_names: tuple[str, ...]
+    image_size: int
+    """What photos are resized to, in pixels."""
+    sure_above: float
+    """Answers with less confidence are called not sure."""
+    about: str
+    """What it is and how accurate, in a line."""
+
+    def predict(self, images: np.ndarray, names: Sequence[str] = ()) -> Predictions:
+        """Predictions on images uint8[n, image_size, image_size, 3], in batches of 1, 2, 4, … 32.
+
+        The first call for each of these sizes compiles a program.
+        """
+        found = predictions_of(
+            self.network,
+            images,
+            # At most six programs, and no photo waits for 31 empty places.
+            replace(self.experiment, batch_size=min(AT_ONCE, 1 << (len(images) - 1).bit_length())),
+            self.class_names,
+            checked=True,
+        )
+        return replace(found, names=tuple(names) or found.names, sure_above=self.sure_above)
+
+    def answers(self, photos: Iterable[Photo]) -> Iterator[dict[str, Any]]:
+        """A record for each photo, in order, as its batch is ready.
+
+        As `Predictions.records`, or `file` and `error` of a photo that cannot be read. A few
+        batches are in memory at once, however many photos there are.
+        """
+        for batch in _decoded(photos, self.image_size):
+            good = [(name, pixels) for name, pixels in batch if isinstance(pixels, np.ndarray)]
+            names, images = zip(*good, strict=True) if good else ((), ())
+            records = iter(self.predict(np.stack(images), names).records() if good else ())
+            for name, pixels in batch:
+                if isinstance(pixels, np.ndarray):
+                    yield next(records)
+                else:
+                    yield {"file": name, "error": str(pixels)}
+
+
+def classifier(run: "Run | str | Path | None" = None) -> Classifier:
+    """A run's model as a classifier; by default the one that comes with the package.
+
+    Raises:
+        InputError: there is no such run, or its checkpoint is damaged.
+    """
+    if run is None:
+        facts = ready_made.facts()
+        accuracy = percent(facts["accuracy"], facts["interval"])
+        return Classifier(
+            network=ready_made.ready_made(),
+            experiment=RECIPES[ready_made.MODEL],
+            class_names=tuple(facts["class_names"]),
+            image_size=facts["image_size"],
+            sure_above=facts["sure_above"],
+            about=f"the classifier of this package, for photos of one cat or dog: right in "
+            f"{accuracy} of {facts['photos']:,} photos it had not seen",
+        )
+    if isinstance(run, str | Path):
+        from .results import load_run  # and with it, what the classifier of the package needs not
+
+        run = load_run(run)
+    return Classifier(
+        network=run.model,
+        experiment=run.experiment,
+        class_names=run.class_names,
+        image_size=run.image_size,
+        sure_above=run.sure_above,
+        about=f"{run.folder}: {', '.join(run.class_names)}",
+    )
+
+
+@overload
+def predict(photos: Photos, /) -> Predictions: ...
+@overload
+def predict(
+    model: "Run | nnx.Module | str | Path", photos: Photos, /, *, image_size: int = 160
+) -> Predictions: ...
+def predict(*model_and_photos: Any, image_size: int = 160) -> Predictions:
+    """Predictions on photos without labels: `predict(photos)` or `predict(model, photos)`.
+
+    Args:
+        *model_and_photos: the model is a run, its folder, or any NNX module that turns pixels 0…255
+            into logits; by default the classifier of the package, for cats and dogs. The photos are
+            paths of photos or folders, one or several; or images `[n, height, width, 3]`.
+        image_size: size that photos are resized to for a module; a run knows its own.
+
+    Raises:
+        InputError: there is no such run or photo, or a photo cannot be read.
+    """
+    *models, photos = model_and_photos
+    asked = _asked(models[0] if models else None, image_size)
+    if hasattr(photos, "shape"):
+        names, images = None, np.asarray(photos)
+    else:
+        given = [photos] if isinstance(photos, str | Path) else photos
+        paths = [path for one in given for path in list_photos(one)]
+        if not paths:
+            raise InputError("no photos to classify")
+        names = tuple(map(str, paths))
+        images = np.stack([decode_file(path, asked.image_size) for path in paths])
+    found = predictions_of(asked.network, images, asked.experiment, asked.class_names)
+    return replace(found, names=names or found.names, sure_above=asked.sure_above)
+
+
+def _asked(model: "Run | nnx.Module | str | Path | None", image_size: int) -> Classifier:
+    if not isinstance(model, nnx.Module):
+        return classifier(model)
+    return Classifier(model, Experiment(""), (), image_size, sure_above=0.0, about="")
+
+
+def _decoded(
+    photos: Iterable[Photo], image_size: int
+) -> Iterator[list[tuple[str, np.ndarray | Exception]]]:
+    """Batches of names with pixels, or with why there are none; the next is decoded meanwhile."""
+
+    def decode(photo: Photo) -> tuple[str, np.ndarray | Exception]:
+        name, what = photo
+        try:
+            if isinstance(what, Path):
+                return name, decode_file(what, image_size)
+            return name, what if isinstance(what, InputError) else decode_bytes(what, image_size)
+        except InputError as error:
+            return name, error
+        except ValueError as error:
+            return name, InputError(f"{name} cannot be decoded as a photo: {first_line(error)}")
+
+    with ThreadPoolExecutor() as pool:
+        waiting = deque[Future]()
+        for photo in photos:
+            waiting.append(pool.submit(decode, photo))
+            if len(waiting) == 2 * AT_ONCE:
+                yield [waiting.popleft().result() for _ in range(AT_ONCE)]
+        while waiting:
+            yield [waiting.popleft().result() for _ in range(min(AT_ONCE, len(waiting)))]
