@@ -131,7 +131,6 @@ def test_many_photos_are_a_stream_in_batches(
     assert names == [str(1 + i) for i in range(100)]
     assert len(asked) <= 100 + 3 * AT_ONCE
     assert set(sizes) == {AT_ONCE}
-    answers.close()
 
 
 def test_the_ready_made_network_answers_from_python(tmp_path: Path) -> None:
