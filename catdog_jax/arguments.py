@@ -195,10 +195,13 @@ class Compare:
 
 @dataclass(frozen=True)
 class Demo:
-    """See it work in two minutes, offline: the models on drawings of cats and dogs.
+    """See it work in two minutes, offline: train on drawings, classify photos.
 
-    Example: catdog-jax demo
+    Example: catdog-jax demo --photos my_cat.jpg
     """
+
+    photos: tuple[str, ...] = ()
+    """Photos for the classifier that comes with the package: files, folders or patterns."""
 
     weights: str | None = None
     """A Keras MobileNetV2 file; with it (or once downloaded) model 4 is included."""

@@ -19,6 +19,7 @@ from .arguments import (
     LrFind,
     Predict,
     Reproduce,
+    Settings,
     Sweep,
     Train,
 )
@@ -170,19 +171,24 @@ def find_rate(options: LrFind) -> None:
 
 
 def demo(options: Demo) -> None:
-    """Train on drawings."""
+    """Train on drawings, and classify photos."""
     from .models.keras_weights import cached_official_weights
 
-    say("These are drawings made by a program, not photos, which are harder to tell apart.")
     weights = options.weights or cached_official_weights()
-    if not weights:
-        say("Model 4 needs pretrained weights and is left out; give a file with --weights.")
     changes = {name: getattr(options, name) for name in ("epochs", "image_size", "sizes")}
     changes |= {"data": "sketches"} | ({"weights": str(weights)} if weights else {})
-    models = tuple(name for name in POST if weights or RECIPES[name].weights == "none")
-    reproduce(Reproduce(models=models, out=options.out, changes=changes))
-    say("These were drawings. For the real photos (68 MB) and the weights of model 4 (9 MB):")
-    say("    catdog-jax reproduce")
+    settings = Settings(model="", changes=changes)
+    names = [name for name in POST if weights or RECIPES[name].weights == "none"]
+    _start_jax()
+    from .runs.demo import demo as show
+
+    say("These are drawings made by a program, not photos, which are harder to tell apart.")
+    out = expanded(options.out)
+    show([settings.adapt(RECIPES[name]) for name in names], out, _named_photos(options.photos))
+    say(f"Curves, tables and a folder for each run are in {out}.")
+    if not weights:
+        say("Model 4, pretrained, was left out: give its weights with --weights.")
+    say("For the real photos (68 MB) and the weights of model 4 (9 MB): catdog-jax reproduce")
 
 
 def show_data(options: Data) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import SMALL, stillborn
 from PIL import Image
 
 import catdog_jax as cd
@@ -21,7 +22,10 @@ from catdog_jax.data import sketches
 from catdog_jax.errors import InputError
 from catdog_jax.models import ready_made
 from catdog_jax.models.resnet import Model6
+from catdog_jax.reports.tables import percent
+from catdog_jax.runs import build
 from catdog_jax.runs import classifier as classifiers
+from catdog_jax.runs import demo as demos
 from catdog_jax.runs.classifier import AT_ONCE, Classifier, classifier
 from catdog_jax.runs.experiment import Experiment
 
@@ -172,3 +176,32 @@ def test_a_photo_is_classified_without_tensorflow(shared: Path, tmp_path: Path) 
         check=True,
     )
     assert json.loads(done.stdout)["class"] == "dog"
+
+
+# The demonstration.
+
+
+def test_the_demo_trains_each_model_until_one_lives_then_classifies(
+    by_red: Classifier, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_model = build.build_model
+    dying = {0, 1}
+    monkeypatch.setattr(
+        build,
+        "build_model",
+        lambda one, *sizes: (stillborn if one.seed in dying else build_model)(one, *sizes),
+    )
+    monkeypatch.setattr(demos, "_on_drawings", lambda asked: "70.0 %")
+    monkeypatch.setattr(demos, "classifier", lambda: by_red)
+    lines: list[str] = []
+    given = [(path.name, path) for path in sorted(photos.iterdir())]
+    runs = demos.demo([SMALL], tmp_path / "demo", given, log=lines.append)
+    assert [run.experiment.seed for run in runs] == [2]
+    best = max(row["val_accuracy"] for row in runs[0].history)
+    assert lines[0] == "Validation accuracy on 20 drawings, learned from 48 others:"
+    assert ["died with seed" in line for line in lines[1:4]] == [True, True, False]
+    assert lines[3].startswith(f"  model3  {percent(best)} [")
+    assert lines[4] == "Now by red."
+    assert [line.split()[1] for line in lines[6:]] == ["blue", "not", "red"]
+    dying.update(range(9))
+    assert demos.demo([SMALL], tmp_path / "dead", log=lines.append) == []

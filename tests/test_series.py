@@ -14,8 +14,7 @@ import pytest
 from helpers import LINEAR, SETTINGS, SMALL, TRAIN, command, silent, write_drawings
 from PIL import Image
 
-from catdog_jax import commands
-from catdog_jax.arguments import Demo, Reproduce, Sweep
+from catdog_jax.arguments import Reproduce, Sweep
 from catdog_jax.cli import main, parse
 from catdog_jax.data import sources
 from catdog_jax.data.load import load_data
@@ -272,16 +271,10 @@ def test_a_series_finds_wrong_weights_before_it_decodes(
     assert not (tmp_path / "out").exists()
 
 
-def test_reproduce_and_demo_train_the_posts_models_unless_told_otherwise(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_reproduce_trains_the_posts_models_unless_told_otherwise() -> None:
     post = ("model1", "model2", "model3", "model4")
     assert parse(Reproduce, [], "reproduce").models == post
     assert parse(Reproduce, ["--models", "model5"], "reproduce").models == ("model5",)
-    asked: list[Reproduce] = []
-    monkeypatch.setattr(commands, "reproduce", asked.append)
-    commands.demo(Demo(weights="my.h5"))
-    assert asked[0].models == post
 
 
 # Runs compared.
