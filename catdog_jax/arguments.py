@@ -45,6 +45,7 @@ class Settings(Experiment):
 
     mirror_test: tyro.conf.FlagConversionOff[bool] = False
     stop_when_dead: tyro.conf.FlagConversionOff[bool] = True
+    tensorboard: Flag = False
     strict: Flag = False  # Stop if a photo cannot be read or is passed over.
     changes: Fixed[Mapping[str, Any]] = field(default_factory=dict)
     """The settings given on the command line, by name."""

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from helpers import (
 
 import catdog_jax as cd
 from catdog_jax.cli import main
+from catdog_jax.data import decode
 from catdog_jax.errors import InputError
 from catdog_jax.runs import build, terminal
 from catdog_jax.runs.experiment import Experiment
@@ -243,3 +245,27 @@ def test_a_run_is_continued_after_its_photos_have_moved(
     write_drawings(tmp_path / "others", {"cats": 10, "dogs": 10}, seed=1)
     with pytest.raises(InputError, match="cannot be resumed: its photos had the fingerprint"):
         resume(folder, epochs=4, data=str(tmp_path / "others"), log=silent)
+
+
+def test_tensorboard_gets_the_history_also_of_a_resumed_run(tmp_path: Path) -> None:
+    run(replace(LINEAR, epochs=1, tensorboard=True), tmp_path / "run", log=silent)
+    history = resume(tmp_path / "run", epochs=3, log=silent).history
+    tf = decode.tensorflow()
+    found: dict[tuple[str, int], float] = {}
+    for file in sorted((tmp_path / "run/tensorboard").iterdir()):
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            found |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
+    columns = [name for name in history[0] if name != "epoch"]
+    assert found.keys() == {(name, epoch) for name in columns for epoch in (1, 2, 3)}
+    for row in history:
+        assert found["val_loss", int(row["epoch"])] == pytest.approx(row["val_loss"])
+
+
+def test_tensorboard_is_asked_for_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(InputError, match="pip install tensorboardX"):
+        run(replace(LINEAR, tensorboard=True), tmp_path / "run", log=silent)
+    assert not (tmp_path / "run").exists()

@@ -23,6 +23,7 @@ from ..training.losses import Loss, cross_entropy, smoothed
 from ..training.optimizers import DIRECTIONS, make_optimizer
 from ..training.state import TrainState
 from . import named
+from .events import event_writer
 from .experiment import Experiment
 
 ARRAYS = "arrays"
@@ -85,6 +86,8 @@ def check(experiment: Experiment) -> None:
     training_of(experiment, None, 2, 1)
     if named.is_code(experiment.trainable):
         named.load(experiment.trainable)
+    if experiment.tensorboard:
+        event_writer()
 
 
 def weights_path(experiment: Experiment) -> Path | None:

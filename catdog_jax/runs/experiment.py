@@ -120,6 +120,8 @@ class Experiment:
     """Stop a run whose outputs are all zero: without a gradient it cannot recover."""
     callbacks: tuple[str, ...] = ()
     """Your own functions, FILE.py:NAME, called as (record, state) after each epoch."""
+    tensorboard: bool = False
+    """Also write the history as TensorBoard events, into the run folder."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the model's computations; weights and losses stay float32."""
     on_device: bool | None = None

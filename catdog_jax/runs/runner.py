@@ -16,6 +16,7 @@ from ..training.loop import EpochRecord
 from ..training.state import TrainState, split_trained
 from . import build, checkpoint, named
 from .checkpoint import Record
+from .events import events
 from .experiment import Experiment
 from .history import COLUMNS, Row, best_epoch, is_dead, write_history
 from .initial import initial_model
@@ -255,8 +256,13 @@ def _train(
         with uninterrupted():
             checkpoint.save(out / CHECKPOINT, state, record)
             write_history(out / HISTORY, history)
+        write_events(history[-1])
 
-    with progress(experiment, len(splits.train), len(history)) as on_step:
+    folder = out / "tensorboard" if experiment.tensorboard else None
+    with (
+        progress(experiment, len(splits.train), len(history)) as on_step,
+        events(folder, len(history)) as write_events,
+    ):
         epochs = train(experiment, model, splits, history, path, keep, on_step)
         (out / METRICS).unlink(missing_ok=True)  # it marks a finished run
         write_json(out / CONFIG, config_of(experiment, splits, inputs))
