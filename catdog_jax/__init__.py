@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .data.load import load_data
     from .data.splits import Split, Splits
     from .errors import InputError, RunError
+    from .exports.export import export
     from .models.create import create_model
     from .models.keras_weights import load_keras_weights
     from .runs.experiment import Experiment
@@ -35,6 +36,7 @@ _NAMES = {
     "data.load": ["load_data"],
     "data.splits": ["Split", "Splits"],
     "errors": ["InputError", "RunError"],
+    "exports.export": ["export"],
     "models.create": ["create_model"],
     "models.keras_weights": ["load_keras_weights"],
     "runs.experiment": ["Experiment"],
@@ -56,6 +58,7 @@ __all__ = [
     "Splits",
     "create_model",
     "evaluate",
+    "export",
     "fit",
     "load_data",
     "load_keras_weights",

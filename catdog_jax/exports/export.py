@@ -1,0 +1,159 @@
+"""Export a run: choose photos, have the files written, compare them, move them into place."""
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from ..errors import InputError, first_line, say
+from ..files import expanded, make_folder
+from ..reports.tables import percent
+from ..runs.named import short
+from ..runs.results import Log, Run, load_run
+from . import keras_file, stablehlo
+from .keras_network import CONVERTIBLE
+from .package import Probabilities, about, accuracy, checked, difference, expected, pack
+from .photos import Photos, photos_of, some_of
+
+Format: TypeAlias = Literal["keras", "tflite", "stablehlo"]
+
+_NAMES = {"keras": "model.keras", "tflite": "model.tflite", "stablehlo": "model.stablehlo.zip"}
+_INPUTS = {
+    "keras": "pixels 0…255, RGB [batch, height, width, 3], any size, float32 or uint8",
+    "tflite": "float32 pixels 0…255, RGB [1, image_size, image_size, 3]",
+}
+_SAMPLES = 200  # training photos for the ranges of int8
+
+
+def export(
+    run: Run | str | Path,
+    to: Format,
+    out: str | Path | None = None,
+    *,
+    photos: Sequence[str | Path] = (),
+    log: Log = say,
+) -> tuple[Path, ...]:
+    """Write a run's model as a file for other programs, if it predicts what the run does.
+
+    The file turns pixels into probabilities of the classes, whose names are in it. Its predictions
+    may differ from the run's, in float32, by 1e-4; those in int8 may differ more, and their
+    accuracy is measured.
+
+    Args:
+        run: a run, or its folder; its photos need not be on this machine.
+        to: `"keras"`; `"tflite"`, in float32 and, if the run's photos are there, in int8; or
+            `"stablehlo"`, of any model.
+        out: the file; by default `model.` and the format, in the run's folder.
+        photos: files or folders of photos to compare on; by default the run's test photos if they
+            are there, else drawings.
+        log: is called with one line at a time.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: there is no such run or photo, its model cannot take this form, or `out` cannot
+            be written.
+        RunError: the predictions differ. Nothing has been written then.
+    """
+    if to not in get_args(Format):
+        raise InputError(f"unknown format '{to}'; choose keras, tflite or stablehlo")
+    run = run if isinstance(run, Run) else load_run(run)
+    out = _target(run, to, out)
+    if to != "stablehlo" and not isinstance(run.model, CONVERTIBLE):
+        raise InputError(
+            f"{short(run.experiment.model)} cannot be made of Keras's layers, only models 1 to 6 "
+            "can; stablehlo works for any model"
+        )
+    chosen = photos_of(run, photos, log)
+    wanted = expected(run, chosen.images)
+    make_folder(out.parent)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as work:
+            if to == "stablehlo":
+                made = _stablehlo(run, chosen, Path(work))
+            else:
+                made = _by_keras(run, to, chosen, Path(work), log)
+            for one in made:
+                _compare(one, wanted, chosen, log)
+                pack(one.path, about(run, **one.about))
+            targets = [out.with_suffix(one.suffix) for one in made]
+            for one, target in zip(made, targets, strict=True):
+                one.path.replace(target)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({first_line(error)})") from error
+    for target in targets:
+        log(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+    return tuple(targets)
+
+
+def _target(run: Run, to: Format, out: str | Path | None) -> Path:
+    path = run.folder / _NAMES[to] if out is None else expanded(out)
+    suffix = Path(_NAMES[to]).suffix
+    if path.suffix != suffix:
+        raise InputError(f"{path} must end in {suffix}")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give a file")
+    return path
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """A file in the temporary folder."""
+
+    path: Path
+    suffix: str
+    """Of the file to be."""
+    found: Probabilities
+    """What it predicts for the photos to compare on."""
+    about: dict[str, Any] = field(default_factory=dict)
+    exact: bool = True
+    note: str = ""
+    """Its accuracy, in words."""
+
+
+def _compare(made: _Made, wanted: Probabilities, chosen: Photos, log: Log) -> None:
+    name = made.path.name
+    exact = made.exact
+    largest = checked(name, made.found, wanted) if exact else difference(made.found, wanted)
+    log(f"{name}: largest difference {largest:.1e}, on {chosen.origin}{made.note}")
+
+
+def _stablehlo(run: Run, chosen: Photos, work: Path) -> list[_Made]:
+    path = work / _NAMES["stablehlo"]
+    content = stablehlo.write(run, path)
+    return [_Made(path, path.suffix, stablehlo.predict(path, chosen.images), content)]
+
+
+def _by_keras(run: Run, to: Format, chosen: Photos, work: Path, log: Log) -> list[_Made]:
+    test = None
+    np.save(work / keras_file.PHOTOS, chosen.images)
+    if to == "tflite" and chosen.own is None:
+        log("note: no file in int8, as the training photos to find its ranges are not at hand")
+    elif to == "tflite":
+        test = chosen.own.test
+        np.save(work / keras_file.SAMPLES, some_of(chosen.own.train, _SAMPLES))
+        np.save(work / keras_file.TEST, np.asarray(test.images))
+    made = []
+    for name in keras_file.written(run, to, work):
+        content, note = {"input": _INPUTS[to]}, ""
+        if test is not None and len(test):
+            ours = accuracy(expected(run, np.asarray(test.images)), test.labels)
+            its = accuracy(keras_file.predictions(work, name, keras_file.TEST), test.labels)
+            content["test_accuracy"] = its
+            note = f"; test accuracy {percent(its['accuracy'], its['interval'])} of {its['count']}"
+            note += f" photos (the run: {percent(ours['accuracy'])})"
+        made.append(
+            _Made(
+                work / name,
+                name.removeprefix("model"),
+                keras_file.predictions(work, name),
+                content,
+                exact="int8" not in name,
+                note=note,
+            )
+        )
+    return made
