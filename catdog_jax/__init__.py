@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .exports.export import export
     from .models.create import create_model
     from .models.keras_weights import load_keras_weights
+    from .models.keras_whole import load_keras_model
     from .runs.experiment import Experiment
     from .runs.recipes import RECIPES
     from .runs.results import load_run, predict
@@ -39,6 +40,7 @@ _NAMES = {
     "exports.export": ["export"],
     "models.create": ["create_model"],
     "models.keras_weights": ["load_keras_weights"],
+    "models.keras_whole": ["load_keras_model"],
     "runs.experiment": ["Experiment"],
     "runs.recipes": ["RECIPES"],
     "runs.results": ["load_run", "predict"],
@@ -61,6 +63,7 @@ __all__ = [
     "export",
     "fit",
     "load_data",
+    "load_keras_model",
     "load_keras_weights",
     "load_run",
     "predict",

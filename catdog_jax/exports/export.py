@@ -1,7 +1,7 @@
 """Export a run: choose photos, have the files written, compare them, move them into place."""
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -129,23 +129,26 @@ def _stablehlo(run: Run, chosen: Photos, work: Path) -> list[_Made]:
 
 
 def _by_keras(run: Run, to: Format, chosen: Photos, work: Path, log: Log) -> list[_Made]:
-    test = None
+    own, test = chosen.own, None
     np.save(work / keras_file.PHOTOS, chosen.images)
-    if to == "tflite" and chosen.own is None:
+    if to == "tflite" and own is None:
         log("note: no file in int8, as the training photos to find its ranges are not at hand")
-    elif to == "tflite":
-        test = chosen.own.test
-        np.save(work / keras_file.SAMPLES, some_of(chosen.own.train, _SAMPLES))
+    elif to == "tflite" and own is not None:
+        np.save(work / keras_file.SAMPLES, some_of(own.train, _SAMPLES))
+        test = own.test if len(own.test) else None
+    if test is not None:
         np.save(work / keras_file.TEST, np.asarray(test.images))
     made = []
     for name in keras_file.written(run, to, work):
-        content, note = {"input": _INPUTS[to]}, ""
-        if test is not None and len(test):
-            ours = accuracy(expected(run, np.asarray(test.images)), test.labels)
-            its = accuracy(keras_file.predictions(work, name, keras_file.TEST), test.labels)
-            content["test_accuracy"] = its
-            note = f"; test accuracy {percent(its['accuracy'], its['interval'])} of {its['count']}"
-            note += f" photos (the run: {percent(ours['accuracy'])})"
+        content: dict[str, Any] = {"input": _INPUTS[to]}
+        note = ""
+        if test is not None:
+            found = accuracy(keras_file.predictions(work, name, keras_file.TEST), test.labels)
+            content["test_accuracy"] = found
+            note = (
+                f"; test accuracy {percent(found['accuracy'], found['interval'])} of "
+                f"{found['count']} photos"
+            )
         made.append(
             _Made(
                 work / name,

@@ -3,7 +3,6 @@
 Keras is imported when a function is called, for it imports TensorFlow.
 """
 
-from collections.abc import Callable
 from functools import singledispatch
 from itertools import groupby
 from typing import Any, TypeAlias
@@ -12,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from ..errors import InputError
-from ..models.cnn import ConvPool, Model1, Model2, Model3
+from ..models.cnn import Model1, Model2, Model3
 from ..models.keras_files import turned
 from ..models.keras_weights import keras_variables
 from ..models.resnet import Model6, ResidualBlock
@@ -107,8 +106,11 @@ def _(model: Model3, images: KerasTensor) -> KerasTensor:
 def _(model: Model4 | Model5, images: KerasTensor) -> KerasTensor:
     from keras import applications, layers
 
-    backbone = applications.MobileNetV2(
-        tuple(images.shape[1:]), model.backbone.alpha, include_top=False, weights=None
+    backbone: Any = applications.MobileNetV2(
+        tuple(images.shape[1:]),
+        model.backbone.alpha,
+        include_top=False,
+        weights=None,  # pyright: ignore[reportArgumentType]
     )
     by_layer = groupby(keras_variables(model.backbone).items(), lambda pair: pair[0].split("/")[0])
     for name, variables in by_layer:
@@ -143,11 +145,11 @@ def _residual(images: KerasTensor, block: ResidualBlock) -> KerasTensor:
     return layers.Add()([shortcut, x])
 
 
-def _convs(images: KerasTensor, *convs: ConvPool) -> KerasTensor:
+def _convs(images: KerasTensor, *convs: Any) -> KerasTensor:
     from keras import layers
 
     x = images
-    for conv in convs:
+    for conv in convs:  # `ConvPool`s
         filters, padding = conv.kernel.shape[-1], conv.padding.lower()
         layer = layers.Conv2D(filters, 3, padding=padding, activation="relu")
         x = _filled(layer, x, conv.kernel, conv.bias)
@@ -183,15 +185,15 @@ def _classifier(features: KerasTensor, model: Model1 | Model2 | Model3) -> Keras
     return features
 
 
-def _dense(features: KerasTensor, dense: nnx.Linear, activation: str | None = None) -> KerasTensor:
+def _dense(features: KerasTensor, dense: Any, activation: str | None = None) -> KerasTensor:
     from keras import layers
 
     layer = layers.Dense(dense.out_features, activation=activation)
     return _filled(layer, features, dense.kernel, dense.bias)
 
 
-def _filled(layer: Callable[..., Any], inputs: KerasTensor, *weights: Any) -> KerasTensor:
+def _filled(layer: Any, inputs: KerasTensor, *weights: Any) -> KerasTensor:
     """The output of a layer that gets these weights."""
-    outputs: Any = layer(inputs)
-    layer.set_weights([np.asarray(weight[...]) for weight in weights])  # pyright: ignore
+    outputs = layer(inputs)
+    layer.set_weights([np.asarray(weight[...]) for weight in weights])
     return outputs

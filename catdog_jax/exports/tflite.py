@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ def converted(model: Any, samples: Num[np.ndarray, "n height width 3"] | None) -
 
 def predict(path: Path, images: Num[np.ndarray, "n height width 3"]) -> Probabilities:
     """The probabilities that a TFLite file gives."""
-    interpreter = tensorflow().lite.Interpreter(str(path), num_threads=os.cpu_count())
+    with warnings.catch_warnings(action="ignore"):  # TensorFlow announces another package for it
+        interpreter = tensorflow().lite.Interpreter(str(path), num_threads=os.cpu_count())
     interpreter.allocate_tensors()
     (pixels,), (output,) = interpreter.get_input_details(), interpreter.get_output_details()
     probabilities = []

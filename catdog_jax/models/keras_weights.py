@@ -59,11 +59,17 @@ def load_keras_weights(
     backbone = _backbone(model)
     top = backbone.classifier is not None
     path = weights_file(weights, alpha=backbone.alpha, image_size=image_size, include_top=top)
+    left_out = load_backbone(backbone, path)
+    if left_out:
+        _LOGGER.warning("%s: loaded MobileNetV2, left out: %s", path, ", ".join(left_out))
+    return left_out
+
+
+def load_backbone(backbone: MobileNetV2, path: Path) -> tuple[str, ...]:
+    """`load_keras_weights` of a file that is there, without a word on what is left out."""
     tensors, left_out = read_mobilenet(path, _shapes(backbone))
     for name, variable in keras_variables(backbone).items():
         variable.set_value(jnp.asarray(tensors[name], variable.dtype))
-    if left_out:
-        _LOGGER.warning("%s: loaded MobileNetV2, left out: %s", path, ", ".join(left_out))
     return left_out
 
 
