@@ -112,14 +112,15 @@ def test_it_predicts_the_same(
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_a_run_starts_from_it_and_needs_no_other_weights(base: Any, tmp_path: Path) -> None:
+def test_a_run_starts_from_it_and_needs_no_other_weights(
+    base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The recipe's ImageNet weights would be downloaded."""
+    monkeypatch.setattr(build, "build_model", lambda *_: blank(Model4, alpha=ALPHA))
     path = tmp_path / "model4.keras"
     model = nested(base, dense(1))
     model.save(path)
-    experiment = replace(
-        RECIPES["model4"], init=str(path), model_options=(f"alpha={ALPHA}",), data="sketches"
-    )
+    experiment = replace(RECIPES["model4"], init=str(path), data="sketches")
     ours: Any = initial_model(experiment, 2, SIZE)
     np.testing.assert_array_equal(ours.head.kernel[...], model.layers[-1].get_weights()[0])
     splits = build.load_splits(replace(experiment, sizes=(8, 4, 4), image_size=SIZE))

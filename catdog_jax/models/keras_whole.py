@@ -38,8 +38,8 @@ def load_keras_model(model: nnx.Module, path: str | Path) -> None:
         path: a `.keras` file, or an `.h5` file of the whole model.
 
     Raises:
-        InputError: the file cannot be read, holds weights alone, or computes something else. `model`
-            is not changed then.
+        InputError: the file cannot be read, holds weights alone, or computes something else.
+            `model` is not changed then.
     """
     if not isinstance(model, Model4 | Model5):
         raise InputError(f"a Keras file of a whole model is for models 4 and 5, not {path} here")
