@@ -22,6 +22,7 @@ from catdog_jax.runs.runner import run
 from catdog_jax.training.metrics import probabilities
 
 pytestmark = reference.ignore_keras_warnings
+slow = pytest.mark.slow
 SIZE, ALPHA = 32, 0.35
 
 
@@ -92,8 +93,8 @@ def theirs(model: Any, images: np.ndarray) -> np.ndarray:
         (nested, ".keras", (1, None), "GlobalMaxPooling2D"),
         (functional, ".keras", (1, "sigmoid"), "GlobalMaxPooling2D"),
         (flat, ".h5", (2, None), "GlobalMaxPooling2D"),
-        (nested, ".h5", (2, "softmax"), "GlobalAveragePooling2D"),
-        (functional, ".h5", (1, None), "GlobalAveragePooling2D"),
+        pytest.param(nested, ".h5", (2, "softmax"), "GlobalAveragePooling2D", marks=slow),
+        pytest.param(functional, ".h5", (1, None), "GlobalAveragePooling2D", marks=slow),
     ],
 )
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
@@ -159,7 +160,9 @@ def test_what_computes_something_else_is_refused(error: str, tmp_path: Path) -> 
         layers.append(keras.layers.Dense(1))
     path = tmp_path / "other.keras"
     keras.Sequential([keras.Input((SIZE, SIZE, 3)), *layers]).save(path)
-    with pytest.raises(InputError, match=f"other.keras is not a model4: {re.escape(error)}"):
+    with pytest.raises(
+        InputError, match=rf"other.keras (is not a model4|does not fit): {re.escape(error)}"
+    ):
         load_keras_model(blank(Model4, alpha=ALPHA), path)
 
 

@@ -84,7 +84,9 @@ def export(
             for one, target in zip(made, targets, strict=True):
                 one.path.replace(target)
     except OSError as error:
-        raise InputError(f"{out} cannot be written ({first_line(error)})") from error
+        raise InputError(
+            f"{out} cannot be written ({first_line(error)}); choose another file"
+        ) from error
     for target in targets:
         log(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
     return tuple(targets)

@@ -56,29 +56,6 @@ def read_mobilenet(path: Path, shapes: Shapes) -> tuple[Tensors, tuple[str, ...]
     return tensors, tuple(left_out)
 
 
-def read_architecture(path: Path) -> dict[str, Any]:
-    """The description of a whole model's layers, as Keras saves it: its `config`.
-
-    Raises:
-        InputError: the file is unreadable, or holds weights alone.
-    """
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                text: Any = archive.read("config.json")
-        else:
-            with h5py.File(path, "r") as file:
-                text = file.attrs.get("model_config")
-        config = text is not None and json.loads(text)["config"]
-    except Exception as error:  # h5py does not document what it raises
-        raise InputError(f"{path} is not a readable Keras file: {first_line(error)}") from error
-    if not config:
-        raise InputError(
-            f"{path} holds weights alone; save the whole model, by model.save('model.keras')"
-        )
-    return config
-
-
 def read_dense(path: Path, layer: str) -> Tensors:
     """Kernel and bias of a dense layer in the file of a whole model.
 
