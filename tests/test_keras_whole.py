@@ -12,6 +12,7 @@ from helpers import silent
 from keras_reference import blank, infer
 
 from catdog_jax.errors import InputError
+from catdog_jax.models import keras_whole
 from catdog_jax.models.keras_whole import load_keras_model
 from catdog_jax.models.transfer import Model4, Model5
 from catdog_jax.runs import build
@@ -164,6 +165,18 @@ def test_what_computes_something_else_is_refused(error: str, tmp_path: Path) -> 
         InputError, match=rf"other.keras (is not a model4|does not fit): {re.escape(error)}"
     ):
         load_keras_model(blank(Model4, alpha=ALPHA), path)
+
+
+def test_preprocess_input_of_keras_2() -> None:
+    """Whose files name TensorFlow's operations."""
+
+    def operation(name: str, number: float) -> Any:
+        inputs = [["input_1", 0, 0, {"y": number, "name": None}]]
+        return keras_whole._Layer("TFOpLambda", f"tf.{name}", {"function": name}, inputs)
+
+    both = [operation("math.truediv", 127.5), operation("math.subtract", 1.0)]
+    assert keras_whole._rescaling(both) == (1 / 127.5, -1.0)
+    assert np.isnan(keras_whole._rescaling([operation("math.maximum", 1.0)])).all()
 
 
 def test_weights_alone_are_refused(base: Any, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -78,18 +78,19 @@ def export(
             else:
                 made = _by_keras(run, to, chosen, Path(work), log)
             for one in made:
-                _compare(one, wanted, chosen, log)
-                pack(one.path, about(run, **one.about))
-            targets = [out.with_suffix(one.suffix) for one in made]
-            for one, target in zip(made, targets, strict=True):
-                one.path.replace(target)
+                target, content = out.with_suffix(one.suffix), about(run, **one.about)
+                log(_compared(target.name, one, wanted, chosen, content))
+                pack(one.path, content)
+            for one in made:
+                one.path.replace(out.with_suffix(one.suffix))
     except OSError as error:
         raise InputError(
             f"{out} cannot be written ({first_line(error)}); choose another file"
         ) from error
+    targets = tuple(out.with_suffix(one.suffix) for one in made)
     for target in targets:
         log(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
-    return tuple(targets)
+    return targets
 
 
 def _target(run: Run, to: Format, out: str | Path | None) -> Path:
@@ -109,56 +110,58 @@ class _Made:
     path: Path
     suffix: str
     """Of the file to be."""
+    about: dict[str, Any]
+    """What it says of itself besides what all files say."""
     found: Probabilities
     """What it predicts for the photos to compare on."""
-    about: dict[str, Any] = field(default_factory=dict)
+    tested: Probabilities | None = None
+    """What it predicts for the test photos."""
     exact: bool = True
-    note: str = ""
-    """Its accuracy, in words."""
+    """Whether it has to predict what the run does."""
 
 
-def _compare(made: _Made, wanted: Probabilities, chosen: Photos, log: Log) -> None:
-    name = made.path.name
+def _compared(
+    name: str, made: _Made, wanted: Probabilities, chosen: Photos, content: dict[str, Any]
+) -> str:
+    """How far a file is from the run, in a line; its test accuracy goes into `content`.
+
+    Raises:
+        RunError: too far.
+    """
     exact = made.exact
     largest = checked(name, made.found, wanted) if exact else difference(made.found, wanted)
-    log(f"{name}: largest difference {largest:.1e}, on {chosen.origin}{made.note}")
+    line = f"{name}: largest difference {largest:.1e}, on {chosen.origin}"
+    if made.tested is None or chosen.own is None:
+        return line
+    test = content["test_accuracy"] = accuracy(made.tested, chosen.own.test.labels)
+    shown = percent(test["accuracy"], test["interval"])
+    return f"{line}; test accuracy {shown} of {test['count']} photos"
 
 
 def _stablehlo(run: Run, chosen: Photos, work: Path) -> list[_Made]:
     path = work / _NAMES["stablehlo"]
     content = stablehlo.write(run, path)
-    return [_Made(path, path.suffix, stablehlo.predict(path, chosen.images), content)]
+    return [_Made(path, path.suffix, content, stablehlo.predict(path, chosen.images))]
 
 
 def _by_keras(run: Run, to: Format, chosen: Photos, work: Path, log: Log) -> list[_Made]:
-    own, test = chosen.own, None
+    own, is_tested = chosen.own, False
     np.save(work / keras_file.PHOTOS, chosen.images)
     if to == "tflite" and own is None:
         log("note: no file in int8, as the training photos to find its ranges are not at hand")
     elif to == "tflite" and own is not None:
         np.save(work / keras_file.SAMPLES, some_of(own.train, _SAMPLES))
-        test = own.test if len(own.test) else None
-    if test is not None:
-        np.save(work / keras_file.TEST, np.asarray(test.images))
-    made = []
-    for name in keras_file.written(run, to, work):
-        content: dict[str, Any] = {"input": _INPUTS[to]}
-        note = ""
-        if test is not None:
-            found = accuracy(keras_file.predictions(work, name, keras_file.TEST), test.labels)
-            content["test_accuracy"] = found
-            note = (
-                f"; test accuracy {percent(found['accuracy'], found['interval'])} of "
-                f"{found['count']} photos"
-            )
-        made.append(
-            _Made(
-                work / name,
-                name.removeprefix("model"),
-                keras_file.predictions(work, name),
-                content,
-                exact="int8" not in name,
-                note=note,
-            )
+        is_tested = len(own.test) > 0
+        if is_tested:
+            np.save(work / keras_file.TEST, np.asarray(own.test.images))
+    return [
+        _Made(
+            work / name,
+            name.removeprefix("model"),
+            {"input": _INPUTS[to]},
+            keras_file.predictions(work, name),
+            keras_file.predictions(work, name, keras_file.TEST) if is_tested else None,
+            exact="int8" not in name,
         )
-    return made
+        for name in keras_file.written(run, to, work)
+    ]
