@@ -107,7 +107,7 @@ def as_documented(file: Path, run: Run | Path) -> None:
         ("model1", {"blog_logits": True}),
         ("model2", {}),
         ("model3", {"num_classes": 3}),
-        ("model4", {"alpha": 0.35}),
+        pytest.param("model4", {"alpha": 0.35}, marks=pytest.mark.slow),
         pytest.param("model5", {"alpha": 0.35}, marks=pytest.mark.slow),
         ("model6", {"blocks": (1, 2, 1, 1), "widths": (8, 8, 12, 16)}),
     ],

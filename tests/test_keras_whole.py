@@ -92,7 +92,7 @@ def theirs(model: Any, images: np.ndarray) -> np.ndarray:
     ("make", "suffix", "head", "pool"),
     [
         (nested, ".keras", (1, None), "GlobalMaxPooling2D"),
-        (functional, ".keras", (1, "sigmoid"), "GlobalMaxPooling2D"),
+        pytest.param(functional, ".keras", (1, "sigmoid"), "GlobalMaxPooling2D", marks=slow),
         (flat, ".h5", (2, None), "GlobalMaxPooling2D"),
         pytest.param(nested, ".h5", (2, "softmax"), "GlobalAveragePooling2D", marks=slow),
         pytest.param(functional, ".h5", (1, None), "GlobalAveragePooling2D", marks=slow),
