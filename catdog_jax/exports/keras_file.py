@@ -79,11 +79,13 @@ def write_tflite(run: Run, work: Path) -> list[str]:
     network, mirror = network_of(run.model, run.image_size), run.experiment.mirror_test
     pixels = keras.Input(network.input_shape[1:], name="pixels")
     output = probabilities_of(network, pixels, len(run.class_names), mirror=mirror)
+    saved = work / "saved_model"
+    keras.Model(pixels, output).export(saved, verbose=False)
     samples: dict[str, Any] = {"model.tflite": None}
     if (work / SAMPLES).exists():
         samples["model.int8.tflite"] = np.load(work / SAMPLES)
     for name, of_int8 in samples.items():
-        (work / name).write_bytes(converted(keras.Model(pixels, output), of_int8))
+        (work / name).write_bytes(converted(saved, of_int8))
         for photos, images in _photos(work).items():
             _keep(work, name, photos, predict(work / name, images))
     return list(samples)

@@ -79,9 +79,8 @@ def _answer(run: Run) -> Any:
     size, classes = run.image_size, len(run.class_names)
 
     def answer(pixels: Num[Array, "batch height width 3"]) -> Float[Array, "batch classes"]:
-        shape = (pixels.shape[0], size, size, 3)
-        resized = jax.image.resize(pixels.astype(jnp.float32), shape, "linear", antialias=False)
-        images = jnp.round(resized)  # decoded photos are whole numbers
+        columns = _resized(pixels.astype(jnp.float32), size, axis=2)
+        images = jnp.round(_resized(columns, size, axis=1))  # decoded photos are whole numbers
         with jax.default_matmul_precision("highest"):  # the same answer on every platform
             logits = logits_of(graphdef, "float32", run.experiment.mirror_test, state, images)
         if logits.shape[1] == 1:
@@ -89,3 +88,20 @@ def _answer(run: Run) -> Any:
         return jax.nn.softmax(logits[:, :classes], axis=1)
 
     return answer
+
+
+def _resized(
+    images: Float[Array, "batch height width 3"], size: int, axis: int
+) -> Float[Array, "batch _height _width 3"]:
+    """Interpolate one axis, linearly, without antialiasing, as `tf.image.resize` does.
+
+    `jax.image.resize` rounds differently: where the result is half a grey level, it gave another.
+    """
+    count = images.shape[axis]
+    at = (jnp.arange(size) + 0.5) * (jnp.asarray(count, jnp.float32) / size) - 0.5
+    below = jnp.floor(at)
+    first = jnp.maximum(below, 0).astype(jnp.int32)
+    second = jnp.minimum(jnp.ceil(at).astype(jnp.int32), count - 1)
+    share = jnp.expand_dims(at - below, [other for other in range(4) if other != axis])
+    left, right = jnp.take(images, first, axis), jnp.take(images, second, axis)
+    return left + (right - left) * share

@@ -1,7 +1,6 @@
-"""TFLite files from Keras models, and their predictions."""
+"""TFLite files from Keras's saved models, and their predictions."""
 
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,27 +13,27 @@ from ..data.decode import tensorflow
 from .package import Probabilities
 
 
-def converted(model: Any, samples: Num[np.ndarray, "n height width 3"] | None) -> bytes:
+def converted(
+    saved_model: Path, samples: Num[np.ndarray, "n height width 3"] | None = None
+) -> bytes:
     """A TFLite model with float32 input and output.
 
     Args:
-        model: a Keras model, on TensorFlow.
+        saved_model: a folder that Keras's `model.export` wrote.
         samples: images to find the ranges of int8 by; None leaves all in float32.
     """
-    tf = tensorflow()
+    lite = tensorflow().lite
 
     def one_by_one() -> Iterator[list[Any]]:
         for image in samples if samples is not None else ():
             yield [image[None].astype(np.float32)]
 
-    with tempfile.TemporaryDirectory() as folder:
-        model.export(folder, verbose=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        if samples is not None:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            converter.representative_dataset = one_by_one
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        return converter.convert()
+    converter = lite.TFLiteConverter.from_saved_model(str(saved_model))
+    if samples is not None:
+        converter.optimizations = [lite.Optimize.DEFAULT]
+        converter.representative_dataset = one_by_one
+        converter.target_spec.supported_ops = [lite.OpsSet.TFLITE_BUILTINS_INT8]
+    return converter.convert()
 
 
 def predict(path: Path, images: Num[np.ndarray, "n height width 3"]) -> Probabilities:
