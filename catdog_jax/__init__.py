@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from .data.load import load_data
     from .data.splits import Split, Splits
     from .errors import InputError, RunError
+    from .exports.export import export
     from .models.create import create_model
     from .models.keras_weights import load_keras_weights
+    from .models.keras_whole import load_keras_model
     from .runs.classifier import predict
     from .runs.experiment import Experiment
     from .runs.recipes import RECIPES
@@ -36,9 +38,11 @@ _NAMES = {
     "data.load": ["load_data"],
     "data.splits": ["Split", "Splits"],
     "errors": ["InputError", "RunError"],
+    "exports.export": ["export"],
     "models.create": ["create_model"],
     "models.keras_weights": ["load_keras_weights"],
     "runs.classifier": ["predict"],
+    "models.keras_whole": ["load_keras_model"],
     "runs.experiment": ["Experiment"],
     "runs.recipes": ["RECIPES"],
     "runs.results": ["load_run"],
@@ -58,8 +62,10 @@ __all__ = [
     "Splits",
     "create_model",
     "evaluate",
+    "export",
     "fit",
     "load_data",
+    "load_keras_model",
     "load_keras_weights",
     "load_run",
     "predict",

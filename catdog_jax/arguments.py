@@ -258,3 +258,21 @@ class Predict:
     run: Path | None = None  # Use the model of this run, a folder that train made.
     json: Flag = False  # Print a line of JSON per photo.
     csv: Flag = False  # Print a table of comma-separated values.
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's model as a Keras, TFLite or StableHLO file that takes pixels.
+
+    Example: catdog-jax export runs/model3-seed0 --to keras
+    """
+
+    run: RunFolder  # A folder that train made.
+    to: Literal["keras", "tflite", "stablehlo"]
+    """keras and tflite (float32, and int8) for models 1 to 6; stablehlo, a program for JAX on CPU,
+    GPU or TPU, for any model."""
+    out: Path | None = None  # The file; None: in the run's folder.
+    photos: tuple[Path, ...] = ()
+    """Photos, or folders of photos, to compare the file with the run on; by default the run's test
+    photos, or drawings where they are absent."""
+    checkpoint: Literal["best", "last"] = "best"  # Of the best validation accuracy, or the last.

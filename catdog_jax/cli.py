@@ -21,6 +21,7 @@ from .arguments import (
     Data,
     Demo,
     Evaluate,
+    Export,
     LrFind,
     Predict,
     Reproduce,
@@ -39,6 +40,7 @@ from .commands import (
     sweep,
     train,
 )
+from .commands_share import export_run
 from .errors import InputError, guarded, say
 from .runs.experiment import Experiment
 from .runs.recipes import RECIPES, recipe
@@ -57,6 +59,7 @@ _COMMANDS: dict[str, tuple[type, Command]] = {
     "reproduce": (Reproduce, reproduce),
     "evaluate": (Evaluate, evaluate_run),
     "predict": (Predict, predict_photos),
+    "export": (Export, export_run),
 }
 
 

@@ -131,7 +131,7 @@ def arrays5(model: Model5) -> dict[str, np.ndarray]:
 
 def _variables5(model: Model5) -> dict[str, Any]:
     head = {"head/kernel": model.head.kernel, "head/bias": model.head.bias}
-    return keras_weights._variables(model.backbone) | head
+    return keras_weights.keras_variables(model.backbone) | head
 
 
 def randomize(model: Any, seed: int = 0) -> None:

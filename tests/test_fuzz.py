@@ -35,7 +35,7 @@ from PIL import Image
 
 from catdog_jax.data import photo
 from catdog_jax.errors import InputError, RunError
-from catdog_jax.models.keras_weights import _variables, load_keras_weights
+from catdog_jax.models.keras_weights import keras_variables, load_keras_weights
 from catdog_jax.models.mobilenet_v2 import MobileNetV2
 
 pytestmark = [reference.ignore_keras_warnings, pytest.mark.slow]
@@ -287,7 +287,7 @@ def filled(empty: MobileNetV2, path: Path) -> dict[str, np.ndarray] | None:
         for leaf in jax.tree.leaves(nnx.to_pure_dict(nnx.state(model))):
             assert np.isnan(leaf).all()  # unchanged
         return None
-    return {name: np.asarray(variable[...]) for name, variable in _variables(model).items()}
+    return {name: np.asarray(variable[...]) for name, variable in keras_variables(model).items()}
 
 
 TENSOR_EDITS = [

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from catdog_jax.models import ops
 
@@ -154,3 +155,20 @@ def test_dense_dot_is_a_matrix_product_with_its_gradient() -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
         for mine, other in zip(pull(cotangent), their_pull(cotangent), strict=True):
             np.testing.assert_allclose(mine, other, rtol=1e-5)
+
+
+def test_microbatches_of_a_batch_whose_size_is_not_known_yet():
+    """In a program that `jax.export` makes for all platforms."""
+    kernel = random(3, 3, 3, 4)
+
+    def convolved(images):
+        return ops.in_microbatches(
+            lambda kernel, images: ops.conv2d_in_loop(images, kernel), kernel, images
+        )
+
+    (batch,) = export.symbolic_shape("batch")
+    shape = jax.ShapeDtypeStruct((batch, 6, 6, 3), np.float32)
+    program = export.export(jax.jit(convolved), platforms=("cpu", "cuda", "tpu"))(shape)
+    for count in (1, 3):
+        images = random(count, 6, 6, 3)
+        np.testing.assert_allclose(program.call(images), convolved(images), rtol=1e-5, atol=1e-5)

@@ -14,10 +14,10 @@ from typing import Any
 from filelock import FileLock
 
 from ..errors import InputError, first_line
-from ..files import wait_for_lock
+from ..files import cache_folder, is_file, wait_for_lock
 from . import decoded_folder, own_process, tfds
 from .listing import open_tree
-from .sources import Source, download_filtered, sketches_source, tree_source
+from .sources import Source, download_filtered, filtered_zip, sketches_source, tree_source
 
 SOURCES = ("cats_vs_dogs", "cats_and_dogs_filtered", "sketches")
 DECODE_HERE = "CATDOG_DECODE_HERE"
@@ -50,7 +50,7 @@ def decoded_photos(request: Request, *, here: bool = False) -> tuple[Path, Mappi
     if request.source == "sketches":
         return _cached(sketches_source(request.sketch_count), request, here=True), {}
     if request.source == "cats_and_dogs_filtered":
-        path = download_filtered(data_dir or Path(request.cache, "downloads"))
+        path = download_filtered(data_dir or _downloads(request.cache))
     else:
         path = Path(request.source)
     if decoded_folder.is_decoded(path):
@@ -59,6 +59,19 @@ def decoded_photos(request: Request, *, here: bool = False) -> tuple[Path, Mappi
     with open_tree(path) as root:
         source = tree_source(root)
         return _cached(source, request, here=here), source.passed_over
+
+
+def is_here(source: str, data_dir: Path | None) -> bool:
+    """Whether a source's photos are on this machine, so that nothing would be downloaded."""
+    if source == "cats_vs_dogs":
+        return tfds.source(data_dir, download=False) is not None
+    if source == "cats_and_dogs_filtered":
+        return is_file(filtered_zip(data_dir or _downloads(cache_folder())))
+    return source == "sketches" or os.path.exists(source)  # noqa: PTH110 - Path.exists may raise
+
+
+def _downloads(cache: str | Path) -> Path:
+    return Path(cache, "downloads")
 
 
 def _in_own_process(request: Request) -> Path:

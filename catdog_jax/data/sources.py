@@ -98,10 +98,14 @@ def sketches_source(count: int | None) -> Source:
     return Source(["sketches", sketches.EDITION, count], photos, sizes)
 
 
+def filtered_zip(folder: Path) -> Path:
+    """The post's zip in `folder`, where it is or would be."""
+    return folder / _FILTERED_URL.rpartition("/")[2]
+
+
 def download_filtered(folder: Path) -> Path:
     """The post's zip in `folder`, downloaded if it is missing."""
-    path = folder / _FILTERED_URL.rpartition("/")[2]
-    return fetch(_FILTERED_URL, path, _check_every_entry)
+    return fetch(_FILTERED_URL, filtered_zip(folder), _check_every_entry)
 
 
 def _check_every_entry(path: Path) -> None:

@@ -56,6 +56,26 @@ def read_mobilenet(path: Path, shapes: Shapes) -> tuple[Tensors, tuple[str, ...]
     return tensors, tuple(left_out)
 
 
+def read_dense(path: Path, layer: str) -> Tensors:
+    """Kernel and bias of a dense layer in the file of a whole model.
+
+    Raises:
+        InputError: the file is unreadable.
+    """
+    tensors: Tensors = {}
+    try:
+        content, names = _opened(path)
+        with h5py.File(content, "r") as file:
+            for _, name, dataset in _located(file, names, {}):
+                owner, _, variable = name.rpartition("/")
+                if owner == layer:
+                    variable = {"0": "kernel", "1": "bias"}.get(variable, variable)
+                    tensors[variable] = _as_array(variable, dataset)
+    except Exception as error:
+        raise InputError(f"{path} is not a readable Keras file: {first_line(error)}") from error
+    return tensors
+
+
 def layers_by_class(tensors: Iterable[str]) -> dict[str, list[str]]:
     """Map Keras's classes, as they name groups, to the layers of `tensors` in Keras's order."""
     layers: dict[str, list[str]] = defaultdict(list)

@@ -59,11 +59,17 @@ def load_keras_weights(
     backbone = _backbone(model)
     top = backbone.classifier is not None
     path = weights_file(weights, alpha=backbone.alpha, image_size=image_size, include_top=top)
-    tensors, left_out = read_mobilenet(path, _shapes(backbone))
-    for name, variable in _variables(backbone).items():
-        variable.set_value(jnp.asarray(tensors[name], variable.dtype))
+    left_out = load_backbone(backbone, path)
     if left_out:
         _LOGGER.warning("%s: loaded MobileNetV2, left out: %s", path, ", ".join(left_out))
+    return left_out
+
+
+def load_backbone(backbone: MobileNetV2, path: Path) -> tuple[str, ...]:
+    """`load_keras_weights` of a file that is there, without a word on what is left out."""
+    tensors, left_out = read_mobilenet(path, _shapes(backbone))
+    for name, variable in keras_variables(backbone).items():
+        variable.set_value(jnp.asarray(tensors[name], variable.dtype))
     return left_out
 
 
@@ -75,7 +81,7 @@ def save_keras_weights(model: nnx.Module, path: str | Path) -> None:
         path: ends in `.weights.h5`; an existing file is replaced.
     """
     path = expanded(path)
-    variables = _variables(_backbone(model))
+    variables = keras_variables(_backbone(model))
     if not path.name.endswith(".weights.h5"):
         raise InputError(f"{path} must end in .weights.h5 for Keras to read it")
     classes = layers_by_class(variables).items()
@@ -157,10 +163,10 @@ def _backbone(model: nnx.Module) -> MobileNetV2:
 
 
 def _shapes(backbone: MobileNetV2) -> Shapes:
-    return {name: variable.shape for name, variable in _variables(backbone).items()}
+    return {name: variable.shape for name, variable in keras_variables(backbone).items()}
 
 
-def _variables(backbone: MobileNetV2) -> dict[str, Any]:
+def keras_variables(backbone: MobileNetV2) -> dict[str, Any]:
     """The variable for each tensor's name, in Keras's order."""
     variables: dict[str, Any] = {}
 

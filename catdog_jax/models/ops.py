@@ -84,8 +84,13 @@ def in_microbatches(function: Callable[..., Array], replicated: PyTree, *batch: 
     `function` is fast in a loop (see `conv2d_in_loop`).
 
     Within a mesh (`jax.set_mesh`) each device processes its own part of the batch; the number of
-    devices must divide the batch.
+    devices must divide the batch. In an exported program, whose batch has no size yet
+    (`jax.export.symbolic_shape`), the platform is chosen when it runs, and on a CPU it takes one
+    image at a time.
     """
+    if not isinstance(batch[0].shape[0], int):
+        one_by_one = partial(_map_microbatches, function)
+        return lax.platform_dependent(replicated, *batch, cpu=one_by_one, default=function)
     if jax.default_backend() != "cpu":
         return function(replicated, *batch)
     on_device = partial(_map_microbatches, function)
@@ -102,8 +107,9 @@ def in_microbatches(function: Callable[..., Array], replicated: PyTree, *batch: 
 
 
 def _map_microbatches(function: Callable[..., Array], replicated: PyTree, *batch: Array) -> Array:
-    size = len(batch[0])
-    part = max(n for n in range(1, CPU_MICROBATCH + 1) if size % n == 0)
+    size = batch[0].shape[0]
+    parts = range(1, CPU_MICROBATCH + 1) if isinstance(size, int) else (1,)
+    part = max(n for n in parts if size % n == 0)
     if size == part:
         return function(replicated, *batch)
     parts = [array.reshape(size // part, part, *array.shape[1:]) for array in batch]

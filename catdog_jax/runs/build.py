@@ -83,6 +83,8 @@ def check(experiment: Experiment) -> None:
     named.find(experiment.model, MODELS, "model")
     named.options(experiment.model_options)
     weights_path(experiment)
+    if is_keras_file(experiment.init):
+        weights_file(experiment.init)
     training_of(experiment, None, 2, 1)
     if named.is_code(experiment.trainable):
         named.load(experiment.trainable)
@@ -90,13 +92,20 @@ def check(experiment: Experiment) -> None:
         event_writer()
 
 
+def is_keras_file(init: str) -> bool:
+    """Whether an experiment's `init` is a Keras file of a whole model, not a run."""
+    return init.endswith((".keras", ".h5"))
+
+
 def weights_path(experiment: Experiment) -> Path | None:
     """The file of the experiment's pretrained weights, downloaded if it is missing.
+
+    None if it has none, or if `init` replaces all of them.
 
     Raises:
         InputError: it does not exist or cannot be downloaded.
     """
-    if experiment.weights == "none":
+    if experiment.weights == "none" or is_keras_file(experiment.init):
         return None
     if experiment.weights != "imagenet":
         return weights_file(experiment.weights)

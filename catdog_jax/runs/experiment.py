@@ -54,7 +54,8 @@ class Experiment:
     """Pretrained weights of the model's MobileNetV2: imagenet (downloaded once), a Keras file, or
     none."""
     init: str = "none"
-    """A run to start from (its folder): its weights, but for those of another shape; or none."""
+    """What to start from: a run (its folder; its weights, but for those of another shape), a Keras
+    file of a whole model 4 or 5, in place of weights, or none."""
     trainable: str = "all"
     """What is trained: all, a part of the model by name (head), its last N stages (last=N, model5
     has 20), or an nnx filter FILE.py:NAME."""

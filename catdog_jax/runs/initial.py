@@ -7,6 +7,7 @@ from flax import nnx
 from ..errors import InputError
 from ..files import expanded
 from ..models.keras_weights import load_keras_weights
+from ..models.keras_whole import load_keras_model
 from ..models.layers import weights_of
 from . import build
 from .experiment import Experiment
@@ -24,6 +25,9 @@ def initial_model(
         InputError: the model, its weights file or the run it starts from is wrong.
     """
     model = build.build_model(experiment, num_classes, image_size)
+    if build.is_keras_file(experiment.init):
+        load_keras_model(model, experiment.init)
+        return model
     if experiment.weights != "none":
         load_keras_weights(model, experiment.weights, image_size=experiment.image_size)
     if experiment.init != "none":

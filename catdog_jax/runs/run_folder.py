@@ -101,7 +101,9 @@ def inputs_of(experiment: Experiment, splits: Splits, *, known: Inputs | None = 
         inputs["weights file"] = "none"
         if weights := build.weights_path(experiment):
             files["weights file"] = weights
-        if experiment.init != "none":
+        if build.is_keras_file(experiment.init):
+            files["init"] = expanded(experiment.init)
+        elif experiment.init != "none":
             first = expanded(experiment.init)
             its_experiment, config = read_config(first)
             best = saved_checkpoint(first, its_experiment, config["inputs"])

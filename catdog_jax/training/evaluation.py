@@ -92,8 +92,7 @@ def predict_logits(
     return logits[: len(images)]  # without padding
 
 
-@jit(static_argnums=(0, 1, 2))
-def infer(
+def logits_of(
     graphdef: nnx.GraphDef, dtype: Dtype, mirror: bool, state: PyTree, images: Array
 ) -> Logits:
     """Logits of images, or with `mirror` their mean with those of the mirrored images."""
@@ -101,6 +100,9 @@ def infer(
     if not mirror:
         return logits
     return (logits + apply(graphdef, dtype, state, images[:, :, ::-1])) / 2
+
+
+infer = jit(static_argnums=(0, 1, 2))(logits_of)
 
 
 def check_fit(
