@@ -1,24 +1,30 @@
-"""The end of a run: evaluate its model, write `metrics.json` and `history.png`."""
+"""The end of a run: evaluate its model, write `metrics.json`, `history.png`, `report.html`."""
 
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
 from ..data.splits import Split, Splits, majority_baseline
+from ..errors import first_line
 from ..reports.plots import plot_history
+from ..training.mesh import peak_memory
 from ..training.metrics import wilson_interval
 from . import named
 from .checkpoint import Record
 from .experiment import Experiment
 from .history import best_epoch, is_dead, write_history
 from .phases import phases_of
-from .predictions import judged, predictions_of
+from .predictions import Predictions, judged, predictions_of
 from .results import Log, Run, load_run, put_checkpoint
-from .run_folder import CHECKPOINT, HISTORY, METRICS, write_json
+from .run_folder import CHECKPOINT, HISTORY, METRICS, REPORT, write_json
+from .run_page import AtHand, write_run_page
+from .saved_answers import answers_of, write_answers
 from .terminal import result_lines
 
 _PACKAGES = ("catdog_jax", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -36,15 +42,18 @@ def report(
     history = record["history"]
     best = best_epoch(history)
 
-    def judge(split: Split) -> dict[str, Any] | None:
+    def predict(split: Split) -> Predictions | None:
         if not len(split):
             return None
-        names = splits.class_names
-        return judged(predictions_of(model, split, experiment, names, checked=True), experiment)
+        return predictions_of(model, split, experiment, splits.class_names, checked=True)
 
-    test_last = judge(splits.test)
-    put_checkpoint(model, out / CHECKPOINT / str(best), experiment, record["inputs"])
+    def judge(predictions: Predictions | None) -> dict[str, Any] | None:
+        return predictions and judged(predictions, experiment)
+
     validation, test = splits.validation, splits.test
+    test_last = judge(predict(test))
+    put_checkpoint(model, out / CHECKPOINT / str(best), experiment, record["inputs"])
+    found = {"validation": predict(validation), "test": predict(test)}
     accuracy = history[best - 1]["val_accuracy"]
     interval = wilson_interval(round(accuracy * len(validation)), len(validation))
     start = [phase.start for phase in phases_of(experiment) if phase.start < len(history)][-1]
@@ -57,8 +66,8 @@ def report(
         "epochs": len(history),
         "dead": is_dead(history[-1]),
         "best": {"epoch": best, "val_accuracy": accuracy, "interval": interval},
-        "validation": judge(validation),
-        "test": judge(test),
+        "validation": judge(found["validation"]),
+        "test": judge(found["test"]),
         "test_last": test_last,
         "baseline": {
             "validation": majority_baseline(validation),
@@ -66,6 +75,8 @@ def report(
         },
         "seconds": sum(seconds),
         "images_per_second": len(splits.train) / float(np.median(of_last_phase)),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))),
+        "peak_memory": peak_memory(),
         "device": record["device"],
         "on_device": record["on_device"],
         "versions": {name: version(name) for name in _PACKAGES}
@@ -80,6 +91,20 @@ def report(
         baseline=metrics["baseline"]["validation"],
         fine_tuning_after=start or None,
     )
+    answers = {
+        name: answers_of(one, getattr(splits, name), experiment)
+        for name, one in found.items()
+        if one is not None
+    }
+    write_answers(out, best, answers)
+    try:
+        write_run_page(
+            out / REPORT, replace(load_run(out), metrics=metrics), answers, AtHand(model, splits)
+        )
+    except Exception as error:  # training must not have been in vain
+        log(
+            f"note: {REPORT} could not be made ({first_line(error)}); catdog-jax report tries again"
+        )
     # Last: this file marks a finished run.
     write_json(out / METRICS, metrics)
     for line in result_lines(metrics):

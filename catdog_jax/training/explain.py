@@ -72,9 +72,11 @@ def explain(
             _explain_batch(graphdef, layer, state, batch["image"], batch["label"])
             for batch in stream(batches, mesh)
         )
-        maps, logits = zip(*(map(np.asarray, pair) for pair in limit_dispatch(outputs)), strict=True)
+        maps, logits = zip(
+            *(map(np.asarray, pair) for pair in limit_dispatch(outputs)), strict=True
+        )
     known = max(2, logits[0].shape[1])
-    if classes is not None and not (0 <= wanted.min() and wanted.max() < known):
+    if classes is not None and (wanted.min() < 0 or wanted.max() >= known):
         raise InputError(f"classes must be from 0 to {known - 1}, as {type(model).__name__} has")
     return np.concatenate(maps)[:count]  # without padding
 
@@ -103,7 +105,7 @@ def _explain_batch(
 
 
 def _speaking_for(logits: Logits, classes: Int[Array, " batch"]) -> Float[Array, " batch"]:
-    """The number that speaks for each image's class: a logit, or for class 0 of one, its negative."""
+    """The logit of each image's class; of a single logit, for class 0 its negative."""
     classes = jnp.where(classes == _PREDICTED, predicted(logits), classes)
     if logits.shape[1] == 1:
         return jnp.where(classes == 1, logits[:, 0], -logits[:, 0])
@@ -147,7 +149,9 @@ def _find_call(graphdef: nnx.GraphDef, layer: str | None, state: PyTree, images:
         logits = jax.eval_shape(run, state, images)
     except (TypeError, ValueError) as error:
         size = "×".join(map(str, images.shape[1:]))
-        raise InputError(f"the model does not take images of {size} ({first_line(error)})") from error
+        raise InputError(
+            f"the model does not take images of {size} ({first_line(error)})"
+        ) from error
     if logits.ndim != 2:
         raise InputError(f"a model must give logits [batch, outputs], not {logits.shape}")
     # A loop over parts of a batch hands its body fewer images.
