@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from .models.create import create_model
     from .models.keras_weights import load_keras_weights
     from .runs.experiment import Experiment
+    from .runs.make_report import report
     from .runs.recipes import RECIPES
     from .runs.results import load_run, predict
     from .runs.runner import run
     from .training.evaluation import evaluate
+    from .training.explain import explain
     from .training.loop import fit
     from .training.mesh import use_cpu_cores
 
@@ -38,12 +40,14 @@ _NAMES = {
     "models.create": ["create_model"],
     "models.keras_weights": ["load_keras_weights"],
     "runs.experiment": ["Experiment"],
+    "runs.make_report": ["report"],
     "runs.recipes": ["RECIPES"],
     "runs.results": ["load_run", "predict"],
     "runs.runner": ["run"],
     "training.loop": ["fit"],
     "training.mesh": ["use_cpu_cores"],
     "training.evaluation": ["evaluate"],
+    "training.explain": ["explain"],
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -56,11 +60,13 @@ __all__ = [
     "Splits",
     "create_model",
     "evaluate",
+    "explain",
     "fit",
     "load_data",
     "load_keras_weights",
     "load_run",
     "predict",
+    "report",
     "run",
     "splits_from_arrays",
     "use_cpu_cores",

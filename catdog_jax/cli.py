@@ -23,6 +23,7 @@ from .arguments import (
     Evaluate,
     LrFind,
     Predict,
+    Report,
     Reproduce,
     Settings,
     Sweep,
@@ -39,6 +40,7 @@ from .commands import (
     sweep,
     train,
 )
+from .commands_report import report_runs
 from .errors import InputError, guarded, say
 from .runs.experiment import Experiment
 from .runs.recipes import RECIPES, recipe
@@ -53,6 +55,7 @@ _COMMANDS: dict[str, tuple[type, Command]] = {
     "train": (Train, train),
     "sweep": (Sweep, sweep),
     "compare": (Compare, compare_runs),
+    "report": (Report, report_runs),
     "lr-find": (LrFind, find_rate),
     "reproduce": (Reproduce, reproduce),
     "evaluate": (Evaluate, evaluate_run),

@@ -78,9 +78,9 @@ class Model6(nnx.Module):
 class NormRelu(nnx.BatchNorm):
     """Batch norm and relu in one, so that a layer's output is what is pooled (for heat maps)."""
 
-    def __call__(self, x: Array, **options: Any) -> Array:
+    def __call__(self, *args: Any, **options: Any) -> Array:
         """Normalized features, zero where negative."""
-        return nnx.relu(super().__call__(x, **options))
+        return nnx.relu(super().__call__(*args, **options))
 
 
 class ResidualBlock(nnx.Module):

@@ -58,14 +58,11 @@ class Answers:
         return low[np.argsort(given[low], kind="stable")].tolist()
 
     def answer(self, index: int) -> str:
-        """`cats, taken for dogs (98.2 % sure)`."""
+        """`Class cats, answer dogs, 98.2 % sure`."""
         label, said = int(self.labels[index]), int(self.predicted[index])
-        sure = f"({100 * self.confidence[index]:.1f} % sure)"
-        truth = self.class_names[label]
-        if said == label:
-            return f"{truth}, found to be so {sure}"
-        other = self.class_names[said] if said < len(self.class_names) else "no class at all"
-        return f"{truth}, taken for {other} {sure}"
+        answer = self.class_names[said] if said < len(self.class_names) else "none of them"
+        sure = f"{100 * self.confidence[index]:.1f} % sure"
+        return f"Class {self.class_names[label]}, answer {answer}, {sure}"
 
 
 def together(parts: Sequence[Answers]) -> Answers:

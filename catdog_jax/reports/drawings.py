@@ -1,4 +1,4 @@
-"""The drawings of pages: SVG with the page's own text colour, each with a text that says the same."""
+"""The drawings of pages: SVG in the page's text colour, each with a text that says the same."""
 
 import io
 import re
@@ -22,8 +22,11 @@ from .tables import Entry, grouped, living, percent
 
 _INK = "#123456"
 """Stands for the page's text colour while matplotlib draws."""
+_BLUE = "#1f77b4"
+"""matplotlib's first colour: the page has a lighter one for dark screens."""
 _SIZE = (4.6, 2.9)
 """Inches: small, so that text is still readable on a phone."""
+_SQUARE = (4.6, 4.0)
 
 
 def history_figures(
@@ -38,7 +41,7 @@ def history_figures(
     """
     figures = []
     for name in ("accuracy", "loss"):
-        figure, axes = _axes("epoch", name)
+        figure, axes = _axes("epoch", name, shares="y" * (name == "accuracy"))
         for key, label, colour in (
             (name, "training", TRAINING_COLOUR),
             (f"val_{name}", "validation", VALIDATION_COLOUR),
@@ -52,7 +55,7 @@ def history_figures(
         losses = [row[key] for row in history for key in ("loss", "val_loss")]
         if name == "loss" and max(losses) > 5 * sorted(losses)[len(losses) // 2] > 0:
             axes.set_yscale("log")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        _whole_epochs(axes, len(history))
         _legend(axes)
         text = _accuracy_text(history) if name == "accuracy" else _loss_text(history)
         figures.append(Figure(_svg(figure, name), f"{name.capitalize()} over epochs", text))
@@ -83,15 +86,13 @@ def _loss_text(history: History) -> str:
 
 def roc_figure(curves: Mapping[str, Roc]) -> Figure:
     """ROC curves, by what each tells apart."""
-    figure, axes = _axes("others taken for it", "found of the class", square=True)
-    for name, one in curves.items():
-        label = name if len(curves) > 1 else None
-        axes.plot(one.false_positives, one.true_positives, label=label)
-    axes.plot(
-        [0, 1], [0, 1], color="0.5", linestyle=":", label="guessing" if len(curves) > 1 else ""
+    figure, axes = _axes(
+        "of the others, taken for it", "of the class, found", shares="xy", square=True
     )
-    if len(curves) > 1:
-        _legend(axes)
+    for name, one in curves.items():
+        axes.plot(one.false_positives, one.true_positives, label=name)
+    axes.plot([0, 1], [0, 1], color="0.5", linestyle=":", label="guessing")
+    _legend(axes)
     areas = "; ".join(f"{name}: area {one.area:.3f}" for name, one in curves.items())
     (first_name, first), *_ = curves.items()
     nine = float(first.false_positives[(first.true_positives >= 0.9).argmax()])
@@ -105,7 +106,7 @@ def roc_figure(curves: Mapping[str, Roc]) -> Figure:
 
 def calibration_figure(found: Calibration) -> Figure:
     """Reliability diagram: how often the model is right, by how sure it is."""
-    figure, axes = _axes("how sure", "how often right", square=True)
+    figure, axes = _axes("how sure", "how often right", shares="xy", square=True)
     axes.plot([0, 1], [0, 1], color="0.5", linestyle=":")
     _with_intervals(axes, [one.confidence for one in found.bins], [one.right for one in found.bins])
     axes.set_ylim(0, 1.02)
@@ -121,12 +122,11 @@ def calibration_figure(found: Calibration) -> Figure:
 
 def parts_figure(parts: Sequence[Part], quantity: str, unit: str, p_value: float | None) -> Figure:
     """Accuracy in parts of the photos, from the smallest `quantity` to the largest."""
-    figure, axes = _axes(f"{quantity} ({unit})", "accuracy")
+    figure, axes = _axes(f"{quantity} ({unit})" if unit else quantity, "accuracy", shares="y")
     middles = [(part.least + part.most) / 2 for part in parts]
     _with_intervals(axes, middles, [part.right for part in parts])
     said = "; ".join(
-        f"{part.least:.3g} to {part.most:.3g} {unit}: {percent(part.right.value)} of "
-        f"{part.right.whole}"
+        f"{part.least:.3g} to {part.most:.3g}: {percent(part.right.value)} of {part.right.whole}"
         for part in parts
     )
     if p_value is not None:
@@ -139,7 +139,7 @@ def comparison_figures(entries: Sequence[Entry]) -> list[Figure]:
     """Validation accuracies over epochs and over seconds, a colour per group of seeds."""
     groups, figures = grouped(entries), []
     for over in ("epoch", "seconds"):
-        figure, axes = _axes(over, "validation accuracy")
+        figure, axes = _axes(over, "validation accuracy", shares="y")
         said = []
         for colour, group in zip(colours(len(groups)), groups, strict=True):
             name = legend_of(group, entries).replace("\n", " ")
@@ -149,6 +149,8 @@ def comparison_figures(entries: Sequence[Entry]) -> list[Figure]:
             for entry in group:
                 if entry.dead and entry.history:
                     axes.plot(*curve(entry, over), color=colour, linestyle=":", label=name)
+        if over == "epoch":
+            _whole_epochs(axes, max(len(entry.history) for entry in entries))
         _legend(axes, below=True)
         text = "; ".join(said) or "No run has trained for an epoch"
         several = any(len(living(group)) > 1 for group in groups)
@@ -174,22 +176,33 @@ def _reached(entries: Sequence[Entry], over: str) -> str:
 # How they are drawn.
 
 
-def _axes(x: str, y: str, *, square: bool = False) -> tuple[Any, Any]:
-    figure, (axes,) = subplots(1, 1, (3.6, 3.2) if square else _SIZE)
+def _axes(x: str, y: str, *, shares: str = "", square: bool = False) -> tuple[Any, Any]:
+    """A figure and its axes, called `x` and `y`; those in `shares` are in percent."""
+    from matplotlib.ticker import PercentFormatter
+
+    figure, (axes,) = subplots(1, 1, _SQUARE if square else _SIZE)
     axes.set_xlabel(x, color=_INK)
     axes.set_ylabel(y, color=_INK)
     axes.tick_params(color=_INK, labelcolor=_INK)
     axes.grid(alpha=0.3)
+    for name in shares:
+        getattr(axes, f"{name}axis").set_major_formatter(PercentFormatter(1, decimals=None))
     for side, spine in axes.spines.items():
         spine.set(color=_INK, visible=side in ("left", "bottom"))
     return figure, axes
+
+
+def _whole_epochs(axes: Any, count: int) -> None:
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if count == 1:
+        axes.set_xticks([1])
 
 
 def _legend(axes: Any, *, below: bool = False) -> None:
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # each label once
     if not handles:
         return
-    options = {"fontsize": 8, "frameon": False, "labelcolor": _INK}
+    options = {"fontsize": 9, "frameon": False, "labelcolor": _INK}
     if below:
         place = {"loc": "outside lower center", "ncols": 1 if max(map(len, handles)) > 25 else 2}
         axes.figure.legend(handles.values(), handles.keys(), **options, **place)
@@ -216,7 +229,7 @@ def _svg(figure: Any, name: str) -> str:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     svg = file.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor").replace(_BLUE, "var(--blue)")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(id="|url\(#|href="#)', rf"\1{name}-", svg)
     return re.sub(r'(<svg [^>]*?) width="[^"]*"| height="[\d.]+pt"', r"\1", svg, count=2)

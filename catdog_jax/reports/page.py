@@ -80,6 +80,7 @@ class Cards:
     """Photos in a grid."""
 
     cards: Sequence[Card]
+    small: bool = False
     kind: ClassVar[str] = "cards"
 
 
@@ -140,4 +141,4 @@ def _environment() -> "Environment":
 
 def _is_number(cell: Any) -> bool:
     """Whether a cell begins with a number, and so is set to the right."""
-    return str(cell)[:1].isdigit() or str(cell)[:2].lstrip("+-−").isdigit()
+    return str(cell).lstrip("+-")[:1].isdigit()

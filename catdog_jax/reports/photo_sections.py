@@ -67,25 +67,20 @@ def _card(
         return Card(None, "", name, f"{text}.")
     pixels = photo(index)
     if heats is None:
-        return Card(data_uri(pixels), f"Photo of {text}", name, f"{text}.")
+        return Card(data_uri(pixels), f"Photo. {text}", name, f"{text}.")
     place = hot_place(heats[index])
     picture = data_uri(pixels, with_heat(pixels, heats[index]))
-    alt = f"Photo of {text}, and its heat map, hottest {place}"
-    return Card(picture, alt, name, f"{text}. Hottest {place}.")
+    return Card(picture, f"Photo and heat map. {text}; {place}", name, f"{text}; {place}.")
 
 
-def labels_parts(
-    answers: Answers | None, photo: Callable[[int], Photo], most: int = 6
-) -> Sequence[Part]:
+def labels_parts(answers: Answers, photo: Callable[[int], Photo], most: int = 6) -> Sequence[Part]:
     """Training photos whose label may be wrong: at most `most` of them are shown.
 
     Args:
-        answers: about training photos; None if they are not at hand.
+        answers: about training photos.
         photo: gives one of these by index.
         most: how many to show.
     """
-    if answers is None:
-        return [Text("Labels were not checked: the training photos are not at hand.")]
     doubted, few = answers.doubted(DOUBT), f"{100 * DOUBT:.0f} %"
     if not doubted:
         return [
@@ -103,7 +98,7 @@ def labels_parts(
     shown = doubted[:most]
     if len(shown) < len(doubted):
         words += f" The {len(shown)} that it doubts most:"
-    return [Text(words), Cards([_card(answers, i, photo, None) for i in shown])]
+    return [Text(words), Cards([_card(answers, i, photo, None) for i in shown], small=True)]
 
 
 def copies_parts(

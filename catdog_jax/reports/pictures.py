@@ -12,7 +12,7 @@ Heat = Float[np.ndarray, "height width"]
 _SIDE = 176
 """Pixels of a picture's side in a page, about."""
 _STRENGTH = 0.75
-"""How much of the hottest place is covered."""
+"""How much of the hottest place the colour covers."""
 _ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "middle", "right")
 
 
@@ -36,18 +36,15 @@ def with_heat(photo: Photo, heat: Heat) -> Photo:
     from .plots import colour_map
 
     colours = colour_map("plasma", np.asarray(heat, float))
-    share = _STRENGTH * heat[..., None] ** 0.7
+    share = _STRENGTH * heat[..., None] ** 1.5  # a map that is warm all over hides nothing
     return ((1 - share) * photo + share * 255 * colours).round().astype(np.uint8)
 
 
 def hot_place(heat: Heat) -> str:
-    """Where a heat map is hot: `at the upper left`, or `nowhere`."""
+    """Where a heat map is hottest, and how much of it is hot; or that it is nowhere."""
     if not heat.any():
-        return "nowhere"
-    hot = heat >= 0.5
-    if hot.mean() > 0.5:
-        return "over more than half of it"
-    rows, columns = (positions.mean() for positions in np.nonzero(hot))
-    row = _ROWS[min(int(3 * rows / heat.shape[0]), 2)]
-    column = _COLUMNS[min(int(3 * columns / heat.shape[1]), 2)]
-    return "in the middle" if row == column == "middle" else f"at the {row} {column}"
+        return "nowhere hot"
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    side = _ROWS[3 * int(row) // heat.shape[0]], _COLUMNS[3 * int(column) // heat.shape[1]]
+    place = "in the middle" if side == ("middle", "middle") else f"at the {side[0]} {side[1]}"
+    return f"hottest {place}; {100 * (heat >= 0.5).mean():.0f} % is half as hot or more"

@@ -112,23 +112,21 @@ def conditions_section(answers: Answers) -> Section:
     """How accuracy depends on the brightness and the size of photos."""
     figures, parts = [], []
     for name, unit, values in (
-        ("brightness", "of 1", answers.brightness),
+        ("brightness", "", answers.brightness),
         ("size", "megapixels", answers.megapixels),
     ):
         known = np.isfinite(values)
         if not known.any():
             parts.append(Text(f"The {name} of these photos is not recorded."))
         elif (values[known] == values[known][0]).all():
-            value = f"{values[known][0]:.3g} {unit}"
+            value = f"{values[known][0]:.3g} {unit}".strip()
             parts.append(Text(f"All photos have the same {name}, {value}."))
         else:
             found = by_quantity(values[known], answers.right[known])
             figures.append(parts_figure(found, name, unit, differs_by_part(found)))
     if figures:
         parts.insert(0, Figures(figures))
-        words = (
-            "Photos in four parts, as many in each. Brightness is the mean pixel, 0 black, 1 white"
-        )
+        words = "Photos in four parts, about as many in each. Brightness is the mean pixel, 0 black, 1 white"
         parts.insert(0, Text(f"{words}; size is that before photos are resized for the model."))
     return Section("Bright and dark, large and small", parts)
 

@@ -44,8 +44,8 @@ def lead_of(run: Run, data: Mapping[str, Any]) -> list[str]:
         low, high = (f"{100 * end:.1f}" for end in test["interval"])
         guess = percent(_baseline(data["test"]))
         lead.append(
-            f"Right on {percent(test['accuracy'])} of the {test['count']} test photos (95 % interval "
-            f"{low} to {high} %). Always answering the commonest class would be right on {guess}."
+            f"Right on {percent(test['accuracy'])} of the {test['count']} test photos (95 % "
+            f"interval {low} to {high} %). Always answering the commonest class would be right on {guess}."
         )
         lead.append(
             f"This is the model of epoch {best} of {done}, the best on the {photos} validation "
@@ -58,8 +58,9 @@ def lead_of(run: Run, data: Mapping[str, Any]) -> list[str]:
             else (f"Unfinished: {done} of {planned} epochs")
         )
         lead.append(
-            f"{why}. On the {photos} validation photos it is right on {percent(accuracy)} in its best "
-            f"epoch, {best} of {done}; always answering the commonest class would be right on {guess}."
+            f"{why}. On the {photos} validation photos it is right on {percent(accuracy)} in its "
+            f"best epoch, {best} of {done}; always answering the commonest class would be right on "
+            f"{guess}."
         )
     return lead
 
@@ -104,15 +105,17 @@ def accuracy_section(run: Run) -> Section:
     header = ["photos", "accuracy [95 % interval]", "right", "loss", "at probability 0.5"]
     if all(row[-1] == "–" for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
-    parts: list[Part] = [Table("Accuracy", header, list(dict.fromkeys(map(tuple, rows))))]
+    parts: list[Part] = [
+        Table("Of the best and the last epoch", header, list(dict.fromkeys(map(tuple, rows))))
+    ]
     if len(rows) > 1:
         words = "The epoch was chosen by the validation photos, so accuracy on them is a little"
         parts.append(Text(f"{words} flattered; the test photos had no say."))
     return Section("Accuracy", parts)
 
 
-def data_section(data: Mapping[str, Any], parts: Sequence[Part]) -> Section:
-    """Counts by split and class; photos skipped, passed over or in two splits; and `parts`."""
+def data_section(data: Mapping[str, Any]) -> Section:
+    """Counts by split and class; photos skipped, passed over or in two splits."""
     classes = data["class_names"]
     if len(classes) > _MOST_LINES:
         rows = [[split, f"{sum(data[split].values()):,}"] for split in SPLIT_NAMES]
@@ -145,7 +148,7 @@ def data_section(data: Mapping[str, Any], parts: Sequence[Part]) -> Section:
         ]
         words = f"{len(lines)} photos look like one of an earlier split"
         found.append(_listed(words, ["photo", "the other"], lines))
-    return Section("Data", [*found, *parts])
+    return Section("Data", found)
 
 
 def _listed(caption: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:

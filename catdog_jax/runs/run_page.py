@@ -89,8 +89,9 @@ def write_run_page(
     elif run.history:
         words = "The model's answers are not in this folder, so its mistakes cannot be shown."
         sections.append(Section("Mistakes", [Text(f"{words} {_HOW}")]))
-    sections.append(data_section(data, _looks(run, at_hand)))
-    sections += [cost_section(run), repeat_section(run)]
+    if at_hand is not None and run.history:
+        sections.append(Section("Labels to check, and copies", _looks(run, at_hand)))
+    sections += [data_section(data), cost_section(run), repeat_section(run)]
     page = Page(
         title=title_of(run),
         lead=lead_of(run, data),
@@ -135,10 +136,8 @@ def _heats(
     return dict(zip(rows.tolist(), maps, strict=True)), ""
 
 
-def _looks(run: Run, at_hand: AtHand | None) -> list[Part]:
+def _looks(run: Run, at_hand: AtHand) -> list[Part]:
     """Photos that may be mislabelled, and copies."""
-    if at_hand is None:
-        return []
     train, experiment = at_hand.splits.train, run.experiment
     rows = np.arange(0, len(train), -(-len(train) // _MOST_TRAINING_PHOTOS))
     looked_at: Split = train if len(rows) == len(train) else train.take(rows)

@@ -48,7 +48,7 @@ def write_answers(folder: Path, epoch: int, answers: Mapping[str, Answers]) -> N
         for name in _ARRAYS
     }
     with written_whole(folder / ANSWERS, "wb") as file:
-        np.savez_compressed(file, epoch=epoch, **arrays)
+        np.savez_compressed(file, allow_pickle=False, epoch=epoch, **arrays)
 
 
 def recorded_answers(run: Run) -> dict[str, Answers]:

@@ -198,7 +198,8 @@ def _report_to(module: nnx.Module, report: Callable[[Any], Any]) -> None:
 def _reporting(kind: type[nnx.Module]) -> type[nnx.Module]:
     """A subclass whose objects hand their output to their attribute `_report`."""
 
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._report(kind.__call__(self, *args, **kwargs))  # pyright: ignore
+    class Reporting(kind):
+        def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return self._report(super().__call__(*args, **kwargs))
 
-    return type(kind)(kind.__name__, (kind,), {"__call__": call})
+    return Reporting
