@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import mannwhitneyu
+from scipy.stats import binomtest, chi2_contingency, mannwhitneyu
 
 from catdog_jax.training.quality import (
     by_quantity,
@@ -59,8 +59,7 @@ def test_the_paired_test_counts_only_photos_on_which_the_models_differ() -> None
     found = mcnemar(first, second)
     assert (found.first_only, found.second_only, found.count) == (2, 10, 100)
     assert found.difference == pytest.approx(0.08)
-    # 2 or fewer of 12 fair coins, on either side: 2 (1 + 12 + 66) / 4096.
-    assert found.p_value == pytest.approx(158 / 4096)
+    assert found.p_value == pytest.approx(binomtest(2, 12).pvalue)
     # Agresti and Min: 10.5 and 2.5 of 102.
     centre = 8 / 102
     spread = 1.96 * math.sqrt((13 / 102 - centre**2) / 102)
@@ -78,7 +77,10 @@ def test_accuracy_by_a_quantity_is_in_parts_of_as_many_photos() -> None:
         (25, 25),
     ]
     assert parts[0].most < parts[1].least
-    assert differs_by_part(parts) < 1e-6  # pyright: ignore
+    parts = by_quantity(values, np.random.default_rng(0).random(100) < 0.4 + values / 200)
+    table = [[part.right.part, part.right.whole - part.right.part] for part in parts]
+    expected = chi2_contingency(table, correction=False).pvalue  # pyright: ignore
+    assert differs_by_part(parts) == pytest.approx(expected)
     same = by_quantity(np.ones(10), np.ones(10, bool))
     assert [(part.least, part.right.whole) for part in same] == [(1.0, 10)]
     assert differs_by_part(same) is None

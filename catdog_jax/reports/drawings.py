@@ -98,8 +98,8 @@ def roc_figure(curves: Mapping[str, Roc]) -> Figure:
     nine = float(first.false_positives[(first.true_positives >= 0.9).argmax()])
     text = (
         f"{areas}. The area is the chance that a photo of the class gets a higher score than "
-        f"another; 0.5 is guessing. To find 90 % of {first_name}, {percent(nine)} of the others are "
-        "taken for it."
+        f"another; 0.5 is guessing. To find 90 % of {first_name}, {percent(nine)} of the others "
+        "are taken for it."
     )
     return Figure(_svg(figure, "roc"), "ROC curve", text)
 

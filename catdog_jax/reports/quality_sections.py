@@ -126,8 +126,11 @@ def conditions_section(answers: Answers) -> Section:
             figures.append(parts_figure(found, name, unit, differs_by_part(found)))
     if figures:
         parts.insert(0, Figures(figures))
-        words = "Photos in four parts, about as many in each. Brightness is the mean pixel, 0 black, 1 white"
-        parts.insert(0, Text(f"{words}; size is that before photos are resized for the model."))
+        words = (
+            "Photos in four parts, about as many in each. Brightness is the mean pixel, 0 black, "
+            "1 white; size is that before photos are resized for the model."
+        )
+        parts.insert(0, Text(words))
     return Section("Bright and dark, large and small", parts)
 
 

@@ -45,7 +45,8 @@ def lead_of(run: Run, data: Mapping[str, Any]) -> list[str]:
         guess = percent(_baseline(data["test"]))
         lead.append(
             f"Right on {percent(test['accuracy'])} of the {test['count']} test photos (95 % "
-            f"interval {low} to {high} %). Always answering the commonest class would be right on {guess}."
+            f"interval {low} to {high} %). Always answering the commonest class would be right on "
+            f"{guess}."
         )
         lead.append(
             f"This is the model of epoch {best} of {done}, the best on the {photos} validation "
@@ -55,7 +56,7 @@ def lead_of(run: Run, data: Mapping[str, Any]) -> list[str]:
         why = (
             "No photos were kept for a test"
             if run.metrics
-            else (f"Unfinished: {done} of {planned} epochs")
+            else f"Unfinished: {done} of {planned} epochs"
         )
         lead.append(
             f"{why}. On the {photos} validation photos it is right on {percent(accuracy)} in its "

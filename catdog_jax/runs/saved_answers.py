@@ -61,7 +61,7 @@ def recorded_answers(run: Run) -> dict[str, Answers]:
     if not run.history or not is_file(path):
         return {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             if int(file["epoch"]) != best_epoch(run.history):
                 return {}
             splits = dict.fromkeys(name.partition(".")[0] for name in file if "." in name)

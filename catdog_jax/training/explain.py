@@ -195,11 +195,10 @@ def _report_to(module: nnx.Module, report: Callable[[Any], Any]) -> None:
 
 
 @cache
-def _reporting(kind: type[nnx.Module]) -> type[nnx.Module]:
-    """A subclass whose objects hand their output to their attribute `_report`."""
+def _reporting(kind: Any) -> type[nnx.Module]:
+    """A subclass of `kind` whose objects hand their output to their attribute `_report`."""
 
-    class Reporting(kind):
-        def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return self._report(super().__call__(*args, **kwargs))
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._report(kind.__call__(self, *args, **kwargs))
 
-    return Reporting
+    return type(kind)(kind.__name__, (kind,), {"__call__": call})
