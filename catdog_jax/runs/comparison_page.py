@@ -37,7 +37,7 @@ def write_comparison_page(path: Path, runs: Sequence[Run]) -> None:
         _settings_section(runs, entries),
         Section("Every run", [Table("Finished runs, with 95 % intervals", *run_cells(entries))]),
     ]
-    models = " and ".join(dict.fromkeys(entry.label["model"] for entry in entries))
+    models = ", ".join(dict.fromkeys(entry.label["model"] for entry in entries))
     page = Page(
         title=f"{len(runs)} runs: {models}" if len(runs) > 1 else models,
         lead=[_lead(entries)],
@@ -57,9 +57,9 @@ def _lead(entries: Sequence[Entry]) -> str:
         return max(row["val_accuracy"] for row in entry.history)
 
     best = max(begun, key=accuracy)
-    fates = ", ".join(f"{_name(entry)}: {entry.fate}" for entry in entries if entry.fate)
+    fates = "; ".join(f"{entry.label['model']}, {entry.fate}" for entry in entries if entry.fate)
     lead = f"Best on its validation photos: {_name(best)}, {percent(accuracy(best))}."
-    return f"{lead} Not counted as others: {fates}." if fates else lead
+    return f"{lead} Died or unfinished: {fates}." if fates else lead
 
 
 def _name(entry: Entry) -> str:
