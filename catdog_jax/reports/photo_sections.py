@@ -17,8 +17,8 @@ Heats: TypeAlias = Mapping[int, Float[np.ndarray, "height width"]]
 DOUBT = 0.05
 """A label whose probability is at most this after training on it may be wrong."""
 _TOO_MANY = 0.06
-"""Known data sets have some 3 % wrong labels (Northcutt et al. 2021, arXiv:2103.14749); a model that
-doubts twice as many is more likely wrong itself."""
+"""Known data sets have some 3 % wrong labels (Northcutt et al. 2021, arXiv:2103.14749); a model
+that doubts twice as many is more likely wrong itself."""
 
 
 def mistakes_section(
@@ -97,8 +97,8 @@ def labels_parts(answers: Answers, photo: Callable[[int], Photo], most: int = 6)
         return [
             Text(
                 f"Labels: the model gives {few} or less to the label of {len(doubted)} of "
-                f"{len(answers)} training photos: too many to suspect the labels. It is too weak to "
-                "judge them."
+                f"{len(answers)} training photos: too many to suspect the labels. It is too weak "
+                "to judge them."
             )
         ]
     words = (
