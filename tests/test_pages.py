@@ -247,11 +247,13 @@ def test_an_answer_that_is_no_class_is_told(tmp_path: Path) -> None:
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
-    hostile = '<script>alert("1")</script>'
+    hostile = '<script>alert("1")</script>\udcff\x1b'  # with a byte that is no UTF-8
     table = Table(hostile, [hostile], [[hostile, hostile]])
     page = Page(hostile, [hostile], [Text(hostile)], [Section(hostile, [table])], hostile)
     write_page(tmp_path / "page.html", page)
-    assert "<script" not in (tmp_path / "page.html").read_text()
+    html = (tmp_path / "page.html").read_text("utf-8")
+    assert "<script" not in html
+    assert r"\udcff\x1b" in html
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+from ..errors import printable
 from ..training.quality import Calibration, Part, Roc
 from .page import Figure
 from .plots import (
@@ -90,7 +91,7 @@ def roc_figure(curves: Mapping[str, Roc]) -> Figure:
         "of the others, taken for it", "of the class, found", shares="xy", square=True
     )
     for name, one in curves.items():
-        axes.plot(one.false_positives, one.true_positives, label=name)
+        axes.plot(one.false_positives, one.true_positives, label=printable(name))
     axes.plot([0, 1], [0, 1], color="0.5", linestyle=":", label="guessing")
     _legend(axes)
     areas = "; ".join(f"{name}: area {one.area:.3f}" for name, one in curves.items())

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+from ..errors import printable
 from ..files import written_whole
 
 if TYPE_CHECKING:
@@ -131,12 +132,19 @@ def _environment() -> "Environment":
     environment = Environment(
         loader=PackageLoader("catdog_jax.reports"),
         autoescape=True,
+        finalize=_printable,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.tests["number"] = _is_number
     return environment
+
+
+def _printable(value: Any) -> Any:
+    """A text with unprintable characters escaped: names of files may hold them."""
+    is_html = hasattr(value, "__html__")  # of our own macros, and drawings
+    return printable(value) if isinstance(value, str) and not is_html else value
 
 
 def _is_number(cell: Any) -> bool:

@@ -62,9 +62,11 @@ def explain(
     if wanted.shape != (count,) or wanted.dtype.kind not in "iu":
         raise InputError(f"classes must be {count} whole numbers, one for each image")
     # The batches carry the classes in the labels' place.
-    batches = unlabelled(images).batches(min(batch_size, count))
+    devices = 1 if jax.default_backend() == "cpu" else len(jax.devices())
+    size = -(-min(batch_size, count) // devices) * devices  # cut evenly; the rest is padding
+    batches = unlabelled(images).batches(size)
     batches.split.labels[:] = wanted
-    mesh = data_mesh(batches.batch_size)
+    mesh = data_mesh(size)
     graphdef, state = nnx.split(in_mode(model, training=False))
     state = replicate(state, mesh)
     with jax.set_mesh(mesh):
