@@ -58,9 +58,9 @@ def original_sizes(
     return found
 
 
-def copies_in(splits: Splits) -> list[list[str]]:
-    """Names of photos that look alike, in groups; nothing for arrays."""
+def copies_in(splits: Splits) -> list[list[str]] | None:
+    """Names of photos that look alike, in groups; None if that is unknown, as for arrays."""
     if splits.folder is None:
-        return []
+        return None
     meta, _ = decoded_folder.read(splits.folder)
     return [[meta.names[index] for index in group] for group in meta.copies]

@@ -72,7 +72,8 @@ def _accuracy_text(history: History) -> str:
             f", at best {percent(best['val_accuracy'])} (epoch {best['epoch']:.0f}), "
             f"{percent(last['val_accuracy'])} after the last, {last['epoch']:.0f}"
         )
-    return f"{text}. Training, with augmentation and dropout: {percent(last['accuracy'])} at last."
+    training = percent(last["accuracy"])
+    return f"{text}. Training (on photos as augmented, with dropout): {training} at last."
 
 
 def _loss_text(history: History) -> str:

@@ -27,7 +27,7 @@ def mistakes_section(
     unsure: Sequence[int],
     photo: Callable[[int], Photo] | None,
     heats: Heats | None,
-    why_none: str,
+    missing: str,
 ) -> Section:
     """The photos it got most wrong, and those it was least sure of.
 
@@ -37,7 +37,7 @@ def mistakes_section(
         unsure: of the photos it was least sure of.
         photo: gives a photo by index; None if they are not at hand.
         heats: heat maps for the predicted class; None if there are none.
-        why_none: why photos or heat maps are missing, if they are.
+        missing: why photos or heat maps are missing, if they are.
     """
 
     def cards(chosen: Sequence[int]) -> Cards:
@@ -48,7 +48,7 @@ def mistakes_section(
         "Left the photo as the model sees it; right, the brighter the more a place speaks for the "
         "answer (Grad-CAM)."
     )
-    parts.append(Text(how if photo is not None and heats is not None else why_none))
+    parts.append(Text(how if photo is not None and heats is not None else missing))
     if wrong:
         which = (
             "mistakes, the surest first"
@@ -113,7 +113,7 @@ def labels_parts(answers: Answers, photo: Callable[[int], Photo], most: int = 6)
 
 
 def copies_parts(
-    groups: Sequence[Sequence[str]],
+    groups: Sequence[Sequence[str]] | None,
     split_of: Mapping[str, str],
     photo: Callable[[str], Photo],
     most: int = 6,
@@ -121,11 +121,13 @@ def copies_parts(
     """Photos that look alike: of at most `most` groups two each are shown.
 
     Args:
-        groups: names of photos that look alike; those in no split are ignored.
+        groups: names of photos that look alike, those in no split are ignored; None if unknown.
         split_of: the split of each photo by name.
         photo: gives a photo by name.
         most: how many groups to show.
     """
+    if groups is None:
+        return [Text("Copies were not looked for.")]
     used = [[name for name in group if name in split_of] for group in groups]
     used = [group for group in used if len(group) > 1]
     if not used:

@@ -94,6 +94,9 @@ def _splits_of(run: Run, data: str | Path | None, data_dir: str | None, log: Log
     Raises:
         InputError: those given are others.
     """
+    if run.experiment.data == build.ARRAYS and data is None:
+        log("note: without photos, since this run was trained on arrays")
+        return None
     given = {} if data is None else {"data": str(expanded(data).absolute())}
     given |= {} if data_dir is None else {"data_dir": data_dir}
     source = replace(run.experiment, **given)

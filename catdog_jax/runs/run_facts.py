@@ -109,9 +109,10 @@ def accuracy_section(run: Run) -> Section:
     parts: list[Part] = [
         Table("Of the best and the last epoch", header, list(dict.fromkeys(map(tuple, rows))))
     ]
-    if len(rows) > 1:
-        words = "The epoch was chosen by the validation photos, so accuracy on them is a little"
-        parts.append(Text(f"{words} flattered; the test photos had no say."))
+    words = (
+        "The epoch was chosen by the validation photos, so accuracy on them is a little flattered"
+    )
+    parts.append(Text(f"{words}; the test photos had no say." if metrics["test"] else f"{words}."))
     return Section("Accuracy", parts)
 
 

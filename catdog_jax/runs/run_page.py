@@ -19,6 +19,7 @@ from ..reports.page import Page, Part, Section, Text, write_page
 from ..reports.photo_sections import Heats, copies_parts, labels_parts, mistakes_section
 from ..reports.quality_sections import certainty_section, classes_section, conditions_section
 from ..training.explain import explain
+from . import build
 from .predictions import predictions_of
 from .results import Run
 from .run_facts import (
@@ -88,7 +89,7 @@ def write_run_page(
         sections += _quality(run, answers, at_hand)
     elif run.history:
         words = "The model's answers are not in this folder, so its mistakes cannot be shown."
-        sections.append(Section("Mistakes", [Text(f"{words} {_HOW}")]))
+        sections.append(Section("Mistakes", [Text(f"{words}{_how(run)}")]))
     if at_hand is not None and run.history:
         sections.append(Section("Labels to check, and copies", _looks(run, at_hand)))
     sections += [data_section(data), cost_section(run), repeat_section(run)]
@@ -102,7 +103,13 @@ def write_run_page(
     write_page(path, page)
 
 
-_HOW = "To add what is missing: catdog-jax report RUN --data PATH, with the path of its photos."
+def _how(run: Run) -> str:
+    """How to add what is missing."""
+    if run.experiment.data == build.ARRAYS:
+        return " They were arrays."
+    return (
+        " To add what is missing: catdog-jax report RUN --data PATH, with the path of its photos."
+    )
 
 
 def _quality(run: Run, answers: Mapping[str, Answers], at_hand: AtHand | None) -> Sequence[Section]:
@@ -110,22 +117,21 @@ def _quality(run: Run, answers: Mapping[str, Answers], at_hand: AtHand | None) -
     which = " and ".join(f"the {len(one)} {split}" for split, one in answers.items())
     chosen = " (the epoch was chosen by the validation photos)" if len(answers) > 1 else ""
     wrong, unsure = held_out.most_wrong(_SHOWN), held_out.least_sure(_SHOWN)
-    heats, why_none = _heats(held_out, [*wrong, *unsure], at_hand)
-    photo = None if at_hand is None else lambda i: at_hand.photo(held_out.names[i])
+    photo, heats = None, None
+    missing = f"The photos are not at hand: they are named only.{_how(run)}"
+    if at_hand is not None:
+        photo = lambda i: at_hand.photo(held_out.names[i])  # noqa: E731
+        heats, missing = _heats(held_out, [*wrong, *unsure], at_hand)
     return [
         classes_section(held_out, f"{which} photos{chosen}"),
         certainty_section(held_out),
-        mistakes_section(held_out, wrong, unsure, photo, heats, why_none),
+        mistakes_section(held_out, wrong, unsure, photo, heats, missing),
         conditions_section(held_out),
     ]
 
 
-def _heats(
-    answers: Answers, chosen: Sequence[int], at_hand: AtHand | None
-) -> tuple[Heats | None, str]:
+def _heats(answers: Answers, chosen: Sequence[int], at_hand: AtHand) -> tuple[Heats | None, str]:
     """Heat maps for the answers about the photos `chosen`, or why there are none."""
-    if at_hand is None:
-        return None, f"The photos are not at hand: they are named only. {_HOW}"
     # Always as many photos, so that the program is compiled once.
     rows = np.resize(chosen, 2 * _SHOWN)
     images = np.stack([at_hand.image(answers.names[row]) for row in rows])
