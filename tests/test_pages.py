@@ -27,7 +27,7 @@ from catdog_jax.runs.recipes import RECIPES
 from catdog_jax.runs.results import Run
 from catdog_jax.runs.run_command import command_of
 from catdog_jax.runs.runner import run
-from catdog_jax.runs.series import over_seeds, run_series
+from catdog_jax.runs.series import run_series
 
 _EMPTY = {"meta", "img", "br", "link", "path", "use"}
 
@@ -185,10 +185,10 @@ def test_a_series_has_a_page_that_compares_its_runs(
     pages: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(end_of_run, "write_run_page", lambda *_: None)
-    experiments = [replace(LINEAR, learning_rate=rate, epochs=2) for rate in (1e-3, 1e-1)]
-    runs = run_series(over_seeds(experiments, range(2)), tmp_path / "series", log=silent)
+    experiments = [replace(LINEAR, learning_rate=rate, epochs=1) for rate in (1e-3, 1e-1)]
+    runs = run_series(experiments, tmp_path / "series", log=silent)
     page = Checked(tmp_path / "series/report.html")
-    assert page.text.startswith("4 runs: networks.py:Linear")
+    assert page.text.startswith("2 runs: networks.py:Linear")
     answers = [
         (one.predict(split="validation", log=silent), one.predict(log=silent)) for one in runs
     ]
@@ -196,11 +196,8 @@ def test_a_series_has_a_page_that_compares_its_runs(
         [[np.mean(s.classes == s.true_classes) * len(s.names) for s in pair] for pair in answers]
     ).sum(axis=1)
     # Each run against the best, on the same 32 photos.
-    differences = sorted((right - right.max()) / 32)[:3]
-    for difference in differences:
-        assert f"{100 * difference:+.1f} points [" in page.text
-    assert page.text.count(" 32 ") >= 3
-    assert "learning rate 0.1, seed 1" in page.text
+    assert f"{100 * (right.min() - right.max()) / 32:+.1f} points [" in page.text
+    assert "learning rate 0.1, seed 0" in page.text
     before = page.text
     assert main(["report", str(tmp_path / "series"), "--out", str(tmp_path / "page.html")]) == 0
     assert Checked(tmp_path / "page.html").text == before
