@@ -171,7 +171,7 @@ def cost_section(run: Run) -> Section:
             rows.append(["parameters", f"{parameters:,}"])
         for name, size in run.metrics.get("peak_memory", {}).items():
             rows.append([f"most memory, {name}", f"{size / 2**20:,.0f} MiB"])
-    return Section("Time, memory, device", [Table("What it took", ["", ""], rows)])
+    return Section("Time, memory, device", [Table("What it took", ["what", "how much"], rows)])
 
 
 def repeat_section(run: Run) -> Section:
