@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from .models.keras_whole import load_keras_model
     from .runs.classifier import predict
     from .runs.experiment import Experiment
+    from .runs.make_report import report
     from .runs.recipes import RECIPES
     from .runs.results import load_run
     from .runs.runner import run
     from .training.evaluation import evaluate
+    from .training.explain import explain
     from .training.loop import fit
     from .training.mesh import use_cpu_cores
 
@@ -44,12 +46,14 @@ _NAMES = {
     "runs.classifier": ["predict"],
     "models.keras_whole": ["load_keras_model"],
     "runs.experiment": ["Experiment"],
+    "runs.make_report": ["report"],
     "runs.recipes": ["RECIPES"],
     "runs.results": ["load_run"],
     "runs.runner": ["run"],
     "training.loop": ["fit"],
     "training.mesh": ["use_cpu_cores"],
     "training.evaluation": ["evaluate"],
+    "training.explain": ["explain"],
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -62,6 +66,7 @@ __all__ = [
     "Splits",
     "create_model",
     "evaluate",
+    "explain",
     "export",
     "fit",
     "load_data",
@@ -69,6 +74,7 @@ __all__ = [
     "load_keras_weights",
     "load_run",
     "predict",
+    "report",
     "run",
     "splits_from_arrays",
     "use_cpu_cores",

@@ -195,6 +195,21 @@ class Compare:
 
 
 @dataclass(frozen=True)
+class Report:
+    """Make the page of a run again, or one that compares several: report.html.
+
+    Example: catdog-jax report runs/model3-seed0 runs/model2-seed0
+    """
+
+    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN...", help_behavior_hint="")]] = ()
+    """Folder of a run, or of a series; several are compared."""
+    out: Path | None = None
+    """The page; None: report.html in the folder of the run or series, or in runs/compare."""
+    data: Path | None = None  # Where the photos of the run are now, if they have moved.
+    data_dir: str | None = None  # Folder of TFDS's prepared data, if it has moved.
+
+
+@dataclass(frozen=True)
 class Demo:
     """See it work in two minutes, offline: train on drawings, classify photos.
 

@@ -24,6 +24,7 @@ from .arguments import (
     Export,
     LrFind,
     Predict,
+    Report,
     Reproduce,
     Settings,
     Sweep,
@@ -40,6 +41,7 @@ from .commands import (
     sweep,
     train,
 )
+from .commands_report import report_runs
 from .commands_share import export_run
 from .errors import InputError, guarded, say
 from .runs.experiment import Experiment
@@ -55,6 +57,7 @@ _COMMANDS: dict[str, tuple[type, Command]] = {
     "train": (Train, train),
     "sweep": (Sweep, sweep),
     "compare": (Compare, compare_runs),
+    "report": (Report, report_runs),
     "lr-find": (LrFind, find_rate),
     "reproduce": (Reproduce, reproduce),
     "evaluate": (Evaluate, evaluate_run),

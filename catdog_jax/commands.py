@@ -43,7 +43,7 @@ def train(options: Train) -> "Run | list[Run]":
     done = _train_anew(options) if options.resume is None else _resume(options, options.resume)
     if options.predictions:
         done.predict(split="test").write_csv(expanded(options.predictions))
-    say(f"history.csv, history.png, metrics.json and the checkpoints are in {done.folder}")
+    say(f"report.html, history.csv, metrics.json and the checkpoints are in {done.folder}")
     return done
 
 
@@ -98,7 +98,7 @@ def _series(
 
     _start_jax()
     runs = run_series(over_seeds(experiments, seeds), out, strict=strict)
-    say(f"summary.md, curves.png and a folder per run are in {out}")
+    say(f"report.html, summary.md and a folder per run are in {out}")
     return runs
 
 
@@ -141,7 +141,7 @@ def reproduce(options: Reproduce) -> list["Run"]:
         adapt=options.adapt,
         strict=options.strict,
     )
-    say(f"summary.md, curves.png and a folder per run are in {expanded(options.out)}")
+    say(f"report.html, summary.md and a folder per run are in {expanded(options.out)}")
     return runs
 
 

@@ -83,3 +83,30 @@ def drawings() -> "Split":
 
     images, labels = sketches.draw(42, 32, seed=3)
     return Split(images, labels, sketches.CLASS_NAMES, tuple(map(str, range(42))))
+
+
+_PAGES = ("catdog_jax.runs.report.write_run_page", "catdog_jax.runs.series.write_comparison_page")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_pages() -> Iterator[None]:
+    """Runs and series write NO report.html in the tests, except in those that ask for `pages`.
+
+    A page takes a second, and most tests that train are about something else.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _PAGES:
+            patch.setattr(name, lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def pages(_no_pages: None) -> Iterator[None]:
+    """Runs and series of this module write report.html, as they do for users."""
+    from catdog_jax.runs.comparison_page import write_comparison_page
+    from catdog_jax.runs.run_page import write_run_page
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, write in zip(_PAGES, (write_run_page, write_comparison_page), strict=True):
+            patch.setattr(name, write)
+        yield

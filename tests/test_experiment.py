@@ -48,7 +48,14 @@ def test_a_run_folder_holds_config_history_metrics_and_checkpoints(
 ) -> None:
     folder = finished[0].folder
     names = {path.name for path in folder.iterdir()} - {".lock"}
-    assert names == {"config.json", "history.csv", "history.png", "metrics.json", "checkpoint"}
+    assert names == {
+        "config.json",
+        "history.csv",
+        "history.png",
+        "metrics.json",
+        "predictions.npz",
+        "checkpoint",
+    }
     history = read_history(folder / "history.csv")
     assert [row["epoch"] for row in history] == [1, 2, 3]
     metrics = json.loads((folder / "metrics.json").read_text())

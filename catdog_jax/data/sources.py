@@ -143,6 +143,22 @@ def tree_source(root: Tree) -> Source:
     return Source(identity, photos, passed_over=passed_over)
 
 
+def pictures_in(root: Tree) -> dict[str, Tree]:
+    """The pictures of a folder or a zip by their names in a split.
+
+    Raises:
+        InputError: the layout is another.
+        OSError: it cannot be listed.
+    """
+    pools = _find_pools(list_tree(root)[0])
+    return {
+        name: picture
+        for classes in pools.values()
+        for pictures in classes.values()
+        for name, picture in pictures.items()
+    }
+
+
 # The layout of folders. The messages of these errors begin with the name of the source.
 
 

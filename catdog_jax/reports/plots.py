@@ -13,7 +13,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from ..errors import printable
 from ..files import written_whole
@@ -123,7 +123,7 @@ def plot_curves(
         alive, died = living(group), [entry for entry in group if entry.dead]
         if alive:
             label = f"mean of {len(alive)} seeds, each thin" if len(alive) > 1 else "one seed"
-            _draw_runs(axes, alive, VALIDATION_COLOUR, label)
+            draw_runs(axes, alive, VALIDATION_COLOUR, label)
         for entry in died:
             values = [record["val_accuracy"] for record in entry.history]
             label = f"died: {len(died)}" if entry is died[0] else None
@@ -141,16 +141,16 @@ def plot_curves(
 def plot_comparison(path: Path, entries: Sequence[Entry]) -> None:
     """Plot validation accuracies over epochs and over seconds, a colour per group of seeds."""
     groups = grouped(entries)
-    names = [_legend(group, entries) for group in groups]
+    names = [legend_of(group, entries) for group in groups]
     columns = 1 if max(map(len, names)) > 60 else 2
     height = 4 + 0.16 * sum(2 + name.count("\n") for name in names) / columns
     figure, panels = subplots(1, 2, (10, height), sharey=True)
-    for colour, name, group in zip(_colours(len(groups)), names, groups, strict=True):
+    for colour, name, group in zip(colours(len(groups)), names, groups, strict=True):
         for axes, x in zip(panels, ("epoch", "seconds"), strict=True):
-            _draw_runs(axes, living(group), colour, name, over=x)
+            draw_runs(axes, living(group), colour, name, over=x)
             for entry in group:
                 if entry.dead:
-                    axes.plot(*_curve(entry, x), color=colour, linestyle=":")
+                    axes.plot(*curve(entry, x), color=colour, linestyle=":")
     _over_epochs(panels[0])
     panels[0].set_ylabel("validation accuracy")
     panels[1].set_xlabel("seconds of training and validation")
@@ -166,7 +166,7 @@ def plot_comparison(path: Path, entries: Sequence[Entry]) -> None:
     save(figure, path)
 
 
-def _legend(group: Sequence[Entry], entries: Sequence[Entry]) -> str:
+def legend_of(group: Sequence[Entry], entries: Sequence[Entry]) -> str:
     """What sets a group apart from the others, and which of its runs died or are unfinished."""
     label = group[0].label
     varying = [name for name in label if len({entry.label[name] for entry in entries}) > 1]
@@ -175,11 +175,11 @@ def _legend(group: Sequence[Entry], entries: Sequence[Entry]) -> str:
     return "\n".join(fill(printable(line), 120) for line in (", ".join(words), fates) if line)
 
 
-def _draw_runs(
+def draw_runs(
     axes: Any, entries: Sequence[Entry], colour: Any, label: str, *, over: str = "epoch"
 ) -> None:
     """Draw living runs, and their mean as far as the shortest one."""
-    curves = [_curve(entry, over) for entry in entries]
+    curves = [curve(entry, over) for entry in entries]
     for xs, ys in curves if len(curves) > 1 else ():
         axes.plot(xs, ys, color=colour, alpha=0.35, linewidth=1)
     xs, ys = (
@@ -189,14 +189,14 @@ def _draw_runs(
     axes.plot(xs, ys, color=colour, label=label, marker="." if len(xs) == 1 else None)
 
 
-def _curve(entry: Entry, over: str) -> tuple[list[float], list[float]]:
+def curve(entry: Entry, over: str) -> tuple[list[float], list[float]]:
     """The epochs, or the seconds at their ends, and the validation accuracies."""
     xs = [record[over] for record in entry.history]
     accuracies = [record["val_accuracy"] for record in entry.history]
     return (list(accumulate(xs)) if over == "seconds" else xs), accuracies
 
 
-def _colours(count: int) -> list[Any]:
+def colours(count: int) -> list[Any]:
     """As many colours: the usual ten, or else a scale from dark to light."""
     _import_matplotlib()
     from matplotlib import colormaps
@@ -259,6 +259,14 @@ def subplots(
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
     return figure, list(panels.flat)
+
+
+def colour_map(name: str, values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 3"]:
+    """Values 0…1 as the colours, 0…1, of a map of matplotlib's."""
+    _import_matplotlib()
+    from matplotlib import colormaps
+
+    return colormaps[name](values)[..., :3]
 
 
 def _import_matplotlib() -> None:

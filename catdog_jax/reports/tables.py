@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..training.metrics import wilson_interval
 
@@ -57,7 +57,21 @@ def published() -> dict[str, Any]:
     return json.loads(files("catdog_jax.reports").joinpath("published.json").read_text("utf-8"))
 
 
+Cells: TypeAlias = tuple[list[str], list[list[str]]]
+"""The header of a table and its rows."""
+
+
 def series_table(entries: Sequence[Entry], published: RunMetrics | None = None) -> str:
+    """`series_cells` in Markdown."""
+    return _table(*series_cells(entries, published))
+
+
+def runs_table(entries: Sequence[Entry]) -> str:
+    """`run_cells` in Markdown."""
+    return _table(*run_cells(entries))
+
+
+def series_cells(entries: Sequence[Entry], published: RunMetrics | None = None) -> Cells:
     """One line per group of runs that differ only by seed. Dead runs are named but not averaged.
 
     Args:
@@ -79,10 +93,10 @@ def series_table(entries: Sequence[Entry], published: RunMetrics | None = None) 
         cells += [", ".join(entry.fate for entry in group if entry.fate)] * notes
         cells += [_published_cell(published, group[0].label["model"])] if published else []
         rows.append(cells)
-    return _table(header, rows)
+    return header, rows
 
 
-def runs_table(entries: Sequence[Entry]) -> str:
+def run_cells(entries: Sequence[Entry]) -> Cells:
     """One line per finished run, accuracies with their 95 % Wilson intervals."""
     header = [*entries[0].label, "seed", "best validation accuracy (epoch)", "test, best epoch"]
     header += ["test, last epoch", "seconds", "images/s"]
@@ -94,7 +108,7 @@ def runs_table(entries: Sequence[Entry]) -> str:
         cells = [*entry.label.values(), str(entry.seed), best]
         cells += [_cell(run["test"]), _cell(run["test_last"])]
         rows.append([*cells, f"{run['seconds']:.0f}", f"{run['images_per_second']:.0f}"])
-    return _table(header, rows)
+    return header, rows
 
 
 def table_line(cells: Sequence[str]) -> str:

@@ -1,15 +1,19 @@
-"""The end of a run: evaluate its model, write `metrics.json` and `history.png`."""
+"""The end of a run: evaluate its model, write `metrics.json`, `history.png`, `report.html`."""
 
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
 from ..data.splits import Split, Splits, majority_baseline
+from ..errors import first_line
 from ..reports.plots import plot_history
+from ..training.mesh import peak_memory
 from ..training.metrics import wilson_interval
 from . import named
 from .checkpoint import Record
@@ -18,7 +22,9 @@ from .history import best_epoch, is_dead, write_history
 from .phases import phases_of
 from .predictions import Predictions, judged, predictions_of
 from .results import Log, Run, load_run, put_checkpoint
-from .run_folder import CHECKPOINT, HISTORY, METRICS, write_json
+from .run_folder import CHECKPOINT, HISTORY, METRICS, REPORT, write_json
+from .run_page import AtHand, write_run_page
+from .saved_answers import answers_of, write_answers
 from .terminal import result_lines
 
 _PACKAGES = ("catdog_jax", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -36,16 +42,19 @@ def report(
     history = record["history"]
     best = best_epoch(history)
 
-    def predict(split: Split) -> Predictions:
+    def predict(split: Split) -> Predictions | None:
+        if not len(split):
+            return None
         return predictions_of(model, split, experiment, splits.class_names, checked=True)
 
-    def judge(split: Split) -> dict[str, Any] | None:
-        return judged(predict(split), experiment) if len(split) else None
+    def judge(predictions: Predictions | None) -> dict[str, Any] | None:
+        return predictions and judged(predictions, experiment)
 
-    test_last = judge(splits.test)
-    put_checkpoint(model, out / CHECKPOINT / str(best), experiment, record["inputs"])
     validation, test = splits.validation, splits.test
+    test_last = judge(predict(test))
+    put_checkpoint(model, out / CHECKPOINT / str(best), experiment, record["inputs"])
     on_validation = predict(validation)
+    found = {"validation": on_validation, "test": predict(test)}
     accuracy = history[best - 1]["val_accuracy"]
     interval = wilson_interval(round(accuracy * len(validation)), len(validation))
     start = [phase.start for phase in phases_of(experiment) if phase.start < len(history)][-1]
@@ -58,17 +67,19 @@ def report(
         "epochs": len(history),
         "dead": is_dead(history[-1]),
         "best": {"epoch": best, "val_accuracy": accuracy, "interval": interval},
-        "validation": judged(on_validation, experiment),
-        "test": judge(test),
+        "validation": judge(on_validation),
+        "test": judge(found["test"]),
         "test_last": test_last,
         # Below it, `predict` says "not sure".
-        "sure_above": float(np.quantile(on_validation.confidence, 0.1)),
+        "sure_above": float(np.quantile(on_validation.confidence, 0.1)) if on_validation else 0.0,
         "baseline": {
             "validation": majority_baseline(validation),
             "test": majority_baseline(test) if len(test) else None,
         },
         "seconds": sum(seconds),
         "images_per_second": len(splits.train) / float(np.median(of_last_phase)),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))),
+        "peak_memory": peak_memory(),
         "device": record["device"],
         "on_device": record["on_device"],
         "versions": {name: version(name) for name in _PACKAGES}
@@ -83,6 +94,20 @@ def report(
         baseline=metrics["baseline"]["validation"],
         fine_tuning_after=start or None,
     )
+    answers = {
+        name: answers_of(one, getattr(splits, name), experiment)
+        for name, one in found.items()
+        if one is not None
+    }
+    write_answers(out, best, answers)
+    try:
+        write_run_page(
+            out / REPORT, replace(load_run(out), metrics=metrics), answers, AtHand(model, splits)
+        )
+    except Exception as error:  # training must not have been in vain
+        log(
+            f"note: {REPORT} could not be made ({first_line(error)}); catdog-jax report tries again"
+        )
     # Last: this file marks a finished run.
     write_json(out / METRICS, metrics)
     for line in result_lines(metrics):

@@ -17,7 +17,7 @@ from .experiment import PATHS, Experiment
 from .history import best_epoch
 
 CONFIG, HISTORY, METRICS = "config.json", "history.csv", "metrics.json"
-CHECKPOINT, CODE = "checkpoint", "code"
+CHECKPOINT, CODE, REPORT = "checkpoint", "code", "report.html"
 
 Inputs = dict[str, str]
 """Fingerprints of a run's inputs: photos, weights file, the run it starts from, code."""
@@ -181,6 +181,7 @@ def config_of(experiment: Experiment, splits: Splits, inputs: Inputs) -> Config:
             "test": class_counts(splits.test),
             "skipped": [asdict(photo) for photo in splits.skipped],
             "shared": [asdict(photo) for photo in splits.shared],
+            "passed_over": dict(splits.passed_over),
         },
     )
 

@@ -7,15 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from ..data.splits import Splits
-from ..errors import InputError, RunError, printable, say
+from ..errors import InputError, RunError, first_line, printable, say
 from ..files import is_file, make_folder, written_whole
 from ..reports import plots, tables
 from . import build
 from .compare import HOW_TO_READ, entries_of, in_order
+from .comparison_page import write_comparison_page
 from .experiment import Experiment
 from .naming import differing, folder_name
 from .results import Log, Run, load_run
-from .run_folder import CONFIG, METRICS, absolute, inputs_of, is_finished, read_config
+from .run_folder import (
+    CONFIG,
+    METRICS,
+    REPORT,
+    absolute,
+    inputs_of,
+    is_finished,
+    read_config,
+)
 from .runner import model_to_train, run
 from .terminal import describe
 
@@ -46,7 +55,8 @@ def run_series(
         log: is called with one line at a time.
 
     Returns:
-        The runs. `out` then also holds `summary.md`, `summary.json` and `curves.png`.
+        The runs. `out` then also holds `summary.md`, `summary.json`, `curves.png` and
+        `report.html`.
 
     Raises:
         InputError: a model, a source, a weights file or another setting is wrong, or a folder holds
@@ -137,7 +147,7 @@ def finished_runs(out: Path) -> list[Run]:
 
 
 def summarize(out: Path, failed: Mapping[str, str] | None = None) -> None:
-    """Write `summary.md`, `summary.json` and `curves.png` for all finished runs in `out`, if any.
+    """Write `summary.md`, `summary.json`, `curves.png` and `report.html` for all finished runs.
 
     Published numbers are included only if all runs used the post's photos and only their models
     differ.
@@ -180,6 +190,12 @@ def summarize(out: Path, failed: Mapping[str, str] | None = None) -> None:
         plots.plot_curves(out / "curves.png", entries, curves)
     else:
         plots.plot_comparison(out / "curves.png", entries)
+    try:
+        write_comparison_page(out / REPORT, runs)
+    except Exception as error:  # the series goes on
+        say(
+            f"note: {REPORT} could not be made ({first_line(error)}); catdog-jax report tries again"
+        )
 
 
 def _is_of_the_post(run: Run) -> bool:

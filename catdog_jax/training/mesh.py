@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from functools import cache, wraps
 from pathlib import Path
@@ -110,6 +111,22 @@ def give_back_freed_memory() -> None:
     """
     with contextlib.suppress(OSError, TypeError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def peak_memory() -> dict[str, int]:
+    """The most memory used so far, in bytes: `process`, and `device` where JAX counts it."""
+    found = {}
+    with contextlib.suppress(ImportError):  # not on Windows
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        found["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    of_devices = [device.memory_stats() or {} for device in jax.local_devices()]
+    if peaks := [
+        stats["peak_bytes_in_use"] for stats in of_devices if "peak_bytes_in_use" in stats
+    ]:
+        found["device"] = max(peaks)
+    return found
 
 
 def processor() -> str:
