@@ -1,6 +1,7 @@
 """Model 6: a small residual network, trained from scratch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -56,7 +57,7 @@ class Model6(nnx.Module):
                 halves = 2 if stage > 0 and block == 0 else 1
                 self.blocks.append(ResidualBlock(channels, width, halves, rngs=rngs))
                 channels = width
-        self.norm = nnx.BatchNorm(channels, momentum=0.9, rngs=rngs)
+        self.norm = NormRelu(channels, momentum=0.9, rngs=rngs)
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
         self.head = nnx.Linear(channels, num_classes, rngs=rngs)
 
@@ -71,8 +72,15 @@ class Model6(nnx.Module):
         x = self.stem(rescale(images).astype(self.stem.kernel.dtype))
         for block in self.blocks:
             x = block(x)
-        x = nnx.relu(self.norm(x))
-        return self.head(self.dropout(jnp.mean(x, axis=(1, 2))))
+        return self.head(self.dropout(jnp.mean(self.norm(x), axis=(1, 2))))
+
+
+class NormRelu(nnx.BatchNorm):
+    """Batch norm and relu in one, so that a layer's output is what is pooled (for heat maps)."""
+
+    def __call__(self, x: Array, **options: Any) -> Array:
+        """Normalized features, zero where negative."""
+        return nnx.relu(super().__call__(x, **options))
 
 
 class ResidualBlock(nnx.Module):
