@@ -24,6 +24,7 @@ from .arguments import (
     LrFind,
     Predict,
     Reproduce,
+    Serve,
     Settings,
     Sweep,
     Train,
@@ -39,6 +40,7 @@ from .commands import (
     sweep,
     train,
 )
+from .commands_serve import serve_page
 from .errors import InputError, guarded, say
 from .runs.experiment import Experiment
 from .runs.recipes import RECIPES, recipe
@@ -57,6 +59,7 @@ _COMMANDS: dict[str, tuple[type, Command]] = {
     "reproduce": (Reproduce, reproduce),
     "evaluate": (Evaluate, evaluate_run),
     "predict": (Predict, predict_photos),
+    "serve": (Serve, serve_page),
 }
 
 

@@ -72,7 +72,9 @@ def explain(
             _explain_batch(graphdef, layer, state, batch["image"], batch["label"])
             for batch in stream(batches, mesh)
         )
-        maps, logits = zip(*(map(np.asarray, pair) for pair in limit_dispatch(outputs)), strict=True)
+        maps, logits = zip(
+            *(map(np.asarray, pair) for pair in limit_dispatch(outputs)), strict=True
+        )
     known = max(2, logits[0].shape[1])
     if classes is not None and not (0 <= wanted.min() and wanted.max() < known):
         raise InputError(f"classes must be from 0 to {known - 1}, as {type(model).__name__} has")
@@ -147,7 +149,9 @@ def _find_call(graphdef: nnx.GraphDef, layer: str | None, state: PyTree, images:
         logits = jax.eval_shape(run, state, images)
     except (TypeError, ValueError) as error:
         size = "×".join(map(str, images.shape[1:]))
-        raise InputError(f"the model does not take images of {size} ({first_line(error)})") from error
+        raise InputError(
+            f"the model does not take images of {size} ({first_line(error)})"
+        ) from error
     if logits.ndim != 2:
         raise InputError(f"a model must give logits [batch, outputs], not {logits.shape}")
     # A loop over parts of a batch hands its body fewer images.
