@@ -58,11 +58,11 @@ class Guard:
     def _refused(self, headers: Headers) -> str:
         """Why a request is refused, or ``."""
         host = headers.get("host", "")
-        name = _host_name(f"//{host}")
+        name = _name(host)
         if name not in self._names and not (self._any_address and _is_address(name)):
             return "this server is not known by that name"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             return "pages of other sites get no answer"
         # Pictures and scripts of other pages come without Origin; links to the page are harmless.
         from_elsewhere = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
@@ -71,9 +71,10 @@ class Guard:
         return ""
 
 
-def _host_name(url: str) -> str:
+def _name(host: str) -> str:
+    """`host` without its port, in lower case."""
     try:
-        return urlsplit(url).hostname or ""
+        return urlsplit(f"//{host}").hostname or ""
     except ValueError:  # brackets that enclose no address
         return ""
 

@@ -7,6 +7,7 @@ const asked = []; // of each photo: file, url, record (once answered), row
 const waiting = [];
 let running = 0;
 let selected = null;
+let told = -Infinity; // when progress was last told
 let facts = { class_names: [], limits: { bytes: Infinity }, heat_maps: false };
 
 // Asking.
@@ -56,7 +57,7 @@ async function work() {
     one.record = await answerTo(one.file, one === selected);
     if (!asked.includes(one)) continue; // cleared meanwhile
     fillRow(one);
-    if (one === selected) show(one);
+    if (one === selected) select(one);
     update();
   }
   running -= 1;
@@ -98,7 +99,8 @@ function inWords(record) {
 
 function detail(record) {
   if (record.error) return record.error;
-  return record.sure ? record.file : `${record.file}: more like ${record.class} than anything else`;
+  const likeliest = `${record.class} is likeliest, with ${percent(most(record))}`;
+  return record.sure ? record.file : `${record.file}: ${likeliest}`;
 }
 
 function element(tag, text = "", className = "") {
@@ -133,6 +135,7 @@ async function select(one) {
 function show(one) {
   const record = one.record;
   byId("shown").hidden = false;
+  byId("frame").hidden = false;
   byId("photo").src = one.url;
   byId("photo").alt = one.file.name ? `Photo: ${one.file.name}` : "Photo";
   byId("answer").textContent = record ? inWords(record) : "Looking …";
@@ -168,6 +171,7 @@ function addRow(one) {
   image.loading = "lazy";
   image.decoding = "async";
   image.src = one.url;
+  image.addEventListener("error", () => (image.hidden = true)); // no photo, or no browser's format
   button.append(image);
   button.addEventListener("click", () => select(one));
   const cell = element("td");
@@ -182,6 +186,8 @@ function fillRow(one) {
   answer.className = kind(record);
   if (record.error) {
     answer.textContent = record.error;
+    answer.colSpan = 2;
+    probability.remove();
     return;
   }
   answer.textContent = record.sure ? record.class : `not sure (${record.class})`;
@@ -192,6 +198,8 @@ function update() {
   const answered = asked.filter((one) => one.record);
   const all = asked.length;
   if (answered.length < all) {
+    if (performance.now() - told < 2000) return; // screen readers read each change aloud
+    told = performance.now();
     byId("status").textContent = `${answered.length} of ${all} photos answered`;
   } else if (all === 1) {
     const record = asked[0].record;
@@ -263,6 +271,7 @@ document.addEventListener("drop", (event) => {
   add(event.dataTransfer.files);
 });
 document.addEventListener("paste", (event) => add(event.clipboardData.files));
+byId("photo").addEventListener("error", () => (byId("frame").hidden = true));
 byId("show-heat").addEventListener("change", () => show(selected));
 byId("save").addEventListener("click", save);
 byId("clear").addEventListener("click", clear);
