@@ -112,8 +112,18 @@ def classifier(run: "Run | str | Path | None" = None) -> Classifier:
         class_names=run.class_names,
         image_size=run.image_size,
         sure_above=run.sure_above,
-        about=f"{run.folder}: {', '.join(run.class_names)}",
+        about=_about(run),
     )
+
+
+def _about(run: "Run") -> str:
+    """`model4-seed0, for cat, dog: right in 96.5 % [94.2, 98.1] of 192 test photos`."""
+    name = f"{run.folder.name}, for {', '.join(run.class_names)}"
+    test = (run.metrics or {}).get("test")
+    if test is None:
+        return name
+    accuracy = percent(test["accuracy"], test["interval"])
+    return f"{name}: right in {accuracy} of {test['count']:,} test photos"
 
 
 @overload

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..runs.classifier import AT_ONCE, Classifier
 from .heat import heat_maps, picture
 
-_MOST_DECODERS = 4  # a photo of 50 megapixels takes half a gigabyte while it is decoded
+_MOST_DECODERS = 4  # a PNG of 50 megapixels takes 0.7 GB and 3 s
 
 
 class _Asked(NamedTuple):
