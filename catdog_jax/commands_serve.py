@@ -16,7 +16,7 @@ def serve_page(options: Serve) -> None:
         from .serve.app import create_app
 
         app = create_app(asked_classifier(options.run), host=options.host)
-        url = address(listening)
+        url = address(listening, options.host)
 
         def ready() -> None:
             if not is_loopback(options.host):

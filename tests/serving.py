@@ -82,7 +82,7 @@ def serving(classifier: Classifier, limits: Limits | None = None) -> Iterator[As
         thread.start()
         try:
             assert started.wait(20)
-            yield Asker(address(listening))
+            yield Asker(address(listening, "127.0.0.1"))
         finally:
             server.should_exit = True
             thread.join()

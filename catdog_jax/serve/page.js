@@ -33,6 +33,7 @@ async function load() {
 }
 
 const unreachable = "The server does not answer. Is catdog-jax serve still running?";
+const unsent = "It could not be sent. Is it a file, and is catdog-jax serve still running?";
 
 function add(files) {
   const first = asked.length;
@@ -64,6 +65,7 @@ async function work() {
 }
 
 async function answerTo(file, explain) {
+  await loaded;
   const name = file.name || "photo";
   if (file.size > facts.limits.bytes) {
     return { file: name, error: `it is larger than ${facts.limits.bytes / 1e6} MB` };
@@ -77,7 +79,7 @@ async function answerTo(file, explain) {
       const seconds = Number(answer.headers.get("Retry-After")) || 1;
       await new Promise((done) => setTimeout(done, 1000 * seconds * (0.5 + Math.random())));
     } catch {
-      return { file: name, error: unreachable };
+      return { file: name, error: unsent };
     }
   }
 }
@@ -268,11 +270,13 @@ document.addEventListener("dragover", (event) => drag(event, true));
 document.addEventListener("dragleave", (event) => drag(event, false));
 document.addEventListener("drop", (event) => {
   drag(event, false);
-  add(event.dataTransfer.files);
+  const files = event.dataTransfer.files;
+  if (!files.length) byId("status").textContent = "That was no file: save the photo first.";
+  add(files);
 });
 document.addEventListener("paste", (event) => add(event.clipboardData.files));
 byId("photo").addEventListener("error", () => (byId("frame").hidden = true));
 byId("show-heat").addEventListener("change", () => show(selected));
 byId("save").addEventListener("click", save);
 byId("clear").addEventListener("click", clear);
-load();
+const loaded = load();

@@ -33,12 +33,11 @@ def listen(host: str, port: int) -> socket.socket:
         raise InputError(f"cannot listen on {host}, port {port}: {first_line(error)}") from error
 
 
-def address(listening: socket.socket) -> str:
-    """The page's address, for a browser on this machine."""
-    host, port = listening.getsockname()[:2]
-    if listening.family == socket.AF_INET6:
-        return f"http://[{'::1' if host == '::' else host}]:{port}/"
-    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/"
+def address(listening: socket.socket, host: str) -> str:
+    """The page's address, for a browser on this machine; `host` as given to `listen`."""
+    port = listening.getsockname()[1]
+    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 class Server(uvicorn.Server):
