@@ -291,3 +291,17 @@ class Export:
     """Photos, or folders of photos, to compare the file with the run on; by default the run's test
     photos, or drawings where they are absent."""
     checkpoint: Literal["best", "last"] = "best"  # Of the best validation accuracy, or the last.
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Open a page on this machine to drop photos on, by the package's classifier or a run's model.
+
+    Example: catdog-jax serve --run runs/model4-seed0 --port 8001
+    """
+
+    run: Path | None = None  # Use the model of this run, a folder that train made.
+    port: int = 8000  # Port to listen on; 0 is any free one.
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets other machines use the page."""
+    no_browser: Flag = False  # Do not open the page in a browser.

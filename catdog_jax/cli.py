@@ -26,6 +26,7 @@ from .arguments import (
     Predict,
     Report,
     Reproduce,
+    Serve,
     Settings,
     Sweep,
     Train,
@@ -42,6 +43,7 @@ from .commands import (
     train,
 )
 from .commands_report import report_runs
+from .commands_serve import serve_page
 from .commands_share import export_run
 from .errors import InputError, guarded, say
 from .runs.experiment import Experiment
@@ -63,6 +65,7 @@ _COMMANDS: dict[str, tuple[type, Command]] = {
     "evaluate": (Evaluate, evaluate_run),
     "predict": (Predict, predict_photos),
     "export": (Export, export_run),
+    "serve": (Serve, serve_page),
 }
 
 

@@ -32,7 +32,7 @@ from .runs.recipes import POST, RECIPES, recipe
 
 if TYPE_CHECKING:
     from .data.splits import Splits
-    from .runs.classifier import Photo
+    from .runs.classifier import Classifier, Photo
     from .runs.results import Run
 
 
@@ -243,19 +243,9 @@ def predict_photos(options: Predict) -> int:
     first = expanded(options.photos[0])
     if options.run is None and (first / "config.json").is_file():
         raise InputError(f"{first} is a run; to use its model, write --run {first}")
-    from .runs.classifier import classifier
     from .runs.terminal import answer_line, csv_line
 
-    _start_jax()
-    if options.run is None:
-        asked = classifier()
-        print(f"note: {asked.about}", file=sys.stderr)
-    else:
-        from .runs.results import load_run
-
-        run = load_run(expanded(options.run))
-        _warn_of_death(run)
-        asked = classifier(run)
+    asked = asked_classifier(options.run)
     if options.csv:
         say(csv_line(["file", "class", "sure", *asked.class_names, "error"]))
     missing = 0
@@ -273,6 +263,22 @@ def predict_photos(options: Predict) -> int:
         else:
             say(answer_line(record))
     return 1 if missing else 0
+
+
+def asked_classifier(run: Path | None) -> "Classifier":
+    """Start JAX and load the model of a run, or the package's, and say which that is."""
+    from .runs.classifier import classifier
+
+    _start_jax()
+    if run is None:
+        asked = classifier()
+        print(f"note: {asked.about}", file=sys.stderr)
+        return asked
+    from .runs.results import load_run
+
+    loaded = load_run(expanded(run))
+    _warn_of_death(loaded)
+    return classifier(loaded)
 
 
 def _named_photos(given: Iterable[str]) -> "Iterator[Photo]":

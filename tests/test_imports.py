@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "catdog_jax"
 # A folder imports only itself, those before it here, and errors and files, which all share.
-LAYERS = ["data", "models", "training", "reports", "runs", "exports"]
+LAYERS = ["data", "models", "training", "reports", "runs", "exports", "serve"]
 ROOT = {"errors", "files"}
 
 
@@ -36,6 +36,7 @@ def test_training_imports_neither_tensorflow_nor_matplotlib(module: str) -> None
 @pytest.mark.parametrize("module", ["catdog_jax", "catdog_jax.cli"])
 def test_the_package_and_its_command_line_are_light(module: str) -> None:
     heavy = {"jax", "flax", "optax", "orbax", "matplotlib", "tensorflow", "PIL", "h5py", "scipy"}
+    heavy |= {"starlette", "uvicorn"}
     fresh(f"import {module}; assert not {heavy} & set(sys.modules)")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import networks
 import pytest
+import uvicorn
 from flax import nnx
 from PIL import Image
 
@@ -84,6 +85,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(build, "MODELS", dict.fromkeys(small, networks.TwoParts))
     for module in (load, build):
         monkeypatch.setattr(module, "load_data", drawings)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)  # it would wait for Ctrl-C
     monkeypatch.chdir(tmp_path)
     write_photos(tmp_path)
     for arguments in commands():

@@ -22,7 +22,7 @@ from catdog_jax.data import sources
 from catdog_jax.data.load import load_data
 from catdog_jax.errors import InputError
 from catdog_jax.runs import checkpoint
-from catdog_jax.runs.classifier import predict
+from catdog_jax.runs.classifier import classifier, predict
 from catdog_jax.runs.predictions import Predictions
 from catdog_jax.runs.results import Run, load_run
 from catdog_jax.runs.runner import run
@@ -44,6 +44,16 @@ def test_a_loaded_run_gives_the_results_of_training(finished: Run, which: Any, k
     result = loaded.judge(loaded.predict(log=silent))
     assert result["correct"] == loaded.metrics[key]["correct"]
     assert result["loss"] == pytest.approx(loaded.metrics[key]["loss"], rel=1e-6)
+
+
+def test_a_run_as_a_classifier_says_its_name_and_accuracy_but_not_where_it_is(
+    finished: Run,
+) -> None:
+    """The page of `serve` shows it to whoever comes."""
+    about = classifier(finished.folder).about
+    assert about.startswith("run, for cats, dogs: right in ")
+    assert f" of {SMALL.sizes[2]} test photos" in about  # pyright: ignore[reportOptionalSubscript]
+    assert str(finished.folder.parent) not in about
 
 
 def test_predictions_by_hand() -> None:

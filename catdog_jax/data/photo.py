@@ -7,6 +7,7 @@ from the header, refuses images too large for memory, and decodes all formats bu
 import contextlib
 import errno
 import io
+import math
 import os
 import struct
 import warnings
@@ -39,6 +40,8 @@ class Header(NamedTuple):
     """As Pillow calls it."""
     orientation: int
     """In EXIF, 1 to 8; 1 is upright."""
+    pixels: int
+    """Width times height."""
 
 
 def decode_file(path: str | Path, image_size: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -58,13 +61,17 @@ def decode_file(path: str | Path, image_size: int) -> UInt8[np.ndarray, "height 
         raise InputError(f"{path} cannot be decoded as a photo: {first_line(error)}") from error
 
 
-def decode_bytes(encoded: bytes, image_size: int) -> UInt8[np.ndarray, "height width 3"]:
+def decode_bytes(
+    encoded: bytes, image_size: int, most_pixels: float = math.inf
+) -> UInt8[np.ndarray, "height width 3"]:
     """Decode one photo.
 
     Raises:
-        ValueError: it cannot be decoded.
+        ValueError: it cannot be decoded, or has more than `most_pixels`.
     """
     header = read_header(encoded)
+    if header.pixels > most_pixels:
+        raise ValueError(f"it has {header.pixels:,} pixels, more than {most_pixels:,.0f}")
     try:
         if header.format in JPEG:
             return upright(_resized(_decode_jpeg(encoded), image_size), header.orientation)
@@ -84,7 +91,8 @@ def read_header(encoded: bytes) -> Header:
     try:
         with _opened(encoded) as photo:
             # Not photo.getexif(): it decodes a whole PNG in search of EXIF data after the pixels.
-            return Header(str(photo.format), Image.Image.getexif(photo).get(0x0112, 1))
+            orientation = Image.Image.getexif(photo).get(0x0112, 1)
+            return Header(str(photo.format), orientation, photo.width * photo.height)
     except Image.UnidentifiedImageError as error:
         raise ValueError("unknown image format" if encoded else "the file is empty") from error
     except Exception as error:  # Pillow's readers raise all kinds of errors

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ..data import sketches
-from ..data.decode import decode_file
 from ..data.decoded_cache import is_here
 from ..data.listing import list_photos
+from ..data.photo import decode_file
 from ..data.splits import Split, Splits
 from ..errors import InputError
 from ..files import expanded

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
@@ -15,6 +16,7 @@ from ..data.photo import decode_bytes, decode_file
 from ..errors import InputError, first_line
 from ..models import ready_made
 from ..reports.tables import percent
+from ..training.evaluation import Inference
 from .experiment import Experiment
 from .predictions import Predictions, predictions_of
 from .recipes import RECIPES
@@ -50,15 +52,20 @@ class Classifier:
 
         The first call for each of these sizes compiles a program.
         """
-        found = predictions_of(
-            self.network,
-            images,
-            # At most six programs, and no photo waits for 31 empty places.
-            replace(self.experiment, batch_size=min(AT_ONCE, 1 << (len(images) - 1).bit_length())),
-            self.class_names,
-            checked=True,
+        # At most six programs, and no photo waits for 31 empty places.
+        batch_size = min(AT_ONCE, 1 << (len(images) - 1).bit_length())
+        return Predictions(
+            names=tuple(names) or tuple(map(str, range(len(images)))),
+            class_names=self.class_names,
+            logits=self._inference.logits(images, batch_size),
+            threshold=self.experiment.threshold,
+            sure_above=self.sure_above,
         )
-        return replace(found, names=tuple(names) or found.names, sure_above=self.sure_above)
+
+    @cached_property
+    def _inference(self) -> Inference:
+        options = self.experiment
+        return Inference(self.network, dtype=options.dtype, mirror=options.mirror_test)
 
     def answers(self, photos: Iterable[Photo]) -> Iterator[dict[str, Any]]:
         """A record for each photo, in order, as its batch is ready.
@@ -105,8 +112,18 @@ def classifier(run: "Run | str | Path | None" = None) -> Classifier:
         class_names=run.class_names,
         image_size=run.image_size,
         sure_above=run.sure_above,
-        about=f"{run.folder}: {', '.join(run.class_names)}",
+        about=_about(run),
     )
+
+
+def _about(run: "Run") -> str:
+    """`model4-seed0, for cat, dog: right in 96.5 % [94.2, 98.1] of 192 test photos`."""
+    name = f"{run.folder.name}, for {', '.join(run.class_names)}"
+    test = (run.metrics or {}).get("test")
+    if test is None:
+        return name
+    accuracy = percent(test["accuracy"], test["interval"])
+    return f"{name}: right in {accuracy} of {test['count']:,} test photos"
 
 
 @overload
