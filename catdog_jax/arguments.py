@@ -295,7 +295,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Serve:
-    """Open a page on this machine to drop photos on, by the package's classifier or a run's model.
+    """Open a page to drop photos on, answered by the package's classifier or a run's model.
 
     Example: catdog-jax serve --run runs/model4-seed0 --port 8001
     """
