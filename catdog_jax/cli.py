@@ -15,36 +15,11 @@ from typing import Any, TypeVar
 
 import tyro
 
-from .arguments import (
-    SWEPT,
-    Compare,
-    Data,
-    Demo,
-    Evaluate,
-    Export,
-    LrFind,
-    Predict,
-    Report,
-    Reproduce,
-    Serve,
-    Settings,
-    Sweep,
-    Train,
-)
-from .commands import (
-    compare_runs,
-    demo,
-    evaluate_run,
-    find_rate,
-    predict_photos,
-    reproduce,
-    show_data,
-    sweep,
-    train,
-)
-from .commands_report import report_runs
-from .commands_serve import serve_page
-from .commands_share import export_run
+from .commands.options import Compare, Data, Demo, Evaluate, Export, Predict, Report, Serve
+from .commands.photos import demo, predict_photos, serve_page, show_data
+from .commands.runs import compare_runs, evaluate_run, export_run, report_runs
+from .commands.settings import SWEPT, LrFind, Reproduce, Settings, Sweep, Train
+from .commands.training import find_rate, reproduce, sweep, train
 from .errors import InputError, guarded, say
 from .runs.experiment import Experiment
 from .runs.recipes import RECIPES, recipe

@@ -30,9 +30,9 @@ from contenders.keras_models import compile_as_post, post_layers
 from contenders.worker import write_json
 from scipy.stats import fisher_exact
 
-from catdog_jax.arguments import Reproduce
 from catdog_jax.cli import command_script
-from catdog_jax.commands import reproduce
+from catdog_jax.commands.settings import Reproduce
+from catdog_jax.commands.training import reproduce
 from catdog_jax.data.load import Split, Splits
 from catdog_jax.errors import InputError
 from catdog_jax.models.keras_weights import cached_official_weights

@@ -7,9 +7,9 @@ ones. Published: 63.7, 70.5, 78.1 and 96.5 % best validation accuracy, 97.4 % te
 came out, with seeds, spread and hardware, is in `experiments/results/accuracy.md`.
 """
 
-from catdog_jax.arguments import Reproduce
 from catdog_jax.cli import command_script
-from catdog_jax.commands import reproduce
+from catdog_jax.commands.settings import Reproduce
+from catdog_jax.commands.training import reproduce
 
 if __name__ == "__main__":
     command_script(Reproduce, reproduce)

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 
-import catdog_jax.commands
+import catdog_jax.commands.training
 import catdog_jax.runs.runner  # noqa: F401 (with JAX, Flax and Orbax)
 from catdog_jax.cli import main
 

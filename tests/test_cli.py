@@ -25,8 +25,8 @@ from helpers import DRAWINGS, TRAIN, command, write_drawings
 from photo_files import write_readable, write_unreadable
 from PIL import Image
 
-from catdog_jax.arguments import Reproduce
 from catdog_jax.cli import _COMMANDS, main, parse, parsed
+from catdog_jax.commands.settings import Reproduce
 from catdog_jax.data import sketches
 from catdog_jax.errors import guarded, say
 from catdog_jax.models import create

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "catdog_jax"
 # A folder imports only itself, those before it here, and errors and files, which all share.
-LAYERS = ["data", "models", "training", "reports", "runs", "exports", "serve"]
+LAYERS = ["data", "models", "training", "reports", "runs", "exports", "serve", "commands"]
 ROOT = {"errors", "files"}
 
 

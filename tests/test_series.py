@@ -14,8 +14,8 @@ import pytest
 from helpers import LINEAR, SETTINGS, SMALL, TRAIN, command, silent, write_drawings
 from PIL import Image
 
-from catdog_jax.arguments import Reproduce, Sweep
 from catdog_jax.cli import main, parse
+from catdog_jax.commands.settings import Reproduce, Sweep
 from catdog_jax.data import sources
 from catdog_jax.data.load import load_data
 from catdog_jax.errors import InputError, RunError
