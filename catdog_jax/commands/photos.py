@@ -57,7 +57,7 @@ def demo(options: Demo) -> None:
     say("These are drawings made by a program, not photos, which are harder to tell apart.")
     out = expanded(options.out)
     show([settings.adapt(RECIPES[name]) for name in names], out, _named_photos(options.photos))
-    say(f"Curves, tables and a folder for each run are in {out}.")
+    say(f"Curves and a page for each run: {out / 'report.html'}")
     if not weights:
         say("Model 4, pretrained, was left out: give its weights with --weights.")
     say("For the real photos (68 MB) and the weights of model 4 (9 MB): catdog-jax reproduce")
