@@ -1,6 +1,6 @@
 """How fast `catdog-jax serve` answers, and whether its memory stays flat.
 
-    python experiments/serve_load.py my_photos/
+    python experiments/serve_load.py --data my_photos/
 
 Starts the server, asks it from 1, 8 and 32 clients at once, and prints photos a second, the median
 and the 95th percentile of the time to an answer, and the server's memory after each thousand.
@@ -19,14 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from tyro.conf import Positional
 
 from catdog_jax.cli import script
 from catdog_jax.data.listing import list_photos
 
 
 def main(
-    folder: Positional[Path],
+    data: Path,
     clients: tuple[int, ...] = (1, 8, 32),
     each: int = 400,
     total: int = 10_000,
@@ -35,13 +34,13 @@ def main(
     """Measure.
 
     Args:
-        folder: its photos are sent again and again.
+        data: a folder; its photos are sent again and again.
         clients: how many ask at once, in turn.
         each: photos sent by so many clients.
         total: photos sent afterwards, by 8 clients, to watch the memory.
         hostile: damaged photos sent at the end.
     """
-    photos = [path.read_bytes() for path in list_photos(folder)]
+    photos = [path.read_bytes() for path in list_photos(data)]
     with server() as (host, process):
         for words in ("", "?explain=1"):
             for count in clients:
