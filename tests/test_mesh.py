@@ -30,6 +30,13 @@ def test_a_batch_that_leaves_accelerators_idle_is_refused(monkeypatch: pytest.Mo
         mesh.data_mesh(3)
 
 
+def test_a_few_images_are_padded_for_accelerators_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mesh.even_batch(1) == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert [mesh.even_batch(n) for n in (1, 4, 30)] == [4, 4, 32]
+    assert mesh.data_mesh(mesh.even_batch(1)).size == 4
+
+
 def test_what_is_replicated_is_on_every_device() -> None:
     placed = mesh.replicate(np.arange(3), mesh.data_mesh(4))
     assert [part.data.tolist() for part in placed.addressable_shards] == [[0, 1, 2]] * 4

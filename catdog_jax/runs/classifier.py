@@ -17,6 +17,7 @@ from ..errors import InputError, first_line
 from ..models import ready_made
 from ..reports.tables import percent
 from ..training.evaluation import Inference
+from ..training.mesh import even_batch
 from .experiment import Experiment
 from .predictions import Predictions, predictions_of
 from .recipes import RECIPES
@@ -53,7 +54,7 @@ class Classifier:
         The first call for each of these sizes compiles a program.
         """
         # At most six programs, and no photo waits for 31 empty places.
-        batch_size = min(AT_ONCE, 1 << (len(images) - 1).bit_length())
+        batch_size = even_batch(min(AT_ONCE, 1 << (len(images) - 1).bit_length()))
         return Predictions(
             names=tuple(names) or tuple(map(str, range(len(images)))),
             class_names=self.class_names,

@@ -19,7 +19,7 @@ from ..data.arrays import unlabelled
 from ..errors import InputError, first_line
 from .feed import limit_dispatch, stream
 from .losses import Logits
-from .mesh import data_mesh, jit, replicate
+from .mesh import data_mesh, even_batch, jit, replicate
 from .metrics import predicted
 from .state import full_precision, in_mode, in_pixels
 
@@ -62,8 +62,7 @@ def explain(
     if wanted.shape != (count,) or wanted.dtype.kind not in "iu":
         raise InputError(f"classes must be {count} whole numbers, one for each image")
     # The batches carry the classes in the labels' place.
-    devices = 1 if jax.default_backend() == "cpu" else len(jax.devices())
-    size = -(-min(batch_size, count) // devices) * devices  # cut evenly; the rest is padding
+    size = even_batch(min(batch_size, count))  # the rest is padding
     batches = unlabelled(images).batches(size)
     batches.split.labels[:] = wanted
     mesh = data_mesh(size)

@@ -161,6 +161,12 @@ def data_mesh(batch_size: int) -> Mesh:
     return Mesh(np.array(devices), ("data",))
 
 
+def even_batch(images: int) -> int:
+    """The smallest batch of at least so many images that `data_mesh` can cut evenly."""
+    devices = 1 if jax.default_backend() == "cpu" else len(jax.devices())
+    return -(-images // devices) * devices
+
+
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """`tree` on every device of the mesh."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
