@@ -9,7 +9,7 @@ import zipfile
 import pytest
 from photo_files import white_png, write_classes, zip_of
 
-from catdog_jax.data import decode
+from catdog_jax.data import photo
 from catdog_jax.data.load import load_data
 from catdog_jax.errors import InputError
 
@@ -99,7 +99,7 @@ def test_a_folder_with_the_name_of_a_photo(archive):
 
 def test_an_entry_larger_than_any_photo_is_not_unpacked(archive, monkeypatch):
     add(archive, "cats/bomb.png", b"\0" * 10_000_000, compress_type=zipfile.ZIP_DEFLATED)
-    monkeypatch.setattr(decode, "_MOST_BYTES", 5_000_000)
+    monkeypatch.setattr(photo, "_MOST_BYTES", 5_000_000)
     tracemalloc.start()
     reasons = skipped_of(archive)
     _, peak = tracemalloc.get_traced_memory()

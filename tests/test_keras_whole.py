@@ -135,7 +135,10 @@ def test_a_run_starts_from_it_and_needs_no_other_weights(
 
 
 REFUSED = {
-    "it has a layer flatten (Flatten)": lambda k: [k.Rescaling(1 / 127.5, -1), k.Flatten()],
+    "it has a layer flatten (Flatten)": lambda k: [
+        k.Rescaling(1 / 127.5, -1),
+        k.Flatten(name="flatten"),
+    ],
     "it has no layers of global pooling": lambda k: [k.Rescaling(1 / 127.5, -1)],
     "its global pooling is that of model5": lambda k: [k.GlobalAveragePooling2D()],
     "it has 2 dense layers": lambda k: [k.GlobalMaxPooling2D(), k.Dense(3)],
