@@ -14,6 +14,7 @@ from flax import nnx
 from PIL import Image
 
 from catdog_jax.cli import main
+from catdog_jax.commands import photos
 from catdog_jax.data import load, sketches
 from catdog_jax.data.load import load_data
 from catdog_jax.data.splits import Splits
@@ -80,7 +81,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
     """
     few = {"image_size": 32, "weights": "none", "model_options": (), "epochs": 2}
     small = {name: replace(recipe, **few) for name, recipe in recipes.RECIPES.items()}
-    for module in (recipes, reproduce):
+    for module in (recipes, reproduce, photos):
         monkeypatch.setattr(module, "RECIPES", small)
     monkeypatch.setattr(build, "MODELS", dict.fromkeys(small, networks.TwoParts))
     for module in (load, build):

@@ -1,5 +1,6 @@
 """The classifier that comes with the package, and files of weights."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -75,8 +76,11 @@ def test_the_tables_of_its_card_are_measured(
         Image.fromarray(image).save(tmp_path / f"{index}.png")
     measure = runpy.run_path(str(ROOT / "experiments/ready_made.py"))["main"]
     measure(data="sketches", sizes=(8, 4, 20), others=tmp_path)
-    _, accuracies, confidences = capsys.readouterr().out.split("\n\n")
+    _, found, accuracies, confidences = capsys.readouterr().out.split("\n\n")
+    assert json.loads(found)["photos"] == 20
     rows = [line.split(" | ") for line in accuracies.splitlines()[2:]]
+    sure = rows.pop(3)
+    assert (sure[0], int(sure[1]) <= 20) == ("| those of which it is sure", True)
     assert [row[1] for row in rows] == ["20", "10", "10", "2", "20", "20"]
     rows = [line.split(" | ") for line in confidences.splitlines()[2:]]
     assert sum(int(row[1]) for row in rows) == 20
