@@ -10,9 +10,8 @@ import matplotlib.pyplot as plt
 import pytest
 from flax import nnx
 
-from catdog_jax.models.keras_weights import save_keras_weights
-from catdog_jax.models.mobilenet_v2 import MobileNetV2
-from catdog_jax.runs import recipes
+from catdog_jax.models.resnet import Model6
+from catdog_jax.runs import build, recipes
 
 NOTEBOOK = Path(__file__).parent.parent / "experiments/ladder.ipynb"
 CELLS = [
@@ -27,19 +26,25 @@ def test_the_notebook_is_short_and_stored_without_outputs() -> None:
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
 
 
+def tiny(*, num_classes: int, rngs: nnx.Rngs) -> Model6:
+    """A network with a feature map and a head, soon compiled."""
+    return Model6(widths=(8,), blocks=(1,), image_size=32, num_classes=num_classes, rngs=rngs)
+
+
 @pytest.mark.slow
 def test_the_notebook_runs_on_drawings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All cells but that of the installation. Slow: six models are compiled.
+    """All cells but that of the installation. Slow: many runs.
 
-    Model 5 trains its last stages only: the gradient of all takes minutes to compile.
+    Networks and recipes are small, since other tests train the real ones.
     """
-    last = replace(recipes.RECIPES["model5"], trainable="last=3")
-    monkeypatch.setattr(recipes, "RECIPES", {**recipes.RECIPES, "model5": last})
-    save_keras_weights(MobileNetV2(rngs=nnx.Rngs(0)), tmp_path / "mobilenet.weights.h5")
-    changes = {"sizes": (16, 8, 8), "image_size": 64, "epochs": 12, "batch_size": 8}
+    few = {"image_size": 32, "weights": "none", "model_options": (), "head_epochs": 0}
+    small = {name: replace(recipe, **few) for name, recipe in recipes.RECIPES.items()}
+    monkeypatch.setattr(recipes, "RECIPES", small)
+    monkeypatch.setattr(build, "MODELS", dict.fromkeys(small, tiny))
+    changes = {"sizes": (16, 8, 8), "epochs": 2, "batch_size": 8}
     parameters = {
         "DATA": "sketches",
-        "WEIGHTS": str(tmp_path / "mobilenet.weights.h5"),
+        "WEIGHTS": "none",
         "CHANGES": changes,
         "OUT": str(tmp_path / "runs"),
     }
