@@ -1,14 +1,9 @@
 """Commands about runs."""
 
-from typing import TYPE_CHECKING
-
 from ..errors import say
 from ..files import expanded
 from .options import Compare, Evaluate, Export, Report
 from .start import start_jax, warn_of_death
-
-if TYPE_CHECKING:
-    pass
 
 
 def compare_runs(options: Compare) -> None:
@@ -51,7 +46,6 @@ def export_run(options: Export) -> None:
     """Write a run's model as a file for another program."""
     start_jax()
     from ..exports.export import export
-    from ..files import expanded
     from ..runs.results import load_run
 
     run = load_run(expanded(options.run), checkpoint=options.checkpoint)

@@ -9,7 +9,7 @@ from ..errors import say
 from ..reports.tables import percent
 from ..training.metrics import wilson_interval
 from .build import load_splits
-from .classifier import Classifier, Photo, classifier, predict
+from .classifier import Classifier, Photo, classifier
 from .experiment import Experiment
 from .results import Log, Run
 from .series import run_series
@@ -66,7 +66,7 @@ def _train(experiment: Experiment, out: Path, log: Log) -> Run | None:
 def _on_drawings(asked: Classifier, count: int = 100) -> str:
     """The accuracy of the classifier of the package on drawings of its own size."""
     images, labels = sketches.draw(count, asked.image_size, seed=1)
-    correct = int((predict(images).classes == labels).sum())
+    correct = int((asked.predict(images).classes == labels).sum())
     return f"{percent(correct / count, wilson_interval(correct, count))} of {count} drawings"
 
 
