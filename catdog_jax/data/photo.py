@@ -55,10 +55,21 @@ def decode_file(path: str | Path, image_size: int) -> UInt8[np.ndarray, "height 
         encoded = read_bytes(path)
     except READ_ERRORS as error:
         raise InputError(f"{path} cannot be read: {first_line(error)}") from error
+    return decode_named(str(path), encoded, image_size)
+
+
+def decode_named(
+    name: str, encoded: bytes, image_size: int, most_pixels: float = math.inf
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Decode one photo, as `decode_bytes`.
+
+    Raises:
+        InputError: it cannot be decoded, or has more than `most_pixels`; with its name.
+    """
     try:
-        return decode_bytes(encoded, image_size)
+        return decode_bytes(encoded, image_size, most_pixels)
     except ValueError as error:
-        raise InputError(f"{path} cannot be decoded as a photo: {first_line(error)}") from error
+        raise InputError(f"{name} cannot be decoded as a photo: {first_line(error)}") from error
 
 
 def decode_bytes(

@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..files import cache_folder, expanded, forget_pages, is_file
 from . import decoded_folder
 from .listing import open_tree
-from .sources import pictures_in
+from .sources import filtered_zip, pictures_in
 from .splits import ImageView, Splits
 
 _ROWS = 256  # photos at once
@@ -45,7 +45,7 @@ def original_sizes(
 
     path = expanded(source)
     if source == "cats_and_dogs_filtered":
-        path = expanded(data_dir or cache_folder() / "downloads") / f"{source}.zip"
+        path = filtered_zip(expanded(data_dir or cache_folder() / "downloads"))
     if decoded_folder.is_decoded(path) or not (path.is_dir() or is_file(path)):
         return {}
     found = {}

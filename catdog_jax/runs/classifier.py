@@ -12,8 +12,8 @@ import numpy as np
 from flax import nnx
 
 from ..data.listing import list_photos
-from ..data.photo import decode_bytes, decode_file
-from ..errors import InputError, first_line
+from ..data.photo import decode_file, decode_named
+from ..errors import InputError
 from ..models import ready_made
 from ..reports.tables import percent
 from ..training.evaluation import Inference
@@ -176,11 +176,11 @@ def _decoded(
         try:
             if isinstance(what, Path):
                 return name, decode_file(what, image_size)
-            return name, what if isinstance(what, InputError) else decode_bytes(what, image_size)
+            if isinstance(what, bytes):
+                return name, decode_named(name, what, image_size)
         except InputError as error:
             return name, error
-        except ValueError as error:
-            return name, InputError(f"{name} cannot be decoded as a photo: {first_line(error)}")
+        return name, what
 
     with ThreadPoolExecutor() as pool:
         waiting = deque[Future]()

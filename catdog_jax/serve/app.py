@@ -15,7 +15,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from ..errors import first_line
 from ..runs.classifier import Classifier
 from .batching import Batcher
 from .guard import Guard
@@ -125,8 +124,7 @@ class _Service:
         try:
             return JSONResponse(await self.batcher.answer(name, body, explain=explain))
         except ValueError as error:
-            said = f"{name} cannot be decoded as a photo: {first_line(error)}"
-            return _refusal(422, name, said)
+            return _refusal(422, name, str(error))
 
 
 async def _body(request: Request, most_bytes: int) -> bytes | None:
