@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import export
 
-from catdog_jax.models import ops
+from catdog_jax.models import cpu_ops, ops
 
 
 def plain_conv2d(stride, padding, images, kernel):
@@ -16,8 +16,8 @@ def plain_conv2d(stride, padding, images, kernel):
 
 
 FORMS = {
-    "conv2d_in_loop": (ops._conv2d_cpu, plain_conv2d),
-    "depthwise_conv2d": (ops._depthwise_conv2d_cpu, ops._depthwise_conv2d_lax),
+    "conv2d_in_loop": (cpu_ops.conv2d, plain_conv2d),
+    "depthwise_conv2d": (cpu_ops.depthwise_conv2d, ops._depthwise_conv2d_lax),
 }
 
 
@@ -62,13 +62,17 @@ def test_cpu_convolution_equals_lax(operation, kernel_size, stride, padding):
 
 @pytest.mark.parametrize("size", [(6, 9), (9, 6)], ids=str)
 def test_cpu_max_pool_equals_lax(size):
-    assert_equal(ops._max_pool_cpu, ops._max_pool_lax, random(2, *size, 5))
+    assert_equal(cpu_ops.max_pool, cpu_ops.plain_max_pool, random(2, *size, 5))
+
+
+def test_cpu_bias_equals_a_sum():
+    assert_equal(cpu_ops.add_bias, jnp.add, random(2, 6, 9, 5), random(5, seed=1))
 
 
 def test_cpu_max_pool_equals_lax_where_pixels_are_equal():
     """As in any area of one colour: the first of the largest pixels gets the gradient."""
     images = jnp.asarray(np.random.default_rng(0).integers(0, 2, (4, 9, 9, 3)), jnp.float32)
-    assert_equal(ops._max_pool_cpu, ops._max_pool_lax, images)
+    assert_equal(cpu_ops.max_pool, cpu_ops.plain_max_pool, images)
 
 
 @pytest.mark.parametrize("operation", FORMS)

@@ -6,6 +6,7 @@ torch), and channel counts rounded to multiples of eight.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from flax import nnx
 from jax import lax
@@ -88,7 +89,7 @@ class ConvNorm(nnx.Module):
             # The statistics are float32 in any dtype.
             scale, bias = self._scale_and_bias()
             x = convolve(x, (kernel * scale).astype(x.dtype), stride=self.stride)
-            x = x + bias.astype(x.dtype)
+            x = ops.add_bias(x, bias.astype(x.dtype))
         else:
             x = self.norm(convolve(x, kernel, stride=self.stride), use_running_average=False)
         return nnx.relu6(x) if self.activate else x
@@ -209,10 +210,10 @@ class MobileNetV2(nnx.Module):
     def _forward(
         self, images: ops.Images, *, use_running_average: bool = True
     ) -> Float[Array, "..."]:
-        x = self.stem(images, use_running_average=use_running_average)
-        for block in self.blocks:
-            x = block(x, use_running_average=use_running_average)
-        x = self.last(x, use_running_average=use_running_average)
+        x = images
+        for stage in (self.stem, *self.blocks, self.last):
+            stage = partial(stage, use_running_average=use_running_average)
+            x = ops.recomputed(stage)(x) if use_running_average else stage(x)
         return x if self.classifier is None else self.classifier(x.mean(axis=(1, 2)))
 
 

@@ -1,10 +1,7 @@
 """Convolution, depthwise convolution and max pooling in the form that is fast on each platform.
 
-On GPUs and TPUs they are the plain `lax` operations. On CPUs, XLA (jaxlib 0.10 to 0.12) has a fast
-convolution, given the compiler option of `training.mesh.jit`, but it is 5 to 25 times slower inside
-loops, slow for depthwise convolutions, and slow in the gradient of pooling. So on CPUs a
-convolution in a loop is a matrix product over columns of shifted images (im2col), a depthwise
-convolution is one shifted multiply-add for each kernel position, and pooling has its own gradient.
+On GPUs and TPUs they are the plain `lax` operations, on CPUs those of `cpu_ops`; outside loops the
+convolution, too, is XLA's own, which is fast with the compiler option of `training.mesh.jit`.
 Values and gradients are equal up to rounding, see `tests/test_ops.py`.
 
 Layout throughout: images `[batch, height, width, channels]`, kernels
@@ -13,7 +10,7 @@ Layout throughout: images `[batch, height, width, channels]`, kernels
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +18,8 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
-Padding = Literal["SAME", "VALID"]
-Images = Float[Array, "batch _height _width _channels"]
-Kernel = Float[Array, "kernel_height kernel_width in_channels out_channels"]
+from . import cpu_ops
+from .cpu_ops import Images, Kernel, Padding
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -43,7 +39,7 @@ def conv2d_in_loop(
     return lax.platform_dependent(
         images,
         kernel,
-        cpu=partial(_conv2d_cpu, stride, padding),
+        cpu=partial(cpu_ops.conv2d, stride, padding),
         default=partial(conv2d, stride=stride, padding=padding),
     )
 
@@ -55,14 +51,19 @@ def depthwise_conv2d(
     return lax.platform_dependent(
         images,
         kernel,
-        cpu=partial(_depthwise_conv2d_cpu, stride, padding),
+        cpu=partial(cpu_ops.depthwise_conv2d, stride, padding),
         default=partial(_depthwise_conv2d_lax, stride, padding),
     )
 
 
+def add_bias(images: Images, bias: Float[Array, " channels"]) -> Images:
+    """`images + bias`."""
+    return lax.platform_dependent(images, bias, cpu=cpu_ops.add_bias, default=jnp.add)
+
+
 def max_pool(images: Images) -> Images:
     """Maximum over 2×2 windows at stride 2; an odd last row or column is dropped."""
-    return lax.platform_dependent(images, cpu=_max_pool_cpu, default=_max_pool_lax)
+    return lax.platform_dependent(images, cpu=cpu_ops.max_pool, default=cpu_ops.plain_max_pool)
 
 
 def dense_dot(inputs: Array, kernel: Array, _: Any = None, **__: Any) -> Array:
@@ -106,6 +107,16 @@ def in_microbatches(function: Callable[..., Array], replicated: PyTree, *batch: 
     return on_device(replicated, *batch)
 
 
+def recomputed(function: Callable[..., Array]) -> Callable[..., Array]:
+    """`function`, whose values are computed again for gradients on a CPU; for use in a loop.
+
+    Keeping them, and reading them back from memory, took longer.
+    """
+    if jax.default_backend() != "cpu":
+        return function
+    return jax.checkpoint(function, prevent_cse=False)
+
+
 def _map_microbatches(function: Callable[..., Array], replicated: PyTree, *batch: Array) -> Array:
     size = batch[0].shape[0]
     parts = range(1, CPU_MICROBATCH + 1) if isinstance(size, int) else (1,)
@@ -131,64 +142,6 @@ def _depthwise_conv2d_lax(stride: int, padding: Padding, images: Images, kernel:
     )
 
 
-def _max_pool_lax(images: Images) -> Images:
-    window = (1, 2, 2, 1)
-    return lax.reduce_window(images, -jnp.inf, lax.max, window, window, "VALID")
-
-
-# The CPU forms.
-
-
-def _conv2d_cpu(stride: int, padding: Padding, images: Images, kernel: Kernel) -> Images:
-    shifts = _shifts(images, kernel.shape, stride, padding)
-    # Each output pixel's patch as a row, ordered like the kernel's first three axes.
-    columns = jnp.concatenate(shifts, axis=-1)
-    return columns @ kernel.reshape(-1, kernel.shape[-1])
-
-
-def _depthwise_conv2d_cpu(stride: int, padding: Padding, images: Images, kernel: Kernel) -> Images:
-    shifts = _shifts(images, kernel.shape, stride, padding)
-    taps = kernel.reshape(-1, kernel.shape[-1])
-    return sum(
-        (shift * tap for shift, tap in zip(shifts, taps, strict=True)),
-        start=jnp.zeros((), images.dtype),
-    )
-
-
-@jax.custom_vjp
-def _max_pool_cpu(images: Images) -> Images:
-    # The forward pass of `lax`: XLA would fuse a maximum written out pair by pair into each of its
-    # readers and compute it repeatedly; it does not do this to `reduce_window`.
-    return _max_pool_lax(images)
-
-
-def _max_pool_cpu_forward(images: Images) -> tuple[Images, tuple[Images, Images]]:
-    maxima = _max_pool_cpu(images)
-    return maxima, (images, maxima)
-
-
-def _max_pool_cpu_backward(saved: tuple[Images, Images], cotangent: Images) -> tuple[Images]:
-    """Pass each window's gradient to the first of its largest pixels, as `lax` does.
-
-    `lax`'s own gradient (select-and-scatter) took ten times as long. The minimum over positions is
-    a reduction, which XLA computes once; comparing with it is cheap to repeat.
-    """
-    images, maxima = saved
-    batch, rows, columns, channels = maxima.shape
-    windows = images[:, : 2 * rows, : 2 * columns]
-    windows = windows.reshape(batch, rows, 2, columns, 2, channels)
-    place = jnp.arange(4, dtype=jnp.int32).reshape(1, 1, 2, 1, 2, 1)
-    largest = windows == maxima[:, :, None, :, None]
-    first = jnp.where(largest, place, 4).min(axis=(2, 4), keepdims=True)
-    gradient = jnp.where(place == first, cotangent[:, :, None, :, None], 0)
-    gradient = gradient.reshape(batch, 2 * rows, 2 * columns, channels)
-    _, height, width, _ = images.shape
-    return (jnp.pad(gradient, ((0, 0), (0, height % 2), (0, width % 2), (0, 0))),)
-
-
-_max_pool_cpu.defvjp(_max_pool_cpu_forward, _max_pool_cpu_backward)
-
-
 @jax.custom_vjp
 def _matmul(inputs: Array, kernel: Array) -> Array:
     return inputs @ kernel
@@ -204,18 +157,3 @@ def _matmul_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Arra
 
 
 _matmul.defvjp(_matmul_forward, _matmul_backward)
-
-
-def _shifts(images: Images, kernel: tuple[int, ...], stride: int, padding: Padding) -> list[Images]:
-    """The input of each kernel tap, in order: `[batch, out_height, out_width, channels]`."""
-    rows, cols = kernel[:2]
-    size, strides = images.shape[1:3], (stride, stride)
-    row_padding, column_padding = lax.padtype_to_pads(size, (rows, cols), strides, padding)
-    padded = jnp.pad(images, ((0, 0), row_padding, column_padding, (0, 0)))
-    height = padded.shape[1] - rows + 1
-    width = padded.shape[2] - cols + 1
-    return [
-        padded[:, i : i + height : stride, j : j + width : stride]
-        for i in range(rows)
-        for j in range(cols)
-    ]
