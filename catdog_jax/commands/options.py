@@ -49,8 +49,8 @@ class Demo:
 
     weights: str | None = None
     """A Keras MobileNetV2 file; with it (or once downloaded) model 4 is included."""
-    epochs: int = 10  # Epochs per model.
-    image_size: int = 64  # Height and width of the drawings.
+    epochs: int = 16  # Epochs per model.
+    image_size: int = 48  # Height and width of the drawings.
     sizes: tuple[int, int, int] = (1000, 200, 100)  # Drawings to train, validate and test on.
     out: Path = Path("runs/demo")  # Folder of the runs.
 

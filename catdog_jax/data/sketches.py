@@ -5,47 +5,46 @@ eyes, whiskers) tell them apart; colours do not, and a linear classifier on pixe
 """
 
 import colorsys
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float64, Int32, Int64, UInt8
-from PIL import Image, ImageDraw, ImageFilter
+from jaxtyping import Int32, Int64, UInt8
+from PIL import Image, ImageFilter
 
+from .outlines import Color, Pen, curve, ellipse, limb, pointed, rotation
 from .splits import SMALLEST_IMAGE
 
 CLASS_NAMES = ("cats", "dogs")
-EDITION = 2
+EDITION = 3
 """Raise it when the same number would now be another drawing."""
+
+ANY_WAY = 180.0
+"""Degrees. Heads that lie any way are what random flips and rotations are for."""
 
 _SUPERSAMPLING = 2
 _SIDES = (-1, 1)
 
-_Color: TypeAlias = tuple[int, ...]
-_Points: TypeAlias = Float64[np.ndarray, "_n 2"]
-_Widths: TypeAlias = Callable[[Float64[np.ndarray, " n"]], Float64[np.ndarray, " n"]]
-
 # Black, slate, silver, cream; tan, ginger, brown.
-_FURS: tuple[_Color, ...] = ((44, 41, 46), (98, 96, 104), (158, 154, 156), (240, 231, 216))
+_FURS: tuple[Color, ...] = ((44, 41, 46), (98, 96, 104), (158, 154, 156), (240, 231, 216))
 _FURS += ((222, 180, 124), (216, 136, 66), (146, 94, 56))
-_IRISES: tuple[_Color, ...] = ((206, 170, 60), (126, 170, 84), (120, 168, 200), (150, 96, 48))
-_NOSES: tuple[_Color, ...] = ((40, 34, 36), (206, 118, 124), (100, 58, 50))
+_IRISES: tuple[Color, ...] = ((206, 170, 60), (126, 170, 84), (120, 168, 200), (150, 96, 48))
+_NOSES: tuple[Color, ...] = ((40, 34, 36), (206, 118, 124), (100, 58, 50))
 _DARK, _WHITE, _PINK, _TONGUE = (26, 20, 22), (250, 248, 244), (228, 150, 150), (226, 104, 116)
 
 
 def draw(
-    count: int, image_size: int = 160, seed: int = 0
+    count: int, image_size: int = 160, seed: int = 0, tilt: float = ANY_WAY
 ) -> tuple[UInt8[np.ndarray, "count size size 3"], Int32[np.ndarray, " count"]]:
     """Draw `count` square RGB pictures, cats and dogs in turn.
 
-    Picture i depends on nothing but `seed`, i and `image_size`, so a longer draw begins with the
+    Picture i depends on nothing but i and the other arguments, so a longer draw begins with the
     pictures of a shorter one.
 
     Args:
         count: how many pictures, 0 or more.
         image_size: side of a picture in pixels, 32 or more.
         seed: 0 or more.
+        tilt: the most that a head is turned to either side, in degrees.
 
     Returns:
         The pictures, values in 0..255, and their labels, which index `CLASS_NAMES`.
@@ -54,13 +53,16 @@ def draw(
         raise ValueError(f"count must be 0 or more, image_size {SMALLEST_IMAGE} or more")
     images = np.empty((count, image_size, image_size, 3), np.uint8)
     for index in range(count):
-        images[index] = draw_numbered(index, image_size, seed)
+        images[index] = draw_numbered(index, image_size, seed, tilt)
     return images, labels_of(np.arange(count))
 
 
-def draw_numbered(index: int, image_size: int, seed: int) -> UInt8[np.ndarray, "size size 3"]:
+def draw_numbered(
+    index: int, image_size: int, seed: int, tilt: float = ANY_WAY
+) -> UInt8[np.ndarray, "size size 3"]:
     """Picture number `index` of those that `draw` draws."""
-    return draw_one(np.random.default_rng((seed, index)), index % len(CLASS_NAMES), image_size)
+    rng = np.random.default_rng((seed, index))
+    return draw_one(rng, index % len(CLASS_NAMES), image_size, tilt)
 
 
 def labels_of(indices: Int64[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
@@ -69,7 +71,7 @@ def labels_of(indices: Int64[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
 
 
 def draw_one(
-    rng: np.random.Generator, label: int, image_size: int
+    rng: np.random.Generator, label: int, image_size: int, tilt: float = ANY_WAY
 ) -> UInt8[np.ndarray, "size size 3"]:
     """Draw one square RGB picture, values in 0..255.
 
@@ -77,109 +79,48 @@ def draw_one(
         rng: decides all that varies, and is advanced.
         label: index in `CLASS_NAMES`.
         image_size: side of the picture in pixels, 32 or more.
+        tilt: as in `draw`.
     """
     canvas = _background(rng, image_size * _SUPERSAMPLING)
-    pen, looks = _posed(rng, canvas), _sample_looks(rng)
+    pen, looks = _posed(rng, canvas, tilt), _sample_looks(rng)
     _draw_body(rng, pen, looks)
     draw_head = _draw_cat if CLASS_NAMES[label] == "cats" else _draw_dog
     draw_head(rng, pen, looks)
     return _photographed(rng, canvas.reduce(_SUPERSAMPLING))
 
 
-# Outlines, in units of the head's radius: x points right and y down from the head's centre.
-
-_STEPS = np.sin(np.linspace(0, np.pi / 2, 24))  # denser at the end, where a rounded limb bends
-
-
-def _pointed(step: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    return (1 - step) ** 0.85
-
-
-def _rounded(step: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    return np.sqrt(1 - step**6)
-
-
-def _rotation(degrees: float) -> Float64[np.ndarray, "2 2"]:
-    """Turns row vectors clockwise."""
-    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return np.array([[cosine, sine], [-sine, cosine]])
-
-
-def _ellipse(x: float, y: float, radius_x: float, radius_y: float) -> _Points:
-    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-    return np.stack([x + radius_x * np.cos(angle), y + radius_y * np.sin(angle)], axis=1)
-
-
-def _curve(*controls: tuple[float, float]) -> _Points:
-    """Points along the Bézier curve of two or more control points."""
-    points, step = np.array(controls, np.float64)[:, None, :], _STEPS[:, None]
-    while len(points) > 1:
-        points = points[:-1] * (1 - step) + points[1:] * step
-    return points[0]
-
-
-def _limb(centre: _Points, half_width: float, widths: _Widths = _rounded) -> _Points:
-    """The outline around a `_curve`; `widths` scales the width along it."""
-    along = np.gradient(centre, axis=0)
-    normal = np.stack([-along[:, 1], along[:, 0]], axis=1)
-    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
-    offset = normal * half_width * widths(_STEPS)[:, None]
-    return np.concatenate([centre + offset, (centre - offset)[::-1]])
-
-
-@dataclass(frozen=True)
-class _Pen:
-    """Draws outlines on an image, in units and at the angle of `basis`, from `origin` on."""
-
-    image: Image.Image
-    origin: Float64[np.ndarray, " 2"]
-    basis: Float64[np.ndarray, "2 2"]
-
-    def fill(self, outline: _Points, color: _Color, edge: _Color | None = None) -> None:
-        ImageDraw.Draw(self.image).polygon(self._pixels(outline), fill=color)
-        if edge is not None:
-            self.line(np.concatenate([outline, outline[:1]]), edge, 0.05)
-
-    def line(self, points: _Points, color: _Color, width: float) -> None:
-        thickness = max(1, round(width * float(np.linalg.norm(self.basis[0]))))
-        ImageDraw.Draw(self.image).line(self._pixels(points), fill=color, width=thickness)
-
-    def _pixels(self, points: _Points) -> list[float]:
-        return (points @ self.basis + self.origin).ravel().tolist()
-
-
-def _posed(rng: np.random.Generator, canvas: Image.Image) -> _Pen:
+def _posed(rng: np.random.Generator, canvas: Image.Image, tilt: float) -> Pen:
     """A pen for a head of random size, place, tilt and mirroring."""
     side = canvas.width
     mirror = np.diag([rng.choice(_SIDES), 1.0])
-    basis = side * rng.uniform(0.18, 0.28) * mirror @ _rotation(rng.uniform(-30, 30))
-    return _Pen(canvas, side * (0.5 + rng.uniform(-0.14, 0.14, 2)), basis)
+    basis = side * rng.uniform(0.28, 0.36) * mirror @ rotation(rng.uniform(-tilt, tilt))
+    return Pen(canvas, side * (0.5 + rng.uniform(-0.1, 0.1, 2)), basis)
 
 
 # What both classes share.
 
 
-def _mixed(first: _Color, second: _Color, share: float) -> _Color:
+def _mixed(first: Color, second: Color, share: float) -> Color:
     return tuple(round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
 
 
-def _picked(rng: np.random.Generator, colors: tuple[_Color, ...]) -> _Color:
+def _picked(rng: np.random.Generator, colors: tuple[Color, ...]) -> Color:
     shifted = np.array(colors[rng.integers(len(colors))]) + rng.integers(-14, 15, 3)
     return tuple(np.clip(shifted, 0, 255).tolist())
 
 
-def _any_color(rng: np.random.Generator) -> _Color:
+def _any_color(rng: np.random.Generator) -> Color:
     rgb = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.1, 0.55), rng.uniform(0.35, 0.95))
     return tuple(round(255 * channel) for channel in rgb)
 
 
 @dataclass(frozen=True)
 class _Looks:
-    fur: _Color
-    ink: _Color  # of outlines
-    marking: _Color  # of muzzle and chest
-    iris: _Color
-    nose: _Color
+    fur: Color
+    ink: Color  # of outlines
+    marking: Color  # of muzzle and chest
+    iris: Color
+    nose: Color
 
 
 def _sample_looks(rng: np.random.Generator) -> _Looks:
@@ -202,30 +143,30 @@ def _background(rng: np.random.Generator, side: int) -> Image.Image:
     small = Image.fromarray(np.clip(cells, 0, 255).astype(np.uint8))
     canvas = small.resize((side, side), Image.Resampling.BICUBIC)
     for _ in range(rng.integers(0, 4)):
-        turn = _rotation(rng.uniform(0, 360))
-        pen = _Pen(canvas, rng.uniform(0, side, 2), side * rng.uniform(0.05, 0.12) * turn)
-        shapes = _ellipse(0, 0, 1, 0.7), _limb(_curve((-4, 0), (0, 1), (4, 0)), 0.15)
+        turn = rotation(rng.uniform(0, 360))
+        pen = Pen(canvas, rng.uniform(0, side, 2), side * rng.uniform(0.05, 0.12) * turn)
+        shapes = ellipse(0, 0, 1, 0.7), limb(curve((-4, 0), (0, 1), (4, 0)), 0.15)
         pen.fill(shapes[rng.integers(2)], _any_color(rng))
     return canvas
 
 
-def _draw_body(rng: np.random.Generator, pen: _Pen, looks: _Looks) -> None:
+def _draw_body(rng: np.random.Generator, pen: Pen, looks: _Looks) -> None:
     girth = rng.uniform(0.8, 1.1)
-    pen.fill(_ellipse(0, 2.3, girth, 1.7), looks.fur, looks.ink)
-    pen.fill(_ellipse(0, 2.3, 0.5 * girth, 1.1), looks.marking)
+    pen.fill(ellipse(0, 2.3, girth, 1.7), looks.fur, looks.ink)
+    pen.fill(ellipse(0, 2.3, 0.5 * girth, 1.1), looks.marking)
     if rng.random() < 0.3:  # a collar
-        pen.line(_curve((-0.7, 0.8), (0, 1.35), (0.7, 0.8)), _any_color(rng), 0.25)
+        pen.line(curve((-0.7, 0.8), (0, 1.35), (0.7, 0.8)), _any_color(rng), 0.25)
 
 
 def _draw_eyes(
-    pen: _Pen, looks: _Looks, x: float, y: float, apart: float, radius: float, pupil: float
+    pen: Pen, looks: _Looks, x: float, y: float, apart: float, radius: float, pupil: float
 ) -> None:
     for side in _SIDES:
         centre = x + side * apart
-        pen.fill(_ellipse(centre, y, 1.2 * radius, 1.2 * radius), _DARK)
-        pen.fill(_ellipse(centre, y, radius, radius), looks.iris)
-        pen.fill(_ellipse(centre, y, pupil * radius, 0.85 * radius), _DARK)
-        pen.fill(_ellipse(centre - radius / 4, y - radius / 3, radius / 4, radius / 4), _WHITE)
+        pen.fill(ellipse(centre, y, 1.2 * radius, 1.2 * radius), _DARK)
+        pen.fill(ellipse(centre, y, radius, radius), looks.iris)
+        pen.fill(ellipse(centre, y, pupil * radius, 0.85 * radius), _DARK)
+        pen.fill(ellipse(centre - radius / 4, y - radius / 3, radius / 4, radius / 4), _WHITE)
 
 
 def _photographed(
@@ -246,58 +187,58 @@ def _photographed(
 # The two heads.
 
 
-def _draw_cat(rng: np.random.Generator, pen: _Pen, looks: _Looks) -> None:
+def _draw_cat(rng: np.random.Generator, pen: Pen, looks: _Looks) -> None:
     """Pointed ears, a flat muzzle, whiskers, large eyes whose pupils are often slits."""
     turn, splay, height = rng.uniform(-0.2, 0.2), rng.uniform(0, 0.3), rng.uniform(0.8, 1.1)
     for side in _SIDES:
         root, tip = (side * 0.58, -0.45), (side * (0.62 + splay), -0.45 - height)
         inner = (0.85 * tip[0] + 0.15 * root[0], 0.8 * tip[1] + 0.2 * root[1])
-        pen.fill(_limb(_curve(root, tip), 0.45, _pointed), looks.fur, looks.ink)
-        pen.fill(_limb(_curve(root, inner), 0.27, _pointed), _mixed(looks.fur, _PINK, 0.65))
-    pen.fill(_ellipse(0, 0, rng.uniform(0.98, 1.12), rng.uniform(0.85, 0.95)), looks.fur, looks.ink)
+        pen.fill(limb(curve(root, tip), 0.45, pointed), looks.fur, looks.ink)
+        pen.fill(limb(curve(root, inner), 0.27, pointed), _mixed(looks.fur, _PINK, 0.65))
+    pen.fill(ellipse(0, 0, rng.uniform(0.98, 1.12), rng.uniform(0.85, 0.95)), looks.fur, looks.ink)
     y = rng.uniform(0.32, 0.42)
     whiskers, length = _WHITE if rng.random() < 0.6 else _DARK, rng.uniform(0.8, 1.1)
     for side in _SIDES:
-        pen.fill(_ellipse(turn + 0.17 * side, y, 0.25, 0.2), looks.marking)
+        pen.fill(ellipse(turn + 0.17 * side, y, 0.25, 0.2), looks.marking)
         for rise in (-0.25, 0.0, 0.25):
             x, end = turn + 0.25 * side, turn + (0.25 + length) * side
             bend = ((x + end) / 2, y + 0.6 * rise)
-            pen.line(_curve((x, y + 0.3 * rise), bend, (end, y + 1.3 * rise)), whiskers, 0.03)
-        mouth = _curve((turn, y - 0.04), (turn, y + 0.18), (turn + 0.24 * side, y + 0.09))
+            pen.line(curve((x, y + 0.3 * rise), bend, (end, y + 1.3 * rise)), whiskers, 0.03)
+        mouth = curve((turn, y - 0.04), (turn, y + 0.18), (turn + 0.24 * side, y + 0.09))
         pen.line(mouth, looks.ink, 0.04)
-    pen.fill(_limb(_curve((turn, y - 0.22), (turn, y - 0.04)), 0.13, _pointed), looks.nose)
+    pen.fill(limb(curve((turn, y - 0.22), (turn, y - 0.04)), 0.13, pointed), looks.nose)
     pupil = rng.uniform(0.2, 0.35) if rng.random() < 0.65 else 0.7
     radius, apart = rng.uniform(0.2, 0.26), rng.uniform(0.38, 0.48)
     _draw_eyes(pen, looks, 0.6 * turn, rng.uniform(-0.2, -0.08), apart, radius, pupil)
 
 
-def _draw_dog(rng: np.random.Generator, pen: _Pen, looks: _Looks) -> None:
+def _draw_dog(rng: np.random.Generator, pen: Pen, looks: _Looks) -> None:
     """Drooping ears (upright with one in five), a long muzzle, small eyes, often a tongue."""
     turn, upright = rng.uniform(-0.2, 0.2), rng.random() < 0.2
-    head = _ellipse(0, 0, rng.uniform(0.84, 0.98), rng.uniform(0.9, 1.0))
+    head = ellipse(0, 0, rng.uniform(0.84, 0.98), rng.uniform(0.9, 1.0))
     if upright:
         splay, height = rng.uniform(0, 0.3), rng.uniform(0.75, 1.0)
         for side in _SIDES:
             root, tip = (side * 0.55, -0.5), (side * (0.62 + splay), -0.5 - height)
-            pen.fill(_limb(_curve(root, tip), 0.32), looks.fur, looks.ink)
-            pen.fill(_limb(_curve(root, tip), 0.17), _mixed(looks.fur, _PINK, 0.65))
+            pen.fill(limb(curve(root, tip), 0.32), looks.fur, looks.ink)
+            pen.fill(limb(curve(root, tip), 0.17), _mixed(looks.fur, _PINK, 0.65))
     pen.fill(head, looks.fur, looks.ink)
     if not upright:
         ears, reach, length = _mixed(looks.fur, _DARK, 0.2), *rng.uniform((1.1, 0.5), (1.4, 1.1))
         for side in _SIDES:
-            centre = _curve((side * 0.55, -0.75), (side * reach, -0.75), (side * 1.02, length))
-            pen.fill(_limb(centre, 0.32), ears, looks.ink)
+            centre = curve((side * 0.55, -0.75), (side * reach, -0.75), (side * 1.02, length))
+            pen.fill(limb(centre, 0.32), ears, looks.ink)
     length, half_width = rng.uniform(0.5, 0.68), rng.uniform(0.42, 0.54)
     x, y = 1.4 * turn, 0.5
     if rng.random() < 0.4:
-        tongue = _curve((x, y + 0.4), (x, y + length + rng.uniform(0.25, 0.5)))
-        pen.fill(_limb(tongue, 0.17), _TONGUE)
-    pen.fill(_ellipse(x, y, half_width, length), looks.marking, looks.ink)
+        tongue = curve((x, y + 0.4), (x, y + length + rng.uniform(0.25, 0.5)))
+        pen.fill(limb(tongue, 0.17), _TONGUE)
+    pen.fill(ellipse(x, y, half_width, length), looks.marking, looks.ink)
     nose_y, mouth_y = y - 0.4 * length, y + 0.5 * length
-    pen.line(_curve((x, nose_y), (x, mouth_y)), looks.ink, 0.04)
+    pen.line(curve((x, nose_y), (x, mouth_y)), looks.ink, 0.04)
     for side in _SIDES:
-        lip = _curve((x, mouth_y), (x + 0.2 * side, mouth_y + 0.15), (x + 0.35 * side, mouth_y))
+        lip = curve((x, mouth_y), (x + 0.2 * side, mouth_y + 0.15), (x + 0.35 * side, mouth_y))
         pen.line(lip, looks.ink, 0.04)
-    pen.fill(_ellipse(x, nose_y, rng.uniform(0.22, 0.3), rng.uniform(0.16, 0.22)), looks.nose)
+    pen.fill(ellipse(x, nose_y, rng.uniform(0.22, 0.3), rng.uniform(0.16, 0.22)), looks.nose)
     radius, apart = rng.uniform(0.13, 0.19), rng.uniform(0.33, 0.44)
     _draw_eyes(pen, looks, 0.6 * turn, rng.uniform(-0.3, -0.18), apart, radius, 0.75)

@@ -15,7 +15,7 @@ from .results import Log, Run
 from .series import run_series
 from .terminal import answer_line
 
-_TRIES = 4
+_TRIES = 6
 
 
 def demo(
@@ -28,20 +28,24 @@ def demo(
     """Train each model on drawings, and let the classifier of the package answer.
 
     Args:
-        experiments: of the same data; one that dies is tried again with the next seeds.
+        experiments: of the same data; one that dies or learns nothing is tried again with the
+            next seeds.
         out: the folder of the series.
         photos: for the classifier of the package to answer on.
         log: is called with one line at a time.
 
     Returns:
-        The runs, without those that died.
+        The runs that learned something.
 
     Raises:
         InputError, RunError: as for `run_series`.
     """
     splits = load_splits(experiments[0])
     count = len(splits.validation)
-    log(f"Validation accuracy on {count} drawings, learned from {len(splits.train):,} others:")
+    log(
+        f"Validation accuracy on {count} drawings of heads that lie any way, learned from "
+        f"{len(splits.train):,} others:"
+    )
     trained = [_train(experiment, out, log) for experiment in experiments]
     asked = classifier()
     log(f"Now {asked.about}.")
@@ -52,22 +56,27 @@ def demo(
 
 
 def _train(experiment: Experiment, out: Path, log: Log) -> Run | None:
-    """The first run that does not die, of a few seeds; None if all die."""
+    """The first run that learns something, of a few seeds; None if there is none."""
     for seed in range(_TRIES):
         (trained,) = run_series([replace(experiment, seed=seed)], out, log=_quiet)
-        if not trained.is_dead and trained.metrics:
-            best = trained.metrics["best"]
-            log(f"  {experiment.model}  {percent(best['val_accuracy'], best['interval'])}")
+        if trained.is_dead or not trained.metrics:
+            log(f"  {experiment.model}  died with seed {seed}: all its outputs became zero")
+            continue
+        best, chance = trained.metrics["best"], trained.metrics["baseline"]["validation"]
+        accuracy = percent(best["val_accuracy"], best["interval"])
+        if best["interval"][0] > chance:
+            log(f"  {experiment.model}  {accuracy}")
             return trained
-        log(f"  {experiment.model}  died with seed {seed}: all its outputs became zero")
+        log(f"  {experiment.model}  learned nothing with seed {seed}: {accuracy}")
     return None
 
 
 def _on_drawings(asked: Classifier, count: int = 100) -> str:
-    """The accuracy of the classifier of the package on drawings of its own size."""
-    images, labels = sketches.draw(count, asked.image_size, seed=1)
+    """The accuracy of the classifier of the package on drawings of its own size, heads up."""
+    images, labels = sketches.draw(count, asked.image_size, seed=1, tilt=30)
     correct = int((asked.predict(images).classes == labels).sum())
-    return f"{percent(correct / count, wilson_interval(correct, count))} of {count} drawings"
+    accuracy = percent(correct / count, wilson_interval(correct, count))
+    return f"{accuracy} of {count} upright drawings"
 
 
 def _quiet(line: str) -> None:

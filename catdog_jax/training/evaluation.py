@@ -119,10 +119,12 @@ def logits_of(
     graphdef: nnx.GraphDef, dtype: Dtype, mirror: bool, state: PyTree, images: Array
 ) -> Logits:
     """Logits of images, or with `mirror` their mean with those of the mirrored images."""
-    logits = apply(graphdef, dtype, state, images)
     if not mirror:
-        return logits
-    return (logits + apply(graphdef, dtype, state, images[:, :, ::-1])) / 2
+        return apply(graphdef, dtype, state, images)
+    # One pass, so that the network is compiled once; side by side, both stay on their device.
+    both = jnp.stack([images, images[:, :, ::-1]], axis=1)
+    logits = apply(graphdef, dtype, state, both.reshape(-1, *images.shape[1:]))
+    return logits.reshape(-1, 2, logits.shape[-1]).mean(axis=1)
 
 
 infer = jit(static_argnums=(0, 1, 2))(logits_of)
