@@ -2,10 +2,10 @@
 
     python experiments/model5_finetune.py            # downloads the photos and ImageNet weights
 
-98.6 % (four seeds, 98.5 to 98.6; weights restored from 8 bits) of 10,831 photos of TFDS that look
-like none of the post's, where model 4 reaches 95 to 96 % of the validation photos. 2 minutes on an
-H100; on two CPU cores an hour, or with --image-size 160 half of that, and a point less. More:
-docs/beyond.md.
+98.6 % (five seeds, 98.5 to 98.6; weights restored from 8 bits) of 10,831 or more photos of TFDS
+that look like none of the post's, where model 4 reaches 95 to 96 % of the validation photos. 2
+minutes on an H100, a quarter of an hour on two CPU cores; with --image-size 160 half of that, and a
+point less. More: docs/beyond.md.
 """
 
 from collections.abc import Iterable, Iterator
