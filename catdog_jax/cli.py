@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import dropwhile, takewhile
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
@@ -117,7 +117,7 @@ def parse(kind: type[Options], args: Sequence[str], prog: str) -> Options:
             raise InputError(f"{_first_part(said.getvalue())}; see {prog} --help") from None
         raise
     if unknown and unknown[0].startswith("-"):
-        names = [f"--{field.name.replace('_', '-')}" for field in fields(kind)]  # pyright: ignore
+        names = _options(kind)
         raise InputError(f"no option {unknown[0]}{nearest(unknown[0], names)}; see {prog} --help")
     if unknown:
         raise InputError(f"unexpected argument {unknown[0]}; see {prog} --help")
@@ -126,6 +126,14 @@ def parse(kind: type[Options], args: Sequence[str], prog: str) -> Options:
     given = {word[2:].partition("=")[0].replace("-", "_") for word in args if word[:2] == "--"}
     settings = [field.name for field in fields(Experiment) if field.name in given]
     return replace(options, changes={name: getattr(options, name) for name in settings})
+
+
+def _options(kind: type) -> list[str]:
+    """The names of its options, without arguments that are given by their place, or not at all."""
+    hints = get_type_hints(kind, include_extras=True)
+    marks = {name: {*map(str, getattr(h, "__metadata__", ()))} for name, h in hints.items()}
+    shown = [name for name, found in marks.items() if not found & {"Positional", "Fixed"}]
+    return [f"--{name.replace('_', '-')}" for name in shown]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -82,7 +82,12 @@ def written_whole(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any
 
     If the body raises or the process is killed, the old file stays. If two processes write at once,
     the last one wins.
+
+    Raises:
+        InputError: `path` is a folder.
     """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     encoding, newline = ("utf-8", "") if mode == "w" else (None, None)
     try:

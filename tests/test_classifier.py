@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ from catdog_jax.runs import classifier as classifiers
 from catdog_jax.runs import demo as demos
 from catdog_jax.runs.classifier import AT_ONCE, Classifier, classifier
 from catdog_jax.runs.experiment import Experiment
+from catdog_jax.runs.predictions import Predictions
 from catdog_jax.runs.results import Run
 
 
@@ -101,15 +102,18 @@ def test_patterns_and_standard_input(
     assert "error: no file fits " in lines[3]
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"no photo")))
     assert main(["predict", "-"]) == 1
-    assert "- cannot be decoded as a photo: unknown image format" in capsys.readouterr().out
+    assert "-  error: cannot be decoded as a photo: unknown image format" in capsys.readouterr().out
 
 
 def test_a_run_among_the_photos_is_an_error_that_helps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    assert main(["predict", str(tmp_path), "a.jpg"]) == 2
-    assert f"to use its model, write --run {tmp_path}" in capsys.readouterr().err
+    for name in ("config.json", "history.csv"):
+        (tmp_path / name).write_text("{}")
+    assert main(["predict", "a.jpg", str(tmp_path)]) == 2
+    assert "holds no photos; to use a run's model, write --run RUN" in capsys.readouterr().err
+    with pytest.raises(InputError, match="holds runs, not photos"):
+        cd.predict(tmp_path)
     assert main(["predict", "a.jpg", "--json", "--csv"]) == 2
 
 
@@ -159,6 +163,35 @@ def test_a_modules_own_size_is_asked_for(tmp_path: Path) -> None:
     assert cd.predict(network, tmp_path / "a.png", image_size=32).logits.shape == (1, 2)
 
 
+def test_pixels_are_photos_too(tmp_path: Path) -> None:
+    """An image, several, or a Pillow image; resized to the size of the classifier as files are."""
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 50, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    expected = cd.predict(tmp_path / "a.png")
+    for given in (pixels, pixels[None], pixels.astype(np.float32), Image.fromarray(pixels)):
+        np.testing.assert_array_equal(cd.predict(given).logits, expected.logits)
+    record = expected.records()[0]
+    assert str(expected).startswith(str(tmp_path / "a.png"))
+    assert record["class"] in str(expected)
+    with pytest.raises(InputError, match="values up to 1; give pixels"):
+        cd.predict(pixels / 255)
+    with pytest.raises(InputError, match="images are"):
+        cd.predict(pixels[:, :, 0])
+    with pytest.raises(InputError, match="photos are paths or pixels, not int"):
+        cd.predict(cast(Any, 3))
+    with pytest.raises(InputError, match="web addresses"):
+        cd.predict("https://example.org/cat.jpg")
+    with pytest.raises(InputError, match="empty"):
+        cd.predict("")
+
+
+def test_a_tie_is_never_sure() -> None:
+    """The answer of a model that died."""
+    logits = np.array([[0.0, 0.0], [0.0, 1.0]], np.float32)
+    tie, answer = Predictions(("a", "b"), ("cat", "dog"), logits, sure_above=0.5).records()
+    assert (tie["sure"], answer["sure"]) == (False, True)
+
+
 @pytest.mark.slow
 def test_a_photo_is_classified_without_tensorflow(shared: Path, tmp_path: Path) -> None:
     """Slow: a process of its own. A photo of the post, by a program that cannot import it."""
@@ -193,7 +226,9 @@ def test_the_demo_trains_each_model_until_one_learns_then_classifies(
         row |= {"accuracy": 0.5, "val_accuracy": 0.7, "epoch": 1, "seconds": 1.0}
         best = {"val_accuracy": 0.7, "interval": (0.48 if one.seed in guessing else 0.52, 0.86)}
         metrics = {"best": best, "baseline": {"validation": 0.5}}
-        return [Run(out, one, ("cat", "dog"), 32, {}, [row], metrics)]
+        folder = out / f"seed{one.seed}"
+        folder.mkdir(parents=True)
+        return [Run(folder, one, ("cat", "dog"), 32, {}, [row], metrics)]
 
     monkeypatch.setattr(demos, "run_series", trained)
     monkeypatch.setattr(demos, "_on_drawings", lambda asked: "80.0 %")
@@ -205,9 +240,10 @@ def test_the_demo_trains_each_model_until_one_learns_then_classifies(
     assert lines[0].startswith("Validation accuracy on 20 drawings of heads that lie any way")
     assert lines[1:4] == [
         "  model3  died with seed 0: all its outputs became zero",
-        "  model3  learned nothing with seed 1: 70.0 % [48.0, 86.0]",
+        "  model3  with seed 1 no better than guessing: 70.0 % [48.0, 86.0]",
         "  model3  70.0 % [52.0, 86.0]",
     ]
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == ["seed2"]
     assert lines[4] == "Now by red."
     assert [line.split()[1] for line in lines[6:]] == ["blue", "not", "red"]
     dying.update(range(9))

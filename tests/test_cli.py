@@ -434,6 +434,8 @@ def test_a_setting_may_be_given_the_recipes_default_of_another_model() -> None:
         ("", "no command given; choose one of: demo,"),
         ("train model3 --lr 1e-3", "--lr; did you mean --learning-rate?"),
         ("train model3 --batchsize 3", "--batchsize; did you mean --batch-size?"),
+        ("predict a.jpg --photos b.jpg", "no option --photos; see"),
+        ("train --model model3", "no option --model; did you mean --model-options?"),
         ("train model3 --xyzzy", "no option --xyzzy; see catdog-jax train --help"),
         ("train model3 model4", "unexpected argument model4; see"),
         ("train model3 --epochs many", "Error parsing --epochs: "),

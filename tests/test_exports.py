@@ -162,7 +162,7 @@ def test_stablehlo_resizes_as_training_does(shape: tuple[int, int]) -> None:
     """Also where the result is half a grey level: 260 / 32 has exact halves, eighths and so on."""
     images = jnp.asarray(photos(2, *shape), jnp.float32)
     resized = stablehlo._resized(stablehlo._resized(images, SIZE, axis=2), SIZE, axis=1)
-    expected = np.stack([photo._resized(np.asarray(one, np.uint8), SIZE) for one in images])
+    expected = np.stack([photo.resized(np.asarray(one, np.uint8), SIZE) for one in images])
     np.testing.assert_array_equal(np.round(resized), expected)
 
 

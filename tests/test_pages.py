@@ -1,6 +1,7 @@
 """The pages of runs and series: what is in them, and what of it is left without photos."""
 
 import json
+import math
 import re
 import shlex
 import shutil
@@ -22,11 +23,14 @@ from catdog_jax.reports.answers import Answers
 from catdog_jax.reports.page import Page, Section, Table, Text, write_page
 from catdog_jax.reports.quality_sections import certainty_section, classes_section
 from catdog_jax.runs import report as end_of_run
+from catdog_jax.runs.build import load_splits
 from catdog_jax.runs.experiment import Experiment
 from catdog_jax.runs.recipes import RECIPES
 from catdog_jax.runs.results import Run
 from catdog_jax.runs.run_command import command_of
+from catdog_jax.runs.run_page import AtHand, write_run_page
 from catdog_jax.runs.runner import run
+from catdog_jax.runs.saved_answers import recorded_answers
 from catdog_jax.runs.series import run_series
 
 _EMPTY = {"meta", "img", "br", "link", "path", "use"}
@@ -119,7 +123,7 @@ def test_a_copied_folder_without_photos_reports_from_its_records(
         lines: list[str] = []
         path = cd.report(copy, log=lines.append)
         assert len(lines) == 1
-        assert "without photos, which --data can give" in lines[0]
+        assert "does not exist any more; give its new path with --data" in lines[0]
         page, before = Checked(path), Checked(finished.folder / "report.html")
         assert "The photos are not at hand" in page.text
         assert "data:" not in page.html
@@ -177,6 +181,14 @@ def test_an_unfinished_and_a_dead_run_have_pages(
     page = Checked(cd.report(copy, log=silent))
     assert "Unfinished: 3 of 9 epochs. On the 20 validation photos" in page.text
     assert "Class by class" in page.text
+    history = [{**row, "loss": math.log(64), "val_loss": math.log(64)} for row in finished.history]
+    dead = replace(finished, history=history)
+    at_hand = AtHand(finished.model, load_splits(finished.experiment))
+    write_run_page(tmp_path / "dead.html", dead, recorded_answers(finished), at_hand)
+    page = Checked(tmp_path / "dead.html")
+    assert "This run died" in page.text
+    assert "Class by class" not in page.text
+    assert "Labels to check" not in page.text
     shutil.rmtree(copy / "checkpoint")
     assert "has not finished an epoch yet" in Checked(cd.report(copy, log=silent)).text
 
@@ -198,6 +210,8 @@ def test_a_series_has_a_page_that_compares_its_runs(
     # Each run against the best, on the same 32 photos.
     assert f"{100 * (right.min() - right.max()) / 32:+.1f} points [" in page.text
     assert "learning rate 0.1, seed 0" in page.text
+    for one in runs:
+        assert f"{one.folder.name}/report.html" in page.links
     before = page.text
     assert main(["report", str(tmp_path / "series"), "--out", str(tmp_path / "page.html")]) == 0
     assert Checked(tmp_path / "page.html").text == before

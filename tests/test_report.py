@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from PIL import Image
 
 from catdog_jax.data.splits import Split, Splits
 from catdog_jax.reports import plots, sections, tables
+from catdog_jax.reports.drawings import comparison_figures
 from catdog_jax.reports.tables import Entry
 
 
@@ -130,6 +132,28 @@ def test_figures_are_drawn_at_a_usual_size(tmp_path: Path) -> None:
         width, height = size(tmp_path / f"{name}.png")
         assert 300 < width < 1500
         assert 200 < height < 1500
+
+
+def test_the_text_beside_a_comparison_says_what_is_drawn() -> None:
+    """The best of the mean curve, not the mean of the best epochs; the dead apart."""
+
+    def entry(seed: int, *accuracies: float, dead: bool = False) -> Entry:
+        rows = [
+            {"epoch": n, "seconds": 2.0, "val_accuracy": a} for n, a in enumerate(accuracies, 1)
+        ]
+        return Entry({"model": "a long name " * 6}, seed, 3, rows, None if dead else {}, dead)
+
+    over_epochs, over_seconds = comparison_figures(
+        [entry(0, 0.9, 0.5, 0.6), entry(1, 0.5, 0.8, 0.7), entry(2, 0.5, dead=True)]
+    )
+    assert over_epochs.text.endswith(
+        ": at best 70.0 %, in epoch 1; seed 2 died. Thick lines are means over seeds. Dotted: runs "
+        "that died."
+    )
+    assert "at best 70.0 %, after 2 s; seed 2 died" in over_seconds.text
+    # The legend is broken into lines that fit.
+    words = re.findall(r"<text[^>]*>([^<]*)</text>", over_epochs.svg)
+    assert 0 < max(map(len, words)) <= 44
 
 
 def test_a_comparison_of_many_runs_with_long_names_is_drawn(tmp_path: Path) -> None:

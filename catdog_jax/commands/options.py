@@ -94,10 +94,13 @@ class Predict:
     """Classify photos, by the classifier that comes with the package or by a run's model.
 
     Example: catdog-jax predict my_photos/ --json
+
+    The answer is one of the model's classes, or "not sure", whatever a photo shows. The exit code
+    is 1 if one could not be read.
     """
 
     photos: Positional[Annotated[tuple[str, ...], arg(metavar="PHOTO...", help_behavior_hint="")]]
-    """Photos, folders of photos, patterns as 'photos/*.jpg', or - for a photo on standard input."""
+    """Photos, folders of photos, patterns such as 'photos/*.jpg', or - for standard input."""
     run: Path | None = None  # Use the model of this run, a folder that train made.
     json: Flag = False  # Print a line of JSON per photo.
     csv: Flag = False  # Print a table of comma-separated values.

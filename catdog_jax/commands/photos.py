@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..data.listing import is_run
 from ..errors import InputError, say
 from ..files import expanded, make_folder
 from ..runs.recipes import POST, RECIPES
@@ -54,9 +55,15 @@ def demo(options: Demo) -> None:
     start_jax()
     from ..runs.demo import demo as show
 
-    say("These are drawings made by a program, not photos, which are harder to tell apart.")
     out = expanded(options.out)
-    show([settings.adapt(RECIPES[name]) for name in names], out, _named_photos(options.photos))
+    photos = list(_named_photos(options.photos))
+    for name, what in photos:  # what is wrong now, not after the trainings
+        if isinstance(what, InputError):
+            raise what
+        if isinstance(what, Path) and not what.is_file():
+            raise InputError(f"{name} is not a file")
+    say("These are drawings made by a program, not photos, which are harder to tell apart.")
+    show([settings.adapt(RECIPES[name]) for name in names], out, photos)
     say(f"Curves and a page for each run: {out / 'report.html'}")
     if not weights:
         say("Model 4, pretrained, was left out: give its weights with --weights.")
@@ -69,10 +76,11 @@ def predict_photos(options: Predict) -> int:
         raise InputError("no photos to classify; name photos, folders of photos, or - for stdin")
     if options.json and options.csv:
         raise InputError("--json and --csv exclude each other; give one of them")
-    first = expanded(options.photos[0])
-    if options.run is None and (first / "config.json").is_file():
-        raise InputError(f"{first} is a run; to use its model, write --run {first}")
-    from ..runs.terminal import answer_line, csv_line
+    for word in options.photos:
+        if _is_run(word):
+            raise InputError(f"{word} holds no photos; to use a run's model, write --run RUN")
+    from ..reports.tables import answer_line
+    from ..runs.terminal import csv_line
 
     asked = asked_classifier(options.run)
     if options.csv:
@@ -92,6 +100,13 @@ def predict_photos(options: Predict) -> int:
         else:
             say(answer_line(record))
     return 1 if missing else 0
+
+
+def _is_run(word: str) -> bool:
+    try:
+        return is_run(expanded(word))
+    except (InputError, OSError):  # to be told in the line of that photo
+        return False
 
 
 def asked_classifier(run: Path | None) -> "Classifier":

@@ -37,13 +37,12 @@ _SERVICE = re.compile(
     r"__MACOSX|\.ipynb_checkpoints|\.Trash.*|@eaDir|\$RECYCLE\.BIN", re.IGNORECASE
 )
 # Files by which this package's own output is recognized.
-_OUTPUTS = (
+_OF_RUNS = (
     {"config.json", "history.csv"},
     {"config.json", "checkpoint"},
     {"summary.json", "summary.md"},
-    {"labels.png", "photos.png"},
-    {"meta.json", "images.npy"},
 )
+_OUTPUTS = (*_OF_RUNS, {"labels.png", "photos.png"}, {"meta.json", "images.npy"})
 
 Tree: TypeAlias = Path | zipfile.Path
 """A file or a folder, on disk or in a zip."""
@@ -154,10 +153,19 @@ def list_photos(path: str | Path) -> list[Path]:
     A path that does not exist and has a `*`, `?` or `[` in it is a pattern for several.
 
     Raises:
-        InputError: the folder cannot be listed, or holds no pictures; nothing fits the pattern.
+        InputError: the folder cannot be listed, holds no pictures, or is a run; nothing fits the
+            pattern; it is no path.
     """
+    if str(path).lower().startswith(("http:", "https:")):
+        raise InputError(f"{path}: web addresses are not read; download the photo first")
+    if not str(path).strip():
+        raise InputError("the name of a photo is empty")
     path = expanded(path)
     try:
+        if is_run(path):
+            raise InputError(
+                f"{path} holds runs, not photos; to use a run's model, write --run RUN"
+            )
         if not path.is_dir():
             return [path] if path.exists() or not glob.has_magic(str(path)) else _matching(path)
         folder, passed_over = list_tree(path)
@@ -170,6 +178,11 @@ def list_photos(path: str | Path) -> list[Path]:
     if kinds := picture_kinds(passed_over):
         _LOGGER.warning("%s%s", path, also_there(kinds))
     return photos
+
+
+def is_run(path: Path) -> bool:
+    """Whether it is the folder of a run or of a series of runs."""
+    return path.is_dir() and any(files <= _children(path).keys() for files in _OF_RUNS)
 
 
 def _matching(pattern: Path) -> list[Path]:

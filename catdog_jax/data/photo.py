@@ -52,24 +52,27 @@ def decode_file(path: str | Path, image_size: int) -> UInt8[np.ndarray, "height 
     """
     path = expanded(path)
     try:
-        encoded = read_bytes(path)
-    except READ_ERRORS as error:
-        raise InputError(f"{path} cannot be read: {first_line(error)}") from error
-    return decode_named(str(path), encoded, image_size)
+        return decode_given(path, image_size)
+    except ValueError as error:
+        raise InputError(f"{path} {error}") from error
 
 
-def decode_named(
-    name: str, encoded: bytes, image_size: int, most_pixels: float = math.inf
+def decode_given(
+    photo: Path | bytes, image_size: int, most_pixels: float = math.inf
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Decode one photo, as `decode_bytes`.
+    """Decode one photo, a file or its contents.
 
     Raises:
-        InputError: it cannot be decoded, or has more than `most_pixels`; with its name.
+        ValueError: why not, to be read after its name: `cannot be read: …`.
     """
+    try:
+        encoded = read_bytes(photo) if isinstance(photo, Path) else photo
+    except READ_ERRORS as error:
+        raise ValueError(f"cannot be read: {first_line(error)}") from error
     try:
         return decode_bytes(encoded, image_size, most_pixels)
     except ValueError as error:
-        raise InputError(f"{name} cannot be decoded as a photo: {first_line(error)}") from error
+        raise ValueError(f"cannot be decoded as a photo: {first_line(error)}") from error
 
 
 def decode_bytes(
@@ -85,12 +88,12 @@ def decode_bytes(
         raise ValueError(f"it has {header.pixels:,} pixels, more than {most_pixels:,.0f}")
     try:
         if header.format in JPEG:
-            return upright(_resized(_decode_jpeg(encoded), image_size), header.orientation)
+            return upright(resized(_decode_jpeg(encoded), image_size), header.orientation)
         with _opened(encoded) as photo:
             pixels = np.asarray(_eight_bits(ImageOps.exif_transpose(photo)).convert("RGB"))
     except Exception as error:  # as in read_header
         raise ValueError(first_line(error)) from error
-    return _resized(pixels, image_size)
+    return resized(pixels, image_size)
 
 
 def read_header(encoded: bytes) -> Header:
@@ -105,9 +108,20 @@ def read_header(encoded: bytes) -> Header:
             orientation = Image.Image.getexif(photo).get(0x0112, 1)
             return Header(str(photo.format), orientation, photo.width * photo.height)
     except Image.UnidentifiedImageError as error:
-        raise ValueError("unknown image format" if encoded else "the file is empty") from error
+        raise ValueError(_kind(encoded)) from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(first_line(error).partition(", could be")[0]) from error
     except Exception as error:  # Pillow's readers raise all kinds of errors
         raise ValueError(first_line(error)) from error
+
+
+def _kind(encoded: bytes) -> str:
+    """What there is in place of a photo."""
+    if not encoded:
+        return "the file is empty"
+    if encoded[4:8] == b"ftyp":
+        return "HEIC and AVIF are not read; save it as JPEG"
+    return "it is a zip; unpack it" if encoded[:2] == b"PK" else "unknown image format"
 
 
 def upright(
@@ -177,7 +191,7 @@ def _eight_bits(photo: Image.Image) -> Image.Image:
     return photo
 
 
-def _resized(
+def resized(
     pixels: UInt8[np.ndarray, "height width 3"], image_size: int
 ) -> UInt8[np.ndarray, "side side 3"]:
     """Resize as in the post, bilinearly without antialiasing, then round to uint8."""

@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from textwrap import fill
 from typing import Any
 
 from ..errors import printable
@@ -16,7 +16,9 @@ from .plots import (
     colours,
     curve,
     draw_runs,
-    legend_of,
+    fates_of,
+    mean_curve,
+    name_of,
     subplots,
 )
 from .tables import Entry, grouped, living, percent
@@ -28,6 +30,8 @@ _BLUE = "#1f77b4"
 _SIZE = (4.6, 2.9)
 """Inches: small, so that text is still readable on a phone."""
 _SQUARE = (4.6, 4.0)
+_LEGEND_WIDTH = 44
+"""Letters that fit under a drawing."""
 
 
 def history_figures(
@@ -100,8 +104,8 @@ def roc_figure(curves: Mapping[str, Roc]) -> Figure:
     nine = float(first.false_positives[(first.true_positives >= 0.9).argmax()])
     text = (
         f"{areas}. The area is the chance that a photo of the class gets a higher score than "
-        f"another; 0.5 is guessing. To find 90 % of {first_name}, {percent(nine)} of the others "
-        "are taken for it."
+        f"another; 0.5 is guessing. At the threshold that finds 90 % of {first_name}, "
+        f"{percent(nine)} of the others are taken for it."
     )
     return Figure(_svg(figure, "roc"), "ROC curve", text)
 
@@ -144,35 +148,36 @@ def comparison_figures(entries: Sequence[Entry]) -> list[Figure]:
         figure, axes = _axes(over, "validation accuracy", shares="y")
         said = []
         for colour, group in zip(colours(len(groups)), groups, strict=True):
-            name = legend_of(group, entries).replace("\n", " ")
-            if alive := living(group):
-                draw_runs(axes, alive, colour, name, over=over)
-                said.append(f"{name}: {_reached(alive, over)}")
+            name, fates = printable(name_of(group, entries)), fates_of(group)
+            label = fill(name, _LEGEND_WIDTH)
+            alive = living(group)
+            if alive:
+                draw_runs(axes, alive, colour, label, over=over)
             for entry in group:
                 if entry.dead and entry.history:
-                    axes.plot(*curve(entry, over), color=colour, linestyle=":", label=name)
+                    of_dead = {} if alive else {"label": label}
+                    axes.plot(*curve(entry, over), color=colour, linestyle=":", **of_dead)
+            reached = _reached(alive, over) if alive else ""
+            said.append(f"{name}: {'; '.join(filter(None, (reached, fates)))}")
         if over == "epoch":
             _whole_epochs(axes, max(len(entry.history) for entry in entries))
         _legend(axes, below=True)
-        text = "; ".join(said) or "No run has trained for an epoch"
-        several = any(len(living(group)) > 1 for group in groups)
-        text += ". Thick lines are means over seeds." if several else "."
+        text = f"{'. '.join(said)}."
+        if any(len(living(group)) > 1 for group in groups):
+            text += " Thick lines are means over seeds."
+        if any(entry.dead for entry in entries):
+            text += " Dotted: runs that died."
         over_what = "epochs" if over == "epoch" else "seconds of training and validation"
         figures.append(Figure(_svg(figure, over), f"Validation accuracy over {over_what}", text))
     return figures
 
 
 def _reached(entries: Sequence[Entry], over: str) -> str:
-    best = [max(entry.history, key=lambda row: row["val_accuracy"]) for entry in entries]
-    share = sum(row["val_accuracy"] for row in best) / len(best)
-    if over == "epoch":
-        when = sum(row["epoch"] for row in best) / len(best)
-        return f"at best {percent(share)}, in epoch {when:.0f}"
-    times = []
-    for entry, row in zip(entries, best, strict=True):
-        ends = list(accumulate(one["seconds"] for one in entry.history))
-        times.append(ends[int(row["epoch"]) - 1])
-    return f"at best {percent(share)}, after {sum(times) / len(times):.0f} s"
+    """Where the mean is highest."""
+    xs, ys = mean_curve(entries, over)
+    best = max(range(len(ys)), key=ys.__getitem__)
+    when = f"in epoch {xs[best]:.0f}" if over == "epoch" else f"after {xs[best]:.0f} s"
+    return f"at best {percent(ys[best])}, {when}"
 
 
 # How they are drawn.
@@ -206,8 +211,11 @@ def _legend(axes: Any, *, below: bool = False) -> None:
         return
     options = {"fontsize": 9, "frameon": False, "labelcolor": _INK}
     if below:
-        place = {"loc": "outside lower center", "ncols": 1 if max(map(len, handles)) > 25 else 2}
-        axes.figure.legend(handles.values(), handles.keys(), **options, **place)
+        figure = axes.figure
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", **options)
+        # The axes keep their height.
+        lines = sum(1 + name.count("\n") for name in handles)
+        figure.set_figheight(figure.get_figheight() + 0.19 * lines)
     else:
         axes.legend(handles.values(), handles.keys(), loc="best", **options)
 

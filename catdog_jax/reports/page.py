@@ -62,6 +62,8 @@ class Table:
     """Shown only on request."""
     shades: Sequence[Sequence[float]] = ()
     """How strongly to shade the cells after the first of each row, 0…1."""
+    links: Sequence[str] = ()
+    """Where each row's name leads, relative to the page."""
     kind: ClassVar[str] = "table"
 
 

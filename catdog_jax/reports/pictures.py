@@ -47,4 +47,5 @@ def hot_place(heat: Heat) -> str:
     row, column = np.unravel_index(heat.argmax(), heat.shape)
     side = _ROWS[3 * int(row) // heat.shape[0]], _COLUMNS[3 * int(column) // heat.shape[1]]
     place = "in the middle" if side == ("middle", "middle") else f"at the {side[0]} {side[1]}"
-    return f"hottest {place}; {100 * (heat >= 0.5).mean():.0f} % is half as hot or more"
+    share = f"{100 * (heat >= 0.5).mean():.0f} %"
+    return f"hottest {place}; {share} of the photo is at least half as hot as that"

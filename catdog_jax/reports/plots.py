@@ -168,25 +168,40 @@ def plot_comparison(path: Path, entries: Sequence[Entry]) -> None:
 
 def legend_of(group: Sequence[Entry], entries: Sequence[Entry]) -> str:
     """What sets a group apart from the others, and which of its runs died or are unfinished."""
+    lines = name_of(group, entries), fates_of(group)
+    return "\n".join(fill(printable(line), 120) for line in lines if line)
+
+
+def name_of(group: Sequence[Entry], entries: Sequence[Entry]) -> str:
+    """What sets a group apart from the others: `model3, learning rate 0.001`."""
     label = group[0].label
     varying = [name for name in label if len({entry.label[name] for entry in entries}) > 1]
-    words = [label[n] if n == "model" else f"{n} {label[n]}" for n in varying or ["model"]]
-    fates = ", ".join(entry.fate for entry in group if entry.fate)
-    return "\n".join(fill(printable(line), 120) for line in (", ".join(words), fates) if line)
+    return ", ".join(label[n] if n == "model" else f"{n} {label[n]}" for n in varying or ["model"])
+
+
+def fates_of(group: Sequence[Entry]) -> str:
+    """Which runs of a group died or are unfinished: `seed 1 died`."""
+    return ", ".join(entry.fate for entry in group if entry.fate)
 
 
 def draw_runs(
     axes: Any, entries: Sequence[Entry], colour: Any, label: str, *, over: str = "epoch"
 ) -> None:
     """Draw living runs, and their mean as far as the shortest one."""
+    for entry in entries if len(entries) > 1 else ():
+        axes.plot(*curve(entry, over), color=colour, alpha=0.35, linewidth=1)
+    xs, ys = mean_curve(entries, over)
+    axes.plot(xs, ys, color=colour, label=label, marker="." if len(xs) == 1 else None)
+
+
+def mean_curve(entries: Sequence[Entry], over: str) -> tuple[list[float], list[float]]:
+    """The mean over runs of `curve`, as far as the shortest one."""
     curves = [curve(entry, over) for entry in entries]
-    for xs, ys in curves if len(curves) > 1 else ():
-        axes.plot(xs, ys, color=colour, alpha=0.35, linewidth=1)
     xs, ys = (
         [mean(values) for values in zip(*(curve[side] for curve in curves), strict=False)]
         for side in (0, 1)
     )
-    axes.plot(xs, ys, color=colour, label=label, marker="." if len(xs) == 1 else None)
+    return xs, ys
 
 
 def curve(entry: Entry, over: str) -> tuple[list[float], list[float]]:

@@ -47,7 +47,11 @@ def classes_section(answers: Answers, which: str) -> Section:
     parts.append(
         Table(
             "Precision and recall, with 95 % intervals",
-            ["class", "precision: right when it says so", "recall: found of those there"],
+            [
+                "class",
+                "precision: right when it says so",
+                "recall: share of the class that was found",
+            ],
             rows,
         )
     )

@@ -165,3 +165,13 @@ def _published_cell(published: RunMetrics, model: str) -> str:
     text = f"{percent(max(values))} (epoch {values.index(max(values)) + 1})"
     test = published["test"].get(model)
     return f"{text}; {percent(test['accuracy'])}" if test else text
+
+
+def answer_line(record: Mapping[str, Any]) -> str:
+    """A record of `Predictions.records`, or of an error, as a line: `a.jpg  cat  98.2 %`."""
+    if "error" in record:
+        return f"{record['file']}  error: {record['error']}"
+    answer, confidence = record["class"], percent(max(record["probabilities"].values()))
+    if not record["sure"]:
+        return f"{record['file']}  not sure ({answer} {confidence})"
+    return f"{record['file']}  {answer}  {confidence}"

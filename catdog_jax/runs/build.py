@@ -53,6 +53,22 @@ def load_splits(
     )
 
 
+def load_splits_again(experiment: Experiment, *, image_size: int | None = None) -> Splits:
+    """As `load_splits`, of a run: its photos may be gone.
+
+    Raises:
+        InputError: as for `load_splits`.
+    """
+    try:
+        return load_splits(experiment, image_size=image_size)
+    except InputError as error:
+        if Path(experiment.data).is_absolute() and not Path(experiment.data).exists():
+            raise InputError(
+                f"{experiment.data} does not exist any more; give its new path with --data"
+            ) from error
+        raise
+
+
 def build_model(
     experiment: Experiment, num_classes: int, image_size: int | None = None
 ) -> nnx.Module:

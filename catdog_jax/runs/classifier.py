@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 from flax import nnx
+from PIL import Image
 
 from ..data.listing import list_photos
-from ..data.photo import decode_file, decode_named
+from ..data.photo import decode_file, decode_given, resized
 from ..errors import InputError
 from ..models import ready_made
 from ..reports.tables import percent
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 Photo: TypeAlias = tuple[str, Path | bytes | InputError]
 """A photo's name, and where it is, or itself (encoded), or why it is missing."""
 
-Photos: TypeAlias = str | Path | Sequence[str | Path] | np.ndarray
+Photos: TypeAlias = str | Path | Sequence[str | Path] | np.ndarray | Image.Image
 
 AT_ONCE = 32
 """Photos that are classified together at most."""
@@ -131,25 +132,36 @@ def _about(run: "Run") -> str:
 def predict(photos: Photos, /) -> Predictions: ...
 @overload
 def predict(
-    model: "Run | nnx.Module | str | Path", photos: Photos, /, *, image_size: int = 160
+    model: "Run | nnx.Module | str | Path", photos: Photos, /, *, image_size: int | None = None
 ) -> Predictions: ...
-def predict(*model_and_photos: Any, image_size: int = 160) -> Predictions:
+def predict(*model_and_photos: Any, image_size: int | None = None) -> Predictions:
     """Predictions on photos without labels: `predict(photos)` or `predict(model, photos)`.
 
     Args:
         *model_and_photos: the model is a run, its folder, or any NNX module that turns pixels 0…255
             into logits; by default the classifier of the package, for cats and dogs. The photos are
-            paths of photos or folders, one or several; or images `[n, height, width, 3]`.
-        image_size: size that photos are resized to for a module; a run knows its own.
+            paths of photos or folders, one or several; or pixels 0…255, of one image
+            `[height, width, 3]` or several `[n, height, width, 3]`, also as a Pillow image.
+        image_size: size that photos are resized to for a module, by default 160 (arrays stay as
+            they are); a run knows its own.
+
+    Returns:
+        The predictions; printed, a line for each photo.
 
     Raises:
         InputError: there is no such run or photo, or a photo cannot be read.
     """
+    if len(model_and_photos) not in (1, 2):
+        raise TypeError("predict takes photos, or a model and photos")
     *models, photos = model_and_photos
-    asked = _asked(models[0] if models else None, image_size)
-    if hasattr(photos, "shape"):
-        names, images = None, np.asarray(photos)
+    asked = _asked(models[0] if models else None, image_size or 160)
+    if hasattr(photos, "__array_interface__") or hasattr(photos, "shape"):
+        names, images = None, _images(photos)
+        if image_size or not isinstance(models[0] if models else None, nnx.Module):
+            images = _of_size(images, asked.image_size)
     else:
+        if not isinstance(photos, str | Path | Sequence):
+            raise InputError(f"photos are paths or pixels, not {type(photos).__name__}")
         given = [photos] if isinstance(photos, str | Path) else photos
         paths = [path for one in given for path in list_photos(one)]
         if not paths:
@@ -158,6 +170,29 @@ def predict(*model_and_photos: Any, image_size: int = 160) -> Predictions:
         images = np.stack([decode_file(path, asked.image_size) for path in paths])
     found = predictions_of(asked.network, images, asked.experiment, asked.class_names)
     return replace(found, names=names or found.names, sure_above=asked.sure_above)
+
+
+def _images(pixels: Any) -> np.ndarray:
+    """Images of pixels 0…255, from one or several, or a Pillow image.
+
+    Raises:
+        InputError: they are of another shape or range.
+    """
+    pixels = pixels.convert("RGB") if hasattr(pixels, "convert") else pixels
+    images = np.asarray(pixels)
+    images = images[None] if images.ndim == 3 else images
+    if images.ndim != 4:
+        raise InputError(f"images are [n, height, width, 3], not {list(images.shape)}")
+    if np.issubdtype(images.dtype, np.floating) and images.size and 0 < images.max() <= 1:
+        raise InputError("these images have values up to 1; give pixels 0…255")
+    return images
+
+
+def _of_size(images: np.ndarray, size: int) -> np.ndarray:
+    """Resized as photos are, if they are not of that size."""
+    if images.shape[1:] == (size, size, 3) or images.shape[3] != 3:
+        return images
+    return np.stack([resized(np.rint(one).astype(np.uint8), size) for one in images])
 
 
 def _asked(model: "Run | nnx.Module | str | Path | None", image_size: int) -> Classifier:
@@ -173,14 +208,12 @@ def _decoded(
 
     def decode(photo: Photo) -> tuple[str, np.ndarray | Exception]:
         name, what = photo
+        if isinstance(what, Exception):
+            return name, what
         try:
-            if isinstance(what, Path):
-                return name, decode_file(what, image_size)
-            if isinstance(what, bytes):
-                return name, decode_named(name, what, image_size)
-        except InputError as error:
+            return name, decode_given(what, image_size)
+        except ValueError as error:
             return name, error
-        return name, what
 
     with ThreadPoolExecutor() as pool:
         waiting = deque[Future]()

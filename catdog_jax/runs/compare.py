@@ -16,9 +16,9 @@ _FINGERPRINTS = {"data": "photos", "weights": "weights file", "init": "init"}
 """Settings of which the content counts, not the path, and its name in a run's inputs."""
 
 HOW_TO_READ = (
-    "Of each run the epoch of the best validation accuracy. With several seeds: mean ± standard "
-    "deviation (lowest … highest) over those that lived. In brackets: the 95 % Wilson interval of "
-    "a test accuracy on as many photos."
+    "Each run counts at its epoch of the best validation accuracy. With several seeds: mean ± "
+    "standard deviation (lowest … highest) over those that lived. In brackets: the 95 % Wilson "
+    "interval of a test accuracy on as many photos."
 )
 
 

@@ -1,8 +1,10 @@
 """The page that compares runs: curves, results, settings that differ, paired tests."""
 
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from ..training.quality import mcnemar
 from .compare import HOW_TO_READ, entries_of
 from .naming import differing, in_words
 from .results import Run
+from .run_folder import REPORT
 from .saved_answers import recorded_answers
 
 _MOST_PAIRS = 30
@@ -35,7 +38,7 @@ def write_comparison_page(path: Path, runs: Sequence[Run]) -> None:
         ),
         _paired_section(runs, entries),
         _settings_section(runs, entries),
-        Section("Every run", [Table("Finished runs, with 95 % intervals", *run_cells(entries))]),
+        _every_run_section(path.parent, runs, entries),
     ]
     models = ", ".join(dict.fromkeys(entry.label["model"] for entry in entries))
     page = Page(
@@ -46,6 +49,14 @@ def write_comparison_page(path: Path, runs: Sequence[Run]) -> None:
         foot=f"Made by catdog_jax {version('catdog_jax')}: catdog-jax report makes it again.",
     )
     write_page(path, page)
+
+
+def _every_run_section(folder: Path, runs: Sequence[Run], entries: Sequence[Entry]) -> Section:
+    """A row for each finished run, which leads to its own page."""
+    pages = [run.folder.absolute() / REPORT for run in runs if run.metrics is not None]
+    links = [quote(os.path.relpath(page, folder.absolute())) for page in pages]
+    caption = "Finished runs, with 95 % intervals; each name leads to the run's own page"
+    return Section("Every run", [Table(caption, *run_cells(entries), links=links)])
 
 
 def _lead(entries: Sequence[Entry]) -> str:
@@ -116,9 +127,9 @@ def _paired_section(runs: Sequence[Run], entries: Sequence[Entry]) -> Section:
     parts: list[Part] = [
         Text(
             f"Each run against {best[1]}, which is right most often, photo by photo (McNemar's "
-            "exact test). A difference is known only to within its 95 % interval; p is the chance "
-            "of one as large if neither were better, for one such test: of twenty, one is below "
-            "0.05 by chance."
+            "exact test). A difference is known only to within its 95 % interval; p is how often "
+            "chance alone gives so large a difference. Of 20 tests without a real one, about one "
+            "has p < 0.05."
         )
     ]
     if rows:

@@ -1,19 +1,19 @@
 """The demonstration: the ladder of models on drawings, then the classifier of the package."""
 
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..data import sketches
 from ..errors import say
-from ..reports.tables import percent
+from ..reports.tables import answer_line, percent
 from ..training.metrics import wilson_interval
-from .build import load_splits
+from . import build
 from .classifier import Classifier, Photo, classifier
 from .experiment import Experiment
 from .results import Log, Run
-from .series import run_series
-from .terminal import answer_line
+from .series import run_series, summarize
 
 _TRIES = 6
 
@@ -35,18 +35,21 @@ def demo(
         log: is called with one line at a time.
 
     Returns:
-        The runs that learned something.
+        The runs that learned something; the others are deleted.
 
     Raises:
         InputError, RunError: as for `run_series`.
     """
-    splits = load_splits(experiments[0])
+    for experiment in experiments:
+        build.check(experiment)
+    splits = build.load_splits(experiments[0])
     count = len(splits.validation)
     log(
         f"Validation accuracy on {count} drawings of heads that lie any way, learned from "
         f"{len(splits.train):,} others:"
     )
     trained = [_train(experiment, out, log) for experiment in experiments]
+    summarize(out)
     asked = classifier()
     log(f"Now {asked.about}.")
     log(f"  {_on_drawings(asked)}, though it learned from photos alone")
@@ -61,13 +64,15 @@ def _train(experiment: Experiment, out: Path, log: Log) -> Run | None:
         (trained,) = run_series([replace(experiment, seed=seed)], out, log=_quiet)
         if trained.is_dead or not trained.metrics:
             log(f"  {experiment.model}  died with seed {seed}: all its outputs became zero")
+            shutil.rmtree(trained.folder)
             continue
         best, chance = trained.metrics["best"], trained.metrics["baseline"]["validation"]
         accuracy = percent(best["val_accuracy"], best["interval"])
         if best["interval"][0] > chance:
             log(f"  {experiment.model}  {accuracy}")
             return trained
-        log(f"  {experiment.model}  learned nothing with seed {seed}: {accuracy}")
+        log(f"  {experiment.model}  with seed {seed} no better than guessing: {accuracy}")
+        shutil.rmtree(trained.folder)
     return None
 
 

@@ -35,7 +35,9 @@ def events(folder: Path | None, done: int) -> Iterator[Callable[[Row], None]]:
     if folder is None:
         yield lambda row: None
         return
-    with event_writer()(str(folder), purge_step=done + 1) as writer:
+    # Files are named after the second; one of a run resumed within it must not be overwritten.
+    name = f".after-{done}"
+    with event_writer()(str(folder), purge_step=done + 1, filename_suffix=name) as writer:
 
         def write(row: Row) -> None:
             for name, value in row.items():

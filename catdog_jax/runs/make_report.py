@@ -101,11 +101,11 @@ def _splits_of(run: Run, data: str | Path | None, data_dir: str | None, log: Log
     given |= {} if data_dir is None else {"data_dir": data_dir}
     source = replace(run.experiment, **given)
     try:
-        splits = build.load_splits(source, image_size=run.image_size)
+        splits = build.load_splits_again(source, image_size=run.image_size)
     except InputError as error:
         if given:
             raise
-        log(f"note: without photos, which --data can give ({error})")
+        log(f"note: without photos: {error}")
         return None
     if splits.fingerprint == run.inputs["photos"]:
         return splits

@@ -15,6 +15,7 @@ from ..data.arrays import unlabelled
 from ..data.splits import Split
 from ..errors import InputError
 from ..files import written_whole
+from ..reports.tables import answer_line
 from ..training.evaluation import check_fit, predict_logits
 from ..training.losses import Loss, cross_entropy, label_classes
 from ..training.metrics import (
@@ -45,6 +46,10 @@ class Predictions:
     sure_above: float = 0.0
     """Answers with less confidence, the largest probability, are called not sure."""
 
+    def __str__(self) -> str:
+        """A line for each photo: `a.jpg  cat  98.2 %`."""
+        return "\n".join(map(answer_line, self.records()))
+
     @property
     def confidence(self) -> Float[np.ndarray, " n"]:
         """The largest probability for each photo."""
@@ -56,7 +61,10 @@ class Predictions:
             {
                 "file": name,
                 "class": self.class_names[int(np.argmax(shares))],
-                "sure": bool(shares.max() >= self.sure_above),
+                # A tie, as from a model that died, is no answer.
+                "sure": bool(
+                    shares.max() >= self.sure_above and (shares == shares.max()).sum() == 1
+                ),
                 "probabilities": dict(zip(self.class_names, shares.tolist(), strict=True)),
             }
             for name, shares in zip(self.names, self.probabilities, strict=True)

@@ -128,7 +128,8 @@ class Run:
             named = data if isinstance(data, str) else str(expanded(data).absolute())
             changes |= {"data": named, "data_dir": data_dir, "sizes": None}
         source = replace(self.experiment, **changes)
-        splits = build.load_splits(source, image_size=self.image_size)
+        load = build.load_splits_again if data is None else build.load_splits
+        splits = load(source, image_size=self.image_size)
         if data is None and splits.fingerprint != self.inputs["photos"]:
             log(f"note: {source.data} has changed since this run was trained")
         names = SPLIT_NAMES if split == "all" else (split,)
@@ -224,6 +225,8 @@ def _saved(folder: Path) -> list[int]:
 
 
 def _read_metrics(folder: Path, history: list[Row]) -> dict[str, Any]:
+    if not history:
+        raise InputError(f"{folder} has no saved epoch; was it copied without {CHECKPOINT}/?")
     metrics = read_json(folder / METRICS)
     try:
         entry = tables.Entry({}, metrics["seed"], metrics["epochs"], history, metrics)

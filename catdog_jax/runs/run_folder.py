@@ -198,6 +198,8 @@ def read_config(folder: Path) -> tuple[Experiment, Config]:
         InputError: the file is missing or wrong.
     """
     if not is_file(folder / CONFIG):
+        if run := next(folder.glob(f"*/{CONFIG}"), None):
+            raise InputError(f"{folder} holds several runs; name one, such as {run.parent}")
         raise InputError(f"{folder} is not a run: it has no {CONFIG}")
     config = read_json(folder / CONFIG)
     try:

@@ -85,7 +85,9 @@ def write_run_page(
     """
     data: Mapping[str, Any] = read_config(run.folder)[1]["data"]
     sections = [accuracy_section(run)] if run.metrics else []
-    if answers:
+    if run.is_dead:
+        at_hand = None  # it has nothing to say about any photo
+    elif answers:
         sections += _quality(run, answers, at_hand)
     elif run.history:
         words = "The model's answers are not in this folder, so its mistakes cannot be shown."

@@ -131,23 +131,12 @@ def resume(
         log(f"note: the {schedule} now ends with epoch {epochs}")
     experiment = absolute(with_code_of(folder, experiment))
     with _resume_hint_on_interrupt(folder, log):
-        splits = _splits_again(experiment)
+        splits = build.load_splits_again(experiment)
         inputs = inputs_of(experiment, splits, known=found.inputs if done else None)
         changed = difference(before, found.inputs, experiment, inputs)
         if changed:
             raise InputError(f"{folder} cannot be resumed: {changed}")
         return _train_and_report(experiment, folder, splits, inputs, log, finish=finish)
-
-
-def _splits_again(experiment: Experiment) -> Splits:
-    try:
-        return build.load_splits(experiment)
-    except InputError as error:
-        if Path(experiment.data).is_absolute() and not Path(experiment.data).exists():
-            raise InputError(
-                f"{experiment.data} does not exist any more; give its new path with --data"
-            ) from error
-        raise
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import csv
 import io
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -112,16 +112,6 @@ def progress(
             bar.update(epoch * images + count - bar.n)
 
         yield on_step
-
-
-def answer_line(record: Mapping[str, Any]) -> str:
-    """A record of `Predictions.records`, or of an error, as a line: `a.jpg  cat  98.2 %`."""
-    if "error" in record:
-        return f"{record['file']}  error: {record['error']}"
-    answer, confidence = record["class"], percent(max(record["probabilities"].values()))
-    if not record["sure"]:
-        return f"{record['file']}  not sure ({answer} {confidence})"
-    return f"{record['file']}  {answer}  {confidence}"
 
 
 def csv_line(cells: Sequence[object]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..data.photo import decode_named
+from ..data.photo import decode_given
 from ..errors import InputError
 from ..runs.classifier import AT_ONCE, Classifier
 from .heat import heat_maps, picture
@@ -46,11 +46,11 @@ class Batcher:
         """The record of a photo, as `predict --json` prints it; with `explain`, and `heat_map`.
 
         Raises:
-            InputError: it cannot be decoded, or has too many pixels.
+            ValueError: it cannot be decoded, or has too many pixels.
         """
         loop = asyncio.get_running_loop()
         size, most = self._classifier.image_size, self._most_pixels
-        pixels = await loop.run_in_executor(self._decoders, decode_named, name, encoded, size, most)
+        pixels = await loop.run_in_executor(self._decoders, decode_given, encoded, size, most)
         asked = _Asked(name, pixels, explain and not self.why_no_heat, loop.create_future())
         self._queue.put_nowait(asked)
         return await asked.answer
