@@ -135,7 +135,7 @@ def test_several_photos_are_a_table_that_is_saved(
     page["files"].send_keys("\n".join(photos.values()))
     page.told("6 photos: 1 blue, 1 not sure, 2 red, 2 no answer")
     names = [*photos]
-    said = "letter.txt cannot be decoded as a photo: unknown image format"
+    said = "cannot be decoded as a photo: unknown image format"
     assert page.rows() == [
         ["blue.png", "blue", "100.0 %"],
         ["half.png", "not sure (red)", "72.7 %"],

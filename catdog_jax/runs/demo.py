@@ -35,7 +35,7 @@ def demo(
         log: is called with one line at a time.
 
     Returns:
-        The runs that learned something; the others are deleted.
+        The runs that learned something; those that were tried again are deleted.
 
     Raises:
         InputError, RunError: as for `run_series`.
@@ -60,11 +60,13 @@ def demo(
 
 def _train(experiment: Experiment, out: Path, log: Log) -> Run | None:
     """The first run that learns something, of a few seeds; None if there is none."""
+    trained: Run | None = None
     for seed in range(_TRIES):
+        if trained is not None:  # it would be averaged with the next on the page
+            shutil.rmtree(trained.folder)
         (trained,) = run_series([replace(experiment, seed=seed)], out, log=_quiet)
         if trained.is_dead or not trained.metrics:
             log(f"  {experiment.model}  died with seed {seed}: all its outputs became zero")
-            shutil.rmtree(trained.folder)
             continue
         best, chance = trained.metrics["best"], trained.metrics["baseline"]["validation"]
         accuracy = percent(best["val_accuracy"], best["interval"])
@@ -72,7 +74,6 @@ def _train(experiment: Experiment, out: Path, log: Log) -> Run | None:
             log(f"  {experiment.model}  {accuracy}")
             return trained
         log(f"  {experiment.model}  with seed {seed} no better than guessing: {accuracy}")
-        shutil.rmtree(trained.folder)
     return None
 
 
