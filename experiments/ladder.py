@@ -2,14 +2,14 @@
 
     python experiments/ladder.py          # draws experiments/results/ladder.png
 
-From the histories and the benchmark in experiments/results: the mean over the seeds that lived. The
-histories of models 1 to 4 were recorded on a busy machine, so their seconds are those of the
-benchmark (median of the first and of the later epochs). Models 5 and 6 were trained on a GPU only.
+From experiments/results: the mean over the histories of the seeds that lived. These were recorded
+on busy machines or a GPU, so seconds are those of ladder_seconds.json, measured once on two quiet
+cores (an AMD EPYC, Zen 5): catdog-jax train MODEL for a few epochs, model 6 for all of them. The
+first epoch of a program includes compiling it. The deep model 6 would take hours there.
 """
 
 import json
 from pathlib import Path
-from statistics import median
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -32,7 +32,7 @@ NAMES = {
 
 def main(data: Path = RESULTS, out: Path = RESULTS / "ladder.png") -> None:
     """Draw the ladder from the results in the folder `data`."""
-    turns = json.loads((data / "benchmark.json").read_text("utf-8"))["turns"]
+    measured = json.loads((data / "ladder_seconds.json").read_text("utf-8"))
     figure, (over_epochs, over_seconds) = plt.subplots(
         1, 2, figsize=(11, 5), sharey=True, layout="constrained"
     )
@@ -43,7 +43,8 @@ def main(data: Path = RESULTS, out: Path = RESULTS / "ladder.png") -> None:
             continue
         accuracy = np.mean(lived, axis=0)
         (line,) = over_epochs.plot(range(1, len(accuracy) + 1), accuracy, label=name)
-        if seconds := measured(turns, model, len(accuracy)):
+        if model in measured:
+            seconds = [each for epochs, each in measured[model] for _ in range(epochs)]
             over_seconds.plot(np.cumsum(seconds), accuracy, color=line.get_color())
     for axes, label, ticks in (
         (over_epochs, "epochs", [1, 3, 10, 30, 100, 300]),
@@ -57,15 +58,6 @@ def main(data: Path = RESULTS, out: Path = RESULTS / "ladder.png") -> None:
     over_epochs.set_ylabel("validation accuracy")
     figure.legend(loc="outside lower center", ncols=len(NAMES))
     figure.savefig(out, dpi=120)
-
-
-def measured(turns: list[dict], model: str, epochs: int) -> list[float] | None:
-    """Seconds of each epoch by the benchmark, if it ran this model."""
-    ours = [t for t in turns if (t["work"], t["contender"]) == (f"epoch-{model}", "catdog_jax")]
-    if not ours:
-        return None
-    later = median(second for turn in ours for second in turn["seconds"])
-    return [median(turn["first"] for turn in ours), *[later] * (epochs - 1)]
 
 
 if __name__ == "__main__":

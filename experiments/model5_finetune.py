@@ -4,7 +4,7 @@
 
 98.6 % (five seeds, 98.5 to 98.6; weights restored from 8 bits) of 10,831 or more photos of TFDS
 that look like none of the post's, where model 4 reaches 95 to 96 % of the validation photos. 2
-minutes on an H100, a quarter of an hour on two CPU cores; with --image-size 160 half of that, and a
+minutes on an H100, ten on two cores of an EPYC (Zen 5); with --image-size 160 half of that, and a
 point less. More: docs/beyond.md.
 """
 
