@@ -484,6 +484,7 @@ def test_ctrl_c_while_it_starts_ends_it_quietly(module: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-X", "importtime", "-m", "catdog_jax", "train", "model3"],
         stderr=subprocess.PIPE,
+        pipesize=4096,  # it waits to be read, and cannot end before the signal
         text=True,
     ) as process:
         assert process.stderr is not None
