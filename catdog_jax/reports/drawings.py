@@ -16,12 +16,10 @@ from .plots import (
     colours,
     curve,
     draw_runs,
-    fates_of,
     mean_curve,
-    name_of,
     subplots,
 )
-from .tables import Entry, grouped, living, percent
+from .tables import Entry, fates_of, grouped, living, name_of, percent
 
 _INK = "#123456"
 """Stands for the page's text colour while matplotlib draws."""
@@ -155,8 +153,8 @@ def comparison_figures(entries: Sequence[Entry]) -> list[Figure]:
                 draw_runs(axes, alive, colour, label, over=over)
             for entry in group:
                 if entry.dead and entry.history:
-                    of_dead = {} if alive else {"label": label}
-                    axes.plot(*curve(entry, over), color=colour, linestyle=":", **of_dead)
+                    of_dead = None if alive else label
+                    axes.plot(*curve(entry, over), color=colour, linestyle=":", label=of_dead)
             reached = _reached(alive, over) if alive else ""
             said.append(f"{name}: {'; '.join(filter(None, (reached, fates)))}")
         if over == "epoch":

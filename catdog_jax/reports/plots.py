@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 
 from ..errors import printable
 from ..files import written_whole
-from .tables import Entry, grouped, living
+from .tables import Entry, fates_of, grouped, living, name_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -170,18 +170,6 @@ def legend_of(group: Sequence[Entry], entries: Sequence[Entry]) -> str:
     """What sets a group apart from the others, and which of its runs died or are unfinished."""
     lines = name_of(group, entries), fates_of(group)
     return "\n".join(fill(printable(line), 120) for line in lines if line)
-
-
-def name_of(group: Sequence[Entry], entries: Sequence[Entry]) -> str:
-    """What sets a group apart from the others: `model3, learning rate 0.001`."""
-    label = group[0].label
-    varying = [name for name in label if len({entry.label[name] for entry in entries}) > 1]
-    return ", ".join(label[n] if n == "model" else f"{n} {label[n]}" for n in varying or ["model"])
-
-
-def fates_of(group: Sequence[Entry]) -> str:
-    """Which runs of a group died or are unfinished: `seed 1 died`."""
-    return ", ".join(entry.fate for entry in group if entry.fate)
 
 
 def draw_runs(

@@ -52,6 +52,18 @@ def living(entries: Sequence[Entry]) -> list[Entry]:
     return [entry for entry in entries if entry.history and not entry.dead]
 
 
+def name_of(group: Sequence[Entry], entries: Sequence[Entry]) -> str:
+    """What sets a group apart from the others: `model3, learning rate 0.001`."""
+    label = group[0].label
+    varying = [name for name in label if len({entry.label[name] for entry in entries}) > 1]
+    return ", ".join(label[n] if n == "model" else f"{n} {label[n]}" for n in varying or ["model"])
+
+
+def fates_of(group: Sequence[Entry]) -> str:
+    """Which runs of a group died or are unfinished: `seed 1 died`."""
+    return ", ".join(entry.fate for entry in group if entry.fate)
+
+
 def published() -> dict[str, Any]:
     """The post's numbers: `histories` by model, a list per column, and `test` of model 4."""
     return json.loads(files("catdog_jax.reports").joinpath("published.json").read_text("utf-8"))

@@ -154,10 +154,11 @@ def predict(*model_and_photos: Any, image_size: int | None = None) -> Prediction
     if len(model_and_photos) not in (1, 2):
         raise TypeError("predict takes photos, or a model and photos")
     *models, photos = model_and_photos
-    asked = _asked(models[0] if models else None, image_size or 160)
+    model = models[0] if models else None
+    asked = _asked(model, image_size or 160)
     if hasattr(photos, "__array_interface__") or hasattr(photos, "shape"):
         names, images = None, _images(photos)
-        if image_size or not isinstance(models[0] if models else None, nnx.Module):
+        if image_size or not isinstance(model, nnx.Module):
             images = _of_size(images, asked.image_size)
     else:
         if not isinstance(photos, str | Path | Sequence):

@@ -13,7 +13,7 @@ from . import build
 from .classifier import Classifier, Photo, classifier
 from .experiment import Experiment
 from .results import Log, Run
-from .series import run_series, summarize
+from .series import run_series
 
 _TRIES = 6
 
@@ -49,7 +49,6 @@ def demo(
         f"{len(splits.train):,} others:"
     )
     trained = [_train(experiment, out, log) for experiment in experiments]
-    summarize(out)
     asked = classifier()
     log(f"Now {asked.about}.")
     log(f"  {_on_drawings(asked)}, though it learned from photos alone")
