@@ -149,6 +149,7 @@ class Batches:
         split: holds the photos.
         order: indices of the photos, in order.
         batch_size: of every batch.
+        part: which photos of each batch are read; the others are for other processes.
 
     Raises:
         InputError: `batch_size` is not positive.
@@ -157,6 +158,7 @@ class Batches:
     split: Split
     order: Indices
     batch_size: int
+    part: slice = field(default_factory=lambda: slice(None))
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -172,7 +174,8 @@ class Batches:
         return rows, np.arange(rows.size).reshape(shape) < len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        for rows, mask in zip(*self.rows(), strict=True):
+        all_rows, masks = self.rows()
+        for rows, mask in zip(all_rows[:, self.part], masks[:, self.part], strict=True):
             yield Batch(image=self.split.images[rows], label=self.split.labels[rows], mask=mask)
             if isinstance(self.split.images, np.ndarray):  # a view does this itself
                 forget_pages(self.split.images)

@@ -17,6 +17,7 @@ from ..errors import InputError, RunError
 from ..models.create import MODELS
 from ..models.keras_weights import weights_file
 from ..training.augment import Augmentation, named_augmentation
+from ..training.hosts import is_first
 from ..training.depth import last_stages, scale_by_depth
 from ..training.loop import Callback, EpochRecord
 from ..training.losses import Loss, cross_entropy, smoothed
@@ -156,7 +157,7 @@ def training_of(
         "seed": experiment.seed,
         "dtype": experiment.dtype,
         "on_device": experiment.on_device,
-        "callbacks": [_callback(name) for name in experiment.callbacks],
+        "callbacks": [_callback(name) for name in experiment.callbacks if is_first()],
     }
 
 

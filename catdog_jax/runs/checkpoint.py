@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from ..errors import InputError, first_line
 from ..files import sha256, written_whole
+from ..training import hosts
+from ..training.mesh import local
 from ..training.state import TrainState
 from .history import COLUMNS, Row, best_epoch
 
@@ -29,6 +31,8 @@ FORMAT = 3
 """Increase it when the content of a checkpoint changes."""
 
 DIGESTS = "sha256.json"
+
+ShapeAndDtype: TypeAlias = tuple[tuple[int, ...], Any]
 
 
 class Record(TypedDict):
@@ -66,7 +70,7 @@ def save(folder: Path, state: TrainState, record: Record) -> None:
         OSError: it cannot be written; earlier ones are intact.
     """
     # As NumPy arrays: Orbax would fetch arrays from the devices one by one.
-    epoch, arrays = len(record["history"]), jax.device_get(_named(state))
+    epoch, arrays = len(record["history"]), jax.device_get(_named(local(state)))
     try:
         folder.mkdir(exist_ok=True)
         # On a full disk Orbax's threads print many lines, so check before.
@@ -111,7 +115,7 @@ def read(path: Path) -> Record:
 
 
 def restore(path: Path, state: TrainState, *, weights_only: bool = False) -> TrainState:
-    """The state in the checkpoint `path`.
+    """The state in the checkpoint `path`; with several processes all call it, the first reads.
 
     Args:
         path: a checkpoint's folder.
@@ -122,7 +126,22 @@ def restore(path: Path, state: TrainState, *, weights_only: bool = False) -> Tra
         InputError: a tensor is missing, unexpected, of another shape or dtype, or not finite; or
             the checkpoint is damaged or cannot be read.
     """
-    wanted = _named(state)
+    wanted = {name: (array.shape, array.dtype) for name, array in _named(state).items()}
+    saved = hosts.from_first(_saved, path, wanted, weights_only=weights_only)
+    leaves, structure = jax.tree.flatten(state)
+    return jax.tree.unflatten(
+        structure,
+        [
+            jax.random.wrap_key_data(saved[name]) if _is_key(leaf) else jnp.asarray(saved[name])
+            for name, leaf in zip(wanted, leaves, strict=True)
+        ],
+    )
+
+
+def _saved(
+    path: Path, wanted: Mapping[str, ShapeAndDtype], *, weights_only: bool
+) -> dict[str, np.ndarray]:
+    """The arrays in a checkpoint; see `restore`."""
     with _reading(path), _manager(path.parent) as manager:
         epoch = int(path.name)
         there: Any = manager.item_metadata(epoch).state
@@ -138,18 +157,16 @@ def restore(path: Path, state: TrainState, *, weights_only: bool = False) -> Tra
     for name in wanted:
         if np.issubdtype(saved[name].dtype, np.floating) and not np.isfinite(saved[name]).all():
             raise InputError(f"{path} cannot be used: {name} holds NaN or infinity")
-    leaves, structure = jax.tree.flatten(state)
-    return jax.tree.unflatten(
-        structure,
-        [
-            jax.random.wrap_key_data(saved[name]) if _is_key(leaf) else jnp.asarray(saved[name])
-            for name, leaf in zip(wanted, leaves, strict=True)
-        ],
-    )
+    return {name: np.asarray(saved[name]) for name in wanted}
 
 
 def _manager(folder: Path, keep: list[int] | None = None) -> ocp.CheckpointManager:
     """Orbax's manager of the checkpoints in `folder`; when saving, it keeps only these epochs."""
+    # The state is the same in all processes, so one writes and reads it without the others.
+    me = jax.process_index()
+    by_itself = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
     return ocp.CheckpointManager(
         folder.absolute(),
         options=ocp.CheckpointManagerOptions(
@@ -158,10 +175,11 @@ def _manager(folder: Path, keep: list[int] | None = None) -> ocp.CheckpointManag
             enable_async_checkpointing=False,
             preservation_policy=policies.CustomSteps(keep or []),
             save_root_metadata=False,
+            multiprocessing_options=by_itself,
         ),
         item_handlers={
-            "state": ocp.StandardCheckpointHandler(),
-            "record": ocp.JsonCheckpointHandler(),
+            "state": ocp.StandardCheckpointHandler(multiprocessing_options=by_itself),
+            "record": ocp.JsonCheckpointHandler(multiprocessing_options=by_itself),
         },
     )
 
@@ -197,13 +215,14 @@ def _verify(path: Path) -> None:
         ) from error
 
 
-def _check(path: Path, found: Mapping[str, Any], wanted: Mapping[str, jax.Array]) -> None:
-    expected = {name: (array.shape, array.dtype) for name, array in wanted.items()}
-    for name in sorted(found.keys() | expected.keys()):
-        if found.get(name) != expected.get(name):
+def _check(
+    path: Path, found: Mapping[str, ShapeAndDtype], wanted: Mapping[str, ShapeAndDtype]
+) -> None:
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
             there, here = (
                 "no such tensor" if side.get(name) is None else "{1}{0}".format(*side[name])
-                for side in (found, expected)
+                for side in (found, wanted)
             )
             raise InputError(
                 f"{path} is not a checkpoint of this model: {name} is {there} there, {here} here"

@@ -1,6 +1,7 @@
 """The end of a run: evaluate its model, write `metrics.json`, `history.png`, `report.html`."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,7 @@ from flax import nnx
 from ..data.splits import Split, Splits, majority_baseline
 from ..errors import first_line
 from ..reports.plots import plot_history
+from ..training import hosts
 from ..training.mesh import peak_memory
 from ..training.metrics import wilson_interval
 from . import named
@@ -39,22 +41,49 @@ def report(
     log: Log,
 ) -> Run:
     """Evaluate the models of the last and the best epoch, and write the files of a finished run."""
-    history = record["history"]
-    best = best_epoch(history)
 
     def predict(split: Split) -> Predictions | None:
         if not len(split):
             return None
         return predictions_of(model, split, experiment, splits.class_names, checked=True)
 
+    best = out / CHECKPOINT / str(best_epoch(record["history"]))
+    of_last = predict(splits.test)
+    put_checkpoint(model, best, experiment, record["inputs"])
+    found = {"validation": predict(splits.validation), "test": predict(splits.test)}
+    # The rest is for one process: the others only get the result.
+    return hosts.from_first(_write, experiment, out, model, splits, record, of_last, found, log)
+
+
+def _write(
+    experiment: Experiment,
+    out: Path,
+    model: nnx.Module,
+    splits: Splits,
+    record: Record,
+    of_last: Predictions | None,
+    found: Mapping[str, Predictions | None],
+    log: Log,
+) -> Run:
+    """Write the files of a finished run.
+
+    Args:
+        experiment: of the run.
+        out: its folder.
+        model: of the best epoch.
+        splits: its photos.
+        record: of its last checkpoint.
+        of_last: predictions of the last epoch's model on the test photos.
+        found: those of the best epoch's model on validation and test photos.
+        log: gets the results.
+    """
+    history = record["history"]
+    best = best_epoch(history)
+    validation, test, on_validation = splits.validation, splits.test, found["validation"]
+
     def judge(predictions: Predictions | None) -> dict[str, Any] | None:
         return predictions and judged(predictions, experiment)
 
-    validation, test = splits.validation, splits.test
-    test_last = judge(predict(test))
-    put_checkpoint(model, out / CHECKPOINT / str(best), experiment, record["inputs"])
-    on_validation = predict(validation)
-    found = {"validation": on_validation, "test": predict(test)}
     accuracy = history[best - 1]["val_accuracy"]
     interval = wilson_interval(round(accuracy * len(validation)), len(validation))
     start = [phase.start for phase in phases_of(experiment) if phase.start < len(history)][-1]
@@ -69,7 +98,7 @@ def report(
         "best": {"epoch": best, "val_accuracy": accuracy, "interval": interval},
         "validation": judge(on_validation),
         "test": judge(found["test"]),
-        "test_last": test_last,
+        "test_last": judge(of_last),
         # Below it, `predict` says "not sure".
         "sure_above": float(np.quantile(on_validation.confidence, 0.1)) if on_validation else 0.0,
         "baseline": {

@@ -16,6 +16,7 @@ from ..data.splits import SPLIT_NAMES, Split, Splits
 from ..errors import InputError, say
 from ..files import expanded, is_file
 from ..reports import tables
+from ..training.hosts import from_first
 from ..training.state import create_state, put_weights
 from . import build, checkpoint
 from .experiment import Experiment
@@ -245,7 +246,7 @@ def _read_metrics(folder: Path, history: list[Row]) -> dict[str, Any]:
 
 def put_checkpoint(model: nnx.Module, path: Path, experiment: Experiment, inputs: Inputs) -> None:
     """Fill `model`, in place, with the weights of a checkpoint of this run."""
-    read_record(path, experiment, inputs)
+    from_first(read_record, path, experiment, inputs)
     phase = phase_of(experiment, int(path.name))
     _, state = create_state(
         model,

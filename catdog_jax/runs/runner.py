@@ -1,16 +1,18 @@
 """Runs: composes data, model, training, checkpoints and report."""
 
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from flax import nnx
 
 from ..data.splits import Splits
 from ..errors import InputError, RunError, first_line, say
 from ..files import expanded, is_file, lock_folder, uninterrupted
+from ..training import hosts
 from ..training.evaluation import check_fit
 from ..training.loop import EpochRecord
 from ..training.state import TrainState, split_trained
@@ -71,17 +73,18 @@ def run(
             command that resumes the run.
     """
     out = default_folder(experiment) if out is None else expanded(out)
-    experiment = absolute(experiment)
+    experiment, log = absolute(experiment), _of_first(log)
     with _resume_hint_on_interrupt(out, log):
-        build.check(experiment)
+        hosts.from_first(build.check, experiment)
         if splits is None:
-            splits = build.load_splits(experiment)
+            splits = hosts.first_then_others(lambda: build.load_splits(experiment))
         elif splits.source == build.ARRAYS:
             experiment = replace(experiment, data=build.ARRAYS)
-        inputs = inputs_of(experiment, splits)
-        if is_finished(out, experiment, inputs):
+        hosts.check_same("photos", splits.fingerprint)
+        inputs = hosts.from_first(inputs_of, experiment, splits)
+        if hosts.from_first(is_finished, out, experiment, inputs):
             log(f"{out} holds this run already; reading it")
-            return load_run(out)
+            return hosts.from_first(load_run, out)
         return _train_and_report(experiment, out, splits, inputs, log)
 
 
@@ -108,9 +111,9 @@ def resume(
         InputError: `folder` is not a run, the photos are others, or as for `run`.
         RunError: as for `run`.
     """
-    folder = expanded(folder)
-    found = load_run(folder)
-    done, (before, _) = len(found.history), read_config(folder)
+    folder, log = expanded(folder), _of_first(log)
+    found = hosts.from_first(load_run, folder)
+    done, (before, _) = len(found.history), hosts.from_first(read_config, folder)
     changes = {"epochs": epochs, "data": data, "data_dir": data_dir}
     experiment = replace(before, **{n: value for n, value in changes.items() if value is not None})
     if epochs is not None and epochs < done:
@@ -131,12 +134,19 @@ def resume(
         log(f"note: the {schedule} now ends with epoch {epochs}")
     experiment = absolute(with_code_of(folder, experiment))
     with _resume_hint_on_interrupt(folder, log):
-        splits = build.load_splits_again(experiment)
-        inputs = inputs_of(experiment, splits, known=found.inputs if done else None)
+        splits = hosts.first_then_others(lambda: build.load_splits_again(experiment))
+        hosts.check_same("photos", splits.fingerprint)
+        known = found.inputs if done else None
+        inputs = hosts.from_first(inputs_of, experiment, splits, known=known)
         changed = difference(before, found.inputs, experiment, inputs)
         if changed:
             raise InputError(f"{folder} cannot be resumed: {changed}")
         return _train_and_report(experiment, folder, splits, inputs, log, finish=finish)
+
+
+def _of_first(log: Log) -> Log:
+    """The first process's log; the others say nothing."""
+    return log if hosts.is_first() else lambda line: None
 
 
 @contextmanager
@@ -162,8 +172,9 @@ def _train_and_report(
     *,
     finish: bool = False,
 ) -> Run:
-    model = model_to_train(experiment, splits, begun=bool(checkpoint.epochs(out / CHECKPOINT)))
-    with lock_folder(out):
+    begun = bool(hosts.from_first(checkpoint.epochs, out / CHECKPOINT))
+    model = model_to_train(experiment, splits, begun=begun)
+    with lock_folder(out) if hosts.is_first() else nullcontext():
         try:
             record = _train(experiment, out, model, splits, inputs, log, finish=finish)
             return report(experiment, out, model, splits, record, log)
@@ -186,6 +197,8 @@ def _kept(out: Path) -> str:
 def model_to_train(experiment: Experiment, splits: Splits, *, begun: bool = False) -> nnx.Module:
     """The model to start from; with random weights if the run has `begun`, for its checkpoint.
 
+    With several processes, only the first one's has pretrained weights.
+
     Raises:
         InputError: model, weights, data and the parts to train do not fit each other.
     """
@@ -195,8 +208,10 @@ def model_to_train(experiment: Experiment, splits: Splits, *, begun: bool = Fals
             f"the photos are {height} pixels high, the experiment's image_size is "
             f"{experiment.image_size}"
         )
-    make = build.build_model if begun else initial_model
-    model = make(experiment, len(splits.class_names), height)
+    # The first process's weights are everyone's, see `fit`.
+    make = initial_model if hosts.is_first() and not begun else build.build_model
+    with hosts.alone():
+        model = make(experiment, len(splits.class_names), height)
     # `fit` checks this, too, but only after the folder was created.
     check_fit(model, splits.train, loss=build.loss_of(experiment, len(splits.class_names)))
     classes, steps = len(splits.class_names), len(splits.train.batches(experiment.batch_size))
@@ -228,39 +243,38 @@ def _train(
         device="",
         on_device=False,
     )
-    saved, path = checkpoint.epochs(out / CHECKPOINT), None
-    if saved:
-        path = out / CHECKPOINT / str(saved[-1])
-        record |= read_record(path, experiment, inputs)
+    path, saved = hosts.from_first(_last_saved, out, experiment, inputs)
+    if path is not None:
+        record |= saved
         record["experiment"] = plain(experiment)  # the photos may have moved
-        # The final evaluation needs the best epoch's checkpoint.
-        best = best_epoch(record["history"])
-        read_record(path.with_name(str(best)), experiment, inputs)
         put_checkpoint(model, path, experiment, inputs)
     history = record["history"]
 
     def keep(epoch: EpochRecord, state: TrainState) -> None:
         history.append({name: getattr(epoch, name) for name in COLUMNS})
         record["device"], record["on_device"] = build.device(epoch.devices), epoch.on_device
+        if not hosts.is_first():
+            return
         with uninterrupted():
             checkpoint.save(out / CHECKPOINT, state, record)
             write_history(out / HISTORY, history)
         write_events(history[-1])
 
-    folder = out / "tensorboard" if experiment.tensorboard else None
+    folder = out / "tensorboard" if experiment.tensorboard and hosts.is_first() else None
     with (
         progress(experiment, len(splits.train), len(history)) as on_step,
         events(folder, len(history)) as write_events,
     ):
         epochs = train(experiment, model, splits, history, path, keep, on_step)
-        (out / METRICS).unlink(missing_ok=True)  # it marks a finished run
-        write_json(out / CONFIG, config_of(experiment, splits, inputs))
-        keep_code(experiment, out)
+        if hosts.is_first():
+            (out / METRICS).unlink(missing_ok=True)  # it marks a finished run
+            write_json(out / CONFIG, config_of(experiment, splits, inputs))
+            keep_code(experiment, out)
         log(f"{named.short(experiment.model)}, seed {experiment.seed}, into {out}")
         if 0 < experiment.epochs <= experiment.head_epochs and experiment.trainable != "head":
             log(f"note: all {experiment.epochs} epochs train the head alone, as head_epochs says")
-        if saved:
-            log(f"resuming after epoch {saved[-1]}, the last one saved")
+        if path is not None:
+            log(f"resuming after epoch {path.name}, the last one saved")
         if finish or _has_died(experiment, history):  # do not train, only evaluate
             return record
         for epoch in epochs:
@@ -272,6 +286,21 @@ def _train(
             if len(history) < experiment.epochs:
                 log(f"stopped: no better validation accuracy for {experiment.patience} epochs")
     return record
+
+
+def _last_saved(
+    out: Path, experiment: Experiment, inputs: Inputs
+) -> tuple[Path | None, Mapping[str, Any]]:
+    """The path and record of the run's last checkpoint, if there is one."""
+    saved = checkpoint.epochs(out / CHECKPOINT)
+    if not saved:
+        return None, {}
+    path = out / CHECKPOINT / str(saved[-1])
+    record = read_record(path, experiment, inputs)
+    # The final evaluation needs the best epoch's checkpoint.
+    best = best_epoch(record["history"])
+    read_record(path.with_name(str(best)), experiment, inputs)
+    return path, record
 
 
 def _has_died(experiment: Experiment, history: Sequence[Row]) -> bool:

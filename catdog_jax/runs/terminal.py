@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ..data.splits import SPLIT_NAMES, Split, Splits, class_counts, majority_baseline
 from ..reports.tables import percent
+from ..training.hosts import is_first
 from ..training.metrics import Sums
 from .experiment import Experiment
 
@@ -89,7 +90,7 @@ def progress(
     experiment: Experiment, images: int, done: int
 ) -> Iterator[Callable[[int, Sums], None] | None]:
     """A progress bar over the whole run, starting after `done` epochs."""
-    if not sys.stderr.isatty():
+    if not (sys.stderr.isatty() and is_first()):
         yield None
         return
     done = done * images

@@ -15,7 +15,7 @@ from ..errors import InputError, first_line
 from .augment import BatchAugmentation
 from .feed import limit_dispatch, stream
 from .losses import Logits, Loss, cross_entropy
-from .mesh import data_mesh, jit, replicate
+from .mesh import data_mesh, fetch, jit, replicate
 from .metrics import Metrics, metrics_of
 from .state import Dtype, apply, in_mode
 
@@ -111,7 +111,7 @@ class Inference:
                 infer(self._graphdef, self._dtype, self._mirror, state, batch["image"])
                 for batch in stream(images.batches(batch_size), mesh)
             )
-            logits = np.concatenate([np.asarray(output) for output in limit_dispatch(outputs)])
+            logits = np.concatenate([fetch(output) for output in limit_dispatch(outputs)])
         return logits[: len(images)]  # without padding
 
 

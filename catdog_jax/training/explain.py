@@ -19,7 +19,7 @@ from ..data.arrays import unlabelled
 from ..errors import InputError, first_line
 from .feed import limit_dispatch, stream
 from .losses import Logits
-from .mesh import data_mesh, even_batch, jit, replicate
+from .mesh import data_mesh, even_batch, fetch, jit, replicate
 from .metrics import predicted
 from .state import full_precision, in_mode, in_pixels
 
@@ -74,7 +74,7 @@ def explain(
             for batch in stream(batches, mesh)
         )
         maps, logits = zip(
-            *(map(np.asarray, pair) for pair in limit_dispatch(outputs)), strict=True
+            *(map(fetch, pair) for pair in limit_dispatch(outputs)), strict=True
         )
     known = max(2, logits[0].shape[1])
     if classes is not None and (wanted.min() < 0 or wanted.max() >= known):

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from ..data.splits import Split
 from .feed import limit_dispatch, stream
 from .losses import Logits
-from .mesh import jit, replicate
+from .mesh import fetch, jit, replicate
 from .state import Dtype, full_precision, in_dtype, in_mode, in_pixels, trained_parts
 
 
@@ -54,7 +54,7 @@ def features_of(
             _features(graphdef, dtype, state, batch["image"])
             for batch in stream(split.batches(batch_size), mesh)
         )
-        features = np.concatenate([np.asarray(part) for part in limit_dispatch(parts)])
+        features = np.concatenate([fetch(part) for part in limit_dispatch(parts)])
     return features[: len(split)]  # without padding
 
 

@@ -1,17 +1,19 @@
 """How photos reach the devices: all at once to stay there, or streamed with read-ahead."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from ..data.splits import Split
-from .mesh import replicate, shard
+from ..data.splits import Batches, Split
+from . import hosts
+from .mesh import own_part, replicate, shard
 
 Item = TypeVar("Item")
 
@@ -29,11 +31,10 @@ def photos_fit_in_memory(splits: Iterable[Split]) -> bool:
     if jax.default_backend() == "cpu":
         return False
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
-    if not all({"bytes_limit", "bytes_in_use"} <= set(stat) for stat in stats):
-        return False
-    free = min(stat["bytes_limit"] - stat["bytes_in_use"] for stat in stats)
+    known = all({"bytes_limit", "bytes_in_use"} <= set(stat) for stat in stats)
+    free = min(stat["bytes_limit"] - stat["bytes_in_use"] for stat in stats) if known else 0
     needed = sum(int(np.prod(split.images.shape)) * split.images.dtype.itemsize for split in splits)
-    return needed <= _PHOTOS_SHARE * free
+    return hosts.all_agree(needed <= _PHOTOS_SHARE * free)
 
 
 def on_every_device(split: Split, mesh: Mesh) -> PyTree:
@@ -41,9 +42,12 @@ def on_every_device(split: Split, mesh: Mesh) -> PyTree:
     return replicate({"image": np.asarray(split.images), "label": split.labels}, mesh)
 
 
-def stream(batches: Iterable[Mapping[str, Any]], mesh: Mesh) -> Iterator[PyTree]:
-    """The batches, sharded over the mesh; the next ones are read meanwhile."""
-    for batch in prefetch(batches):
+def stream(batches: Batches, mesh: Mesh) -> Iterator[PyTree]:
+    """The batches, sharded over the mesh; the next ones are read meanwhile.
+
+    Each process reads only what its own devices need.
+    """
+    for batch in prefetch(replace(batches, part=own_part(batches.batch_size, mesh))):
         yield shard(dict(batch), mesh)
 
 

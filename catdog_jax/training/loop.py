@@ -17,6 +17,7 @@ from jaxtyping import Bool, PyTree
 from ..data.arrays import Arrays, as_split
 from ..data.splits import Split
 from ..errors import InputError, RunError
+from . import hosts
 from .augment import Augmentation, combined, is_for_one_image
 from .epoch import TrainEpoch, make_train_epoch
 from .evaluation import check_fit
@@ -89,6 +90,9 @@ def fit(
 
     The arguments are checked at once; training starts when the first record is asked for, from the
     weights that `model` has then. When a record is yielded, it holds those of that epoch.
+
+    With several processes (`jax.distributed`) all call it with the same arguments, and start from
+    the first one's weights. Each reads its own part of every batch.
 
     Args:
         model: any NNX module that is called with pixels 0…255, `[batch, height, width, channels]`,
@@ -177,7 +181,7 @@ def fit(
     resident = photos_fit_in_memory(splits) if on_device is None else on_device
     return _epochs(
         model,
-        lambda: replicate(begin(), mesh),
+        lambda: replicate(hosts.of_first(begin()), mesh),
         [] if after is None else list(after[0]),
         make_train_epoch(task, model, splits[0], batch_size, seed, mesh, resident=resident),
         make_validation(task, model, params, splits[1], batch_size, mesh, resident=resident),

@@ -17,11 +17,13 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from ..errors import InputError
 from ..files import cache_folder
+from . import hosts
 
 _MAX_CPU_DEVICES = 16
 _CACHE_BYTES = 2**30  # least recently used programs are deleted first
@@ -142,16 +144,18 @@ def processor() -> str:
 
 
 def data_mesh(batch_size: int) -> Mesh:
-    """A mesh of all devices; on a CPU, of the largest number that divides `batch_size`.
+    """A mesh of all devices; on CPUs, of the largest number that divides `batch_size`.
 
     Raises:
-        InputError: the number of GPUs or TPU cores does not divide `batch_size`.
+        InputError: the number of GPUs, TPU cores or processes does not divide `batch_size`.
     """
-    devices = jax.devices()
+    devices = hosts.devices()
+    processes = len({device.process_index for device in devices})
     if jax.default_backend() == "cpu":
-        count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
-        devices = devices[:count]
-    elif batch_size % len(devices):
+        each = len(devices) // processes
+        fitting = [n for n in range(1, each + 1) if batch_size % (n * processes) == 0]
+        devices = [one for i, one in enumerate(devices) if i % each < max(fitting, default=1)]
+    if batch_size % len(devices):
         below = batch_size // len(devices) * len(devices)
         sizes = " or ".join(str(size) for size in (below, below + len(devices)) if size)
         raise InputError(
@@ -163,15 +167,53 @@ def data_mesh(batch_size: int) -> Mesh:
 
 def even_batch(images: int) -> int:
     """The smallest batch of at least so many images that `data_mesh` can cut evenly."""
-    devices = 1 if jax.default_backend() == "cpu" else len(jax.devices())
-    return -(-images // devices) * devices
+    devices = hosts.devices()
+    on_cpu = jax.default_backend() == "cpu"
+    parts = len({device.process_index for device in devices}) if on_cpu else len(devices)
+    return -(-images // parts) * parts
+
+
+def own_part(batch_size: int, mesh: Mesh) -> slice:
+    """Which images of each batch this process reads: those of its devices."""
+    each = batch_size // mesh.size
+    mine = [i for i, d in enumerate(mesh.devices.flat) if d.process_index == jax.process_index()]
+    return slice(mine[0] * each, (mine[-1] + 1) * each)
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """`tree` on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """`tree`, the same in all processes, on every device of the mesh."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    if everywhere.is_fully_addressable:
+        return jax.device_put(tree, everywhere)
+    return jax.tree.map(lambda leaf: _on_all_hosts(leaf, everywhere), tree)
 
 
 def shard(batch: PyTree, mesh: Mesh) -> PyTree:
-    """`batch` sharded over the mesh along its first axis."""
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+    """The batch whose `own_part` in each process is `batch`, sharded along its first axis."""
+    cut = NamedSharding(mesh, PartitionSpec("data"))
+    if cut.is_fully_addressable:
+        return jax.device_put(batch, cut)
+    return jax.tree.map(lambda part: jax.make_array_from_process_local_data(cut, part), batch)
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+    """The values of an array, of all hosts if it is sharded over them."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def local(tree: PyTree) -> PyTree:
+    """`tree`, which is replicated over the hosts, as arrays of this process alone."""
+    return jax.tree.map(
+        lambda leaf: leaf if leaf.is_fully_addressable else leaf.addressable_data(0), tree
+    )
+
+
+def _on_all_hosts(leaf: Any, everywhere: NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return jax.device_put(leaf, everywhere)
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_on_all_hosts(jax.random.key_data(leaf), everywhere))
+    values = np.asarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
+    return jax.make_array_from_callback(values.shape, everywhere, lambda index: values[index])

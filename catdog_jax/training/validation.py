@@ -13,7 +13,7 @@ from .evaluation import predict_logits
 from .features import classify, features_of, has_fixed_features
 from .feed import on_every_device
 from .losses import Loss
-from .mesh import jit, replicate
+from .mesh import fetch, jit, replicate
 from .metrics import Metrics, Sums, metric_sums, metrics_of, scan_rows
 from .state import Dtype, apply, in_mode
 from .step import Task
@@ -67,7 +67,7 @@ def _by_features(task: Task, split: Split, batch_size: int, mesh: Mesh) -> Valid
         graphdef, state = nnx.split(in_mode(model, training=False))
         with jax.set_mesh(mesh):
             logits = classify(graphdef, task.dtype, replicate(state, mesh), known[0])
-        return metrics_of(logits, split.labels, task.threshold, task.loss)
+        return metrics_of(fetch(logits), split.labels, task.threshold, task.loss)
 
     return validate
 
