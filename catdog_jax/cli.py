@@ -17,6 +17,7 @@ import tyro
 
 from .commands.options import Compare, Data, Demo, Evaluate, Export, Predict, Report, Serve
 from .commands.photos import demo, predict_photos, serve_page, show_data
+from .commands.processes import leaving
 from .commands.runs import compare_runs, evaluate_run, export_run, report_runs
 from .commands.settings import SWEPT, LrFind, Reproduce, Settings, Sweep, Train
 from .commands.training import find_rate, reproduce, sweep, train
@@ -47,7 +48,8 @@ _COMMANDS: dict[str, tuple[type, Command]] = {
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0, 1 (a run failed), 2 (wrong input) or 130 (Ctrl-C)."""
     logging.basicConfig(format="note: %(message)s")
-    return guarded(lambda: parsed(list(sys.argv[1:] if args is None else args))())
+    words = list(sys.argv[1:] if args is None else args)
+    return leaving(lambda: guarded(lambda: parsed(words)()))
 
 
 def parsed(args: list[str]) -> Callable[[], object]:

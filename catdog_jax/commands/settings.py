@@ -46,6 +46,7 @@ class Settings(Experiment):
     mirror_test: tyro.conf.FlagConversionOff[bool] = False
     stop_when_dead: tyro.conf.FlagConversionOff[bool] = True
     tensorboard: Flag = False
+    scale_learning_rate: Flag = False
     strict: Flag = False  # Stop if a photo cannot be read or is passed over.
     changes: Fixed[Mapping[str, Any]] = field(default_factory=dict)
     """The settings given on the command line, by name."""
@@ -82,6 +83,11 @@ class Train(Settings):
     resume: Path | None = None
     """Run folder to resume; --epochs lengthens the run, --data says where its photos are now."""
     finish: Flag = False  # With --resume: do not train further, evaluate and report as it is.
+    coordinator: str | None = None
+    """HOST:PORT of process 0, to train in several processes (found by itself in SLURM, Open MPI and
+    on Cloud TPUs); each is started with the same command but for --process."""
+    processes: int | None = None  # How many processes there are.
+    process: int | None = None  # Which of them this is, from 0.
     predictions: Path | None = None  # CSV file for the predictions on the test photos.
 
 

@@ -5,18 +5,25 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, first_line
+from .processes import join, tie_together
 
 if TYPE_CHECKING:
     from ..runs.results import Run
+    from .settings import Train
 
 
-def start_jax() -> None:
-    """Set up JAX; refuse a platform in JAX_PLATFORMS that does not exist here."""
+def start_jax(together: "Train | None" = None) -> None:
+    """Set up JAX; refuse a platform in JAX_PLATFORMS that does not exist here.
+
+    `together` are the options of a command that several processes may run together.
+    """
     import jax
 
     from ..training.mesh import set_up_jax
 
     set_up_jax()
+    if together is not None:
+        join(together.coordinator, together.processes, together.process)
     try:
         jax.devices()
     except (AssertionError, RuntimeError) as error:  # an empty one where a plugin is missing
@@ -25,6 +32,8 @@ def start_jax() -> None:
             f"JAX has no such device here: JAX_PLATFORMS={asked} ({first_line(error)}); install "
             "JAX for it, or leave JAX_PLATFORMS out"
         ) from error
+    if together is not None:
+        tie_together()
 
 
 def warn_of_death(run: "Run") -> None:

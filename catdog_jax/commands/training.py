@@ -25,7 +25,10 @@ def train(options: Train) -> "Run | list[Run]":
         return _train_seeds(options, options.seeds)
     done = _train_anew(options) if options.resume is None else _resume(options, options.resume)
     if options.predictions:
-        done.predict(split="test").write_csv(expanded(options.predictions))
+        from ..training.hosts import from_first
+
+        path = expanded(options.predictions)
+        from_first(lambda: done.predict(split="test").write_csv(path))
     say(f"report.html, history.csv, metrics.json and the checkpoints are in {done.folder}")
     return done
 
@@ -49,11 +52,13 @@ def _with_photos(options: Train | LrFind) -> "tuple[Experiment, Splits]":
     from ..runs.build import check, load_splits
     from ..runs.recommend import recommended
 
-    start_jax()
+    start_jax(options if isinstance(options, Train) and options.seeds is None else None)
+    from ..training.hosts import first_then_others, from_first
+
     if choose:
-        return recommended(options.changes, strict=options.strict)
-    check(experiment)
-    return experiment, load_splits(experiment, strict=options.strict)
+        experiment = from_first(recommended, options.changes, strict=options.strict)
+    from_first(check, experiment)
+    return experiment, first_then_others(lambda: load_splits(experiment, strict=options.strict))
 
 
 def _experiment(options: Train | LrFind) -> Experiment:
@@ -67,6 +72,8 @@ def _train_seeds(options: Train, count: int) -> list["Run"]:
         raise InputError(
             "--seeds trains several runs; --resume, --finish and --predictions are for one"
         )
+    if options.coordinator or options.processes or options.process:
+        raise InputError("several processes train one run: give each seed a command of its own")
     seeds = _seeds(count, options.seed)
     experiment = _experiment(options) if options.model else _with_photos(options)[0]
     out = options.out or Path("runs") / folder_name(experiment, changed(experiment))
@@ -107,7 +114,7 @@ def _resume(options: Train, folder: Path) -> "Run":
         )
     from ..runs.runner import resume
 
-    start_jax()
+    start_jax(options)
     return resume(expanded(folder), finish=options.finish, **options.changes)
 
 

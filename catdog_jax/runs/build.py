@@ -17,15 +17,16 @@ from ..errors import InputError, RunError
 from ..models.create import MODELS
 from ..models.keras_weights import weights_file
 from ..training.augment import Augmentation, named_augmentation
-from ..training.hosts import is_first
 from ..training.depth import last_stages, scale_by_depth
+from ..training.hosts import is_first
 from ..training.loop import Callback, EpochRecord
 from ..training.losses import Loss, cross_entropy, smoothed
-from ..training.optimizers import DIRECTIONS, make_optimizer
+from ..training.optimizers import DIRECTIONS, make_optimizer, rate_scale
 from ..training.state import TrainState
 from . import named
 from .events import event_writer
 from .experiment import Experiment
+from .recipes import recipe
 
 ARRAYS = "arrays"
 """The source of `splits_from_arrays`."""
@@ -207,10 +208,13 @@ def _optimizer(
     if named.is_code(experiment.optimizer):
         make = _own_optimizer(experiment, steps_per_epoch)
     elif experiment.optimizer in DIRECTIONS:
+        usual, scale = recipe(experiment.model).batch_size, 1.0
+        if experiment.scale_learning_rate:
+            scale = rate_scale(experiment.optimizer, experiment.batch_size, usual)
         make = partial(
             make_optimizer,
             experiment.optimizer,
-            learning_rate=experiment.learning_rate,
+            learning_rate=experiment.learning_rate * scale,
             schedule=experiment.schedule,
             warmup_steps=round(experiment.warmup * steps_per_epoch),
             weight_decay=experiment.weight_decay,
@@ -228,7 +232,7 @@ def _own_optimizer(
     experiment: Experiment, steps_per_epoch: int
 ) -> Callable[..., optax.GradientTransformation]:
     name, own = experiment.optimizer, named.load(experiment.optimizer)
-    ours = ("schedule", "warmup", "weight_decay", "clip")
+    ours = ("schedule", "warmup", "weight_decay", "clip", "scale_learning_rate")
     unused = [n for n in ours if getattr(experiment, n) != getattr(Experiment, n)]
     if unused:
         raise InputError(

@@ -128,12 +128,13 @@ def restore(path: Path, state: TrainState, *, weights_only: bool = False) -> Tra
     """
     wanted = {name: (array.shape, array.dtype) for name, array in _named(state).items()}
     saved = hosts.from_first(_saved, path, wanted, weights_only=weights_only)
+    arrays = [jnp.asarray(saved[name]) for name in wanted]
     leaves, structure = jax.tree.flatten(state)
     return jax.tree.unflatten(
         structure,
         [
-            jax.random.wrap_key_data(saved[name]) if _is_key(leaf) else jnp.asarray(saved[name])
-            for name, leaf in zip(wanted, leaves, strict=True)
+            jax.random.wrap_key_data(array) if _is_key(leaf) else array
+            for array, leaf in zip(arrays, leaves, strict=True)
         ],
     )
 

@@ -86,6 +86,9 @@ class Experiment:
     or a function that returns one and may take learning_rate, steps and steps_per_epoch."""
     learning_rate: Annotated[float, Range(_LEAST, _GREATEST)] = 1e-3
     """The peak of the learning rate schedule."""
+    scale_learning_rate: bool = False
+    """For another batch size than the recipe's: change all learning rates with it, linearly for
+    sgd, with its square root for the others."""
     schedule: Literal["constant", "cosine"] = "constant"
     """The learning rate after warm-up; cosine falls to zero."""
     warmup: Annotated[float, Range(0, 10**6)] = 0.0

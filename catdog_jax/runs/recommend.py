@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 
-from ..data.splits import Splits
 from ..errors import InputError, first_line, say
 from . import build
 from .experiment import Experiment
@@ -18,8 +17,8 @@ _SMALLEST = 96  # pixels; MobileNetV2's features of smaller images are poor
 _PHOTOS = 2000  # what the recipes' epochs are meant for
 
 
-def recommended(changes: Mapping[str, Any], *, strict: bool = False) -> tuple[Experiment, Splits]:
-    """The recipe that suits the photos `changes["data"]`, with the changes, and the photos.
+def recommended(changes: Mapping[str, Any], *, strict: bool = False) -> Experiment:
+    """The recipe that suits the photos `changes["data"]`, with the changes.
 
     Args:
         changes: settings that are given, by name.
@@ -36,7 +35,7 @@ def recommended(changes: Mapping[str, Any], *, strict: bool = False) -> tuple[Ex
     fitted = suited(suggested, len(splits.train), epochs=changes.get("epochs"))
     experiment = replace(fitted, **changes)
     say(f"no model named: {experiment.model} for at most {experiment.epochs} epochs")
-    return experiment, splits
+    return experiment
 
 
 def recommend(

@@ -88,7 +88,7 @@ class Run:
 
     def _load(self) -> nnx.Module:
         experiment, best = self.experiment, self.checkpoint == "best"
-        path = saved_checkpoint(self.folder, experiment, self.inputs, best=best)
+        path = from_first(saved_checkpoint, self.folder, experiment, self.inputs, best=best)
         model = build.build_model(experiment, len(self.class_names), self.image_size)
         put_checkpoint(model, path, experiment, self.inputs)
         return model

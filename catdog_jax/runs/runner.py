@@ -245,7 +245,7 @@ def _train(
     )
     path, saved = hosts.from_first(_last_saved, out, experiment, inputs)
     if path is not None:
-        record |= saved
+        record = Record(**{**record, **saved})
         record["experiment"] = plain(experiment)  # the photos may have moved
         put_checkpoint(model, path, experiment, inputs)
     history = record["history"]

@@ -73,9 +73,7 @@ def explain(
             _explain_batch(graphdef, layer, state, batch["image"], batch["label"])
             for batch in stream(batches, mesh)
         )
-        maps, logits = zip(
-            *(map(fetch, pair) for pair in limit_dispatch(outputs)), strict=True
-        )
+        maps, logits = zip(*(map(fetch, pair) for pair in limit_dispatch(outputs)), strict=True)
     known = max(2, logits[0].shape[1])
     if classes is not None and (wanted.min() < 0 or wanted.max() >= known):
         raise InputError(f"classes must be from 0 to {known - 1}, as {type(model).__name__} has")

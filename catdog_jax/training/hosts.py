@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
@@ -44,7 +45,7 @@ def alone() -> Iterator[None]:
         _ALONE.reset(token)
 
 
-def devices() -> list[jax.Device]:
+def devices() -> list[Any]:
     """The devices to work on, those of each process side by side."""
     if not several():
         return jax.local_devices()
@@ -99,7 +100,7 @@ def of_first(tree: PyTree) -> PyTree:
         return tree
     leaves, structure = jax.tree.flatten(tree)
     own = [i for i, leaf in enumerate(leaves) if leaf.is_fully_addressable]
-    keys = [i for i in own if jax.dtypes.issubdtype(leaves[i].dtype, jax.dtypes.prng_key)]
+    keys = [i for i in own if jnp.issubdtype(leaves[i].dtype, jax.dtypes.prng_key)]
     for i in keys:
         leaves[i] = jax.random.key_data(leaves[i])
     sent = multihost_utils.broadcast_one_to_all([np.asarray(leaves[i]) for i in own])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -213,7 +214,7 @@ def local(tree: PyTree) -> PyTree:
 def _on_all_hosts(leaf: Any, everywhere: NamedSharding) -> jax.Array:
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return jax.device_put(leaf, everywhere)
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_on_all_hosts(jax.random.key_data(leaf), everywhere))
     values = np.asarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
     return jax.make_array_from_callback(values.shape, everywhere, lambda index: values[index])

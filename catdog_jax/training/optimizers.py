@@ -1,5 +1,6 @@
 """Optimizers by name, with learning-rate schedules, weight decay and clipping: optax chains."""
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Literal
@@ -86,6 +87,16 @@ def make_optimizer(
     direction = [DIRECTIONS[name]()]
     update = direction + decay if name == "adamw" else decay + direction
     return optax.chain(*clipping, *update, optax.scale_by_learning_rate(rate))
+
+
+def rate_scale(name: str, batch_size: int, usual: int) -> float:
+    """The factor on a learning rate found with batches of `usual` photos.
+
+    Linear for SGD (Goyal et al. 2017, arXiv:1706.02677), the square root for Adam, whose steps do
+    not grow with the gradient (Malladi et al. 2022, arXiv:2205.10287).
+    """
+    ratio = batch_size / usual
+    return ratio if name == "sgd" else math.sqrt(ratio)
 
 
 def _rate(peak: float, schedule: Schedule, warmup: int, steps: int) -> optax.ScalarOrSchedule:
