@@ -33,7 +33,7 @@ from catdog_jax.cli import main
 from catdog_jax.data.load import load_data
 from catdog_jax.errors import InputError, RunError
 from catdog_jax.files import lock_folder
-from catdog_jax.runs import build, checkpoint, initial, report, results, runner
+from catdog_jax.runs import build, checkpoint, initial, report, results, runner, saving
 from catdog_jax.runs.build import build_model
 from catdog_jax.runs.experiment import Experiment
 from catdog_jax.runs.history import best_epoch, read_history
@@ -176,7 +176,9 @@ def test_the_best_epoch_is_kept_and_used_unless_the_last_is_asked_for(
     for epoch in (1, 2, 3, 4):
         params = jax.tree.map(lambda leaf, epoch=epoch: leaf * epoch, state.params)
         checkpoint.save(
-            out / "checkpoint", replace(state, params=params), {**record, "history": rows[:epoch]}
+            out / "checkpoint",
+            checkpoint.on_host(replace(state, params=params)),
+            {**record, "history": rows[:epoch]},
         )
         kept = {path.name for path in (out / "checkpoint").iterdir()}
         assert kept == {str(min(epoch, 2)), str(epoch)}
@@ -208,7 +210,9 @@ def test_without_the_best_checkpoint_training_does_not_begin(unreported: Path) -
     shutil.rmtree(out / "checkpoint")
     for epoch in (1, 2):
         history = [{**row, "val_accuracy": 1 / row["epoch"]} for row in record["history"][:epoch]]
-        checkpoint.save(out / "checkpoint", state, {**record, "history": history})
+        checkpoint.save(
+            out / "checkpoint", checkpoint.on_host(state), {**record, "history": history}
+        )
     arrays = next((out / "checkpoint/1/state/ocdbt.process_0/d").iterdir())
     arrays.write_bytes(arrays.read_bytes()[:-1])
     lines: list[str] = []
@@ -310,7 +314,7 @@ def moments(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (checkpoint, "save", save),
         (ocp.JsonCheckpointHandler, "finalize", finalize),
         (checkpoint, "sha256", sha256),
-        (runner, "write_history", write_history),
+        (saving, "write_history", write_history),
         (report, "write_json", write_metrics),
     ]
     kept: dict[str, Any] = {name: getattr(place, name) for place, name, _ in places}
@@ -533,7 +537,7 @@ def test_a_disk_that_fills_beside_the_checkpoints_ends_in_one_line(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        for module in (runner, report):
+        for module in (runner, saving, report):
             patch.setattr(module, name, fill, raising=False)
         with pytest.raises(RunError) as caught:
             resume(out, log=silent)
@@ -665,7 +669,7 @@ def test_a_checkpoint_that_is_not_finite_is_refused_by_tensor(whole: Path, tmp_p
     leaves[0] = leaves[0].at[0].set(jnp.inf)
     broken = replace(state, params=jax.tree.unflatten(structure, leaves))
     record = checkpoint.read(whole / "checkpoint/4")
-    checkpoint.save(tmp_path / "checkpoint", broken, record)
+    checkpoint.save(tmp_path / "checkpoint", checkpoint.on_host(broken), record)
     with pytest.raises(InputError, match=r"4 cannot be used: params\.\S+ holds NaN or infinity"):
         checkpoint.restore(tmp_path / "checkpoint/4", state)
 

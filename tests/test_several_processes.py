@@ -77,7 +77,8 @@ def test_two_processes_give_the_history_of_one(each: int, tmp_path: Path) -> Non
     assert found.keys() == set(several_processes.MODELS)
     for model, epochs in expected.items():
         assert len({loss for loss, *_ in epochs}) == len(epochs), f"{model} learns nothing"
-        np.testing.assert_allclose(found[model], epochs, rtol=1e-5, err_msg=model)
+        # Two hosts of two devices add the four gradients in another order than one host.
+        np.testing.assert_allclose(found[model], epochs, rtol=10 ** (each - 6), err_msg=model)
 
 
 @pytest.mark.slow

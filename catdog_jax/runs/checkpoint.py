@@ -32,6 +32,7 @@ FORMAT = 3
 
 DIGESTS = "sha256.json"
 
+Arrays: TypeAlias = dict[str, np.ndarray]
 ShapeAndDtype: TypeAlias = tuple[tuple[int, ...], Any]
 
 
@@ -63,14 +64,24 @@ def epochs(folder: Path) -> list[int]:
     return sorted(n for n in numbers if (folder / str(n) / "_CHECKPOINT_METADATA").is_file())
 
 
-def save(folder: Path, state: TrainState, record: Record) -> None:
+def on_host(state: TrainState) -> Arrays:
+    """A copy of all arrays of a state, by path."""
+    # At once: Orbax would fetch arrays from the devices one by one.
+    return jax.tree.map(np.array, jax.device_get(_named(local(state))))
+
+
+def save(folder: Path, arrays: Arrays, record: Record) -> None:
     """Write the checkpoint of the history's last epoch, then remove those no longer needed.
+
+    Args:
+        folder: of the run's checkpoints.
+        arrays: the state after that epoch.
+        record: of the run up to it.
 
     Raises:
         OSError: it cannot be written; earlier ones are intact.
     """
-    # As NumPy arrays: Orbax would fetch arrays from the devices one by one.
-    epoch, arrays = len(record["history"]), jax.device_get(_named(local(state)))
+    epoch = len(record["history"])
     try:
         folder.mkdir(exist_ok=True)
         # On a full disk Orbax's threads print many lines, so check before.
@@ -139,9 +150,7 @@ def restore(path: Path, state: TrainState, *, weights_only: bool = False) -> Tra
     )
 
 
-def _saved(
-    path: Path, wanted: Mapping[str, ShapeAndDtype], *, weights_only: bool
-) -> dict[str, np.ndarray]:
+def _saved(path: Path, wanted: Mapping[str, ShapeAndDtype], *, weights_only: bool) -> Arrays:
     """The arrays in a checkpoint; see `restore`."""
     with _reading(path), _manager(path.parent) as manager:
         epoch = int(path.name)

@@ -11,7 +11,7 @@ from flax import nnx
 
 from ..data.splits import Splits
 from ..errors import InputError, RunError, first_line, say
-from ..files import expanded, is_file, lock_folder, uninterrupted
+from ..files import expanded, is_file, lock_folder
 from ..training import hosts
 from ..training.evaluation import check_fit
 from ..training.loop import EpochRecord
@@ -20,7 +20,7 @@ from . import build, checkpoint, named
 from .checkpoint import Record
 from .events import events
 from .experiment import Experiment
-from .history import COLUMNS, Row, best_epoch, is_dead, write_history
+from .history import COLUMNS, Row, best_epoch, is_dead
 from .initial import initial_model
 from .naming import default_folder
 from .phases import phases_of, train
@@ -44,6 +44,7 @@ from .run_folder import (
     with_code_of,
     write_json,
 )
+from .saving import saving
 from .terminal import epoch_line, progress
 
 
@@ -253,17 +254,15 @@ def _train(
     def keep(epoch: EpochRecord, state: TrainState) -> None:
         history.append({name: getattr(epoch, name) for name in COLUMNS})
         record["device"], record["on_device"] = build.device(epoch.devices), epoch.on_device
-        if not hosts.is_first():
-            return
-        with uninterrupted():
-            checkpoint.save(out / CHECKPOINT, state, record)
-            write_history(out / HISTORY, history)
-        write_events(history[-1])
+        if hosts.is_first():
+            save(state, record)
+            write_events(history[-1])
 
     folder = out / "tensorboard" if experiment.tensorboard and hosts.is_first() else None
     with (
         progress(experiment, len(splits.train), len(history)) as on_step,
         events(folder, len(history)) as write_events,
+        saving(out / CHECKPOINT, out / HISTORY) as save,
     ):
         epochs = train(experiment, model, splits, history, path, keep, on_step)
         if hosts.is_first():
