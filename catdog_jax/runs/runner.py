@@ -184,7 +184,7 @@ def _kept(out: Path) -> str:
 
 
 def model_to_train(experiment: Experiment, splits: Splits, *, begun: bool = False) -> nnx.Module:
-    """The model to start from; with random weights if the run has `begun`, for its checkpoint.
+    """The model to start from; if the run has `begun`, without weights, for its checkpoint.
 
     Raises:
         InputError: model, weights, data and the parts to train do not fit each other.
@@ -195,11 +195,14 @@ def model_to_train(experiment: Experiment, splits: Splits, *, begun: bool = Fals
             f"the photos are {height} pixels high, the experiment's image_size is "
             f"{experiment.image_size}"
         )
-    make = build.build_model if begun else initial_model
-    model = make(experiment, len(splits.class_names), height)
+    classes = len(splits.class_names)
+    if begun:
+        model = build.build_model(experiment, classes, height, nnx.Everything())
+    else:
+        model = initial_model(experiment, classes, height)
     # `fit` checks this, too, but only after the folder was created.
-    check_fit(model, splits.train, loss=build.loss_of(experiment, len(splits.class_names)))
-    classes, steps = len(splits.class_names), len(splits.train.batches(experiment.batch_size))
+    check_fit(model, splits.train, loss=build.loss_of(experiment, classes))
+    steps = len(splits.train.batches(experiment.batch_size))
     for phase in phases_of(experiment):
         split_trained(model, build.trainable_of(phase.experiment, model))
         options = build.training_of(phase.experiment, model, classes, steps)
