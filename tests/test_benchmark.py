@@ -8,9 +8,10 @@ from typing import Any
 
 import benchmark
 import pytest
-from benchmark import CONTENDERS, BenchmarkOptions
-from contenders import photos, summary, worker
+from contenders import photos, summary, worker, workloads
+from contenders.options import BenchmarkOptions
 from contenders.summary import KERAS_TENSORFLOW, OURS, TORCH_COMPILE, Spread, Turn
+from contenders.workloads import CONTENDERS
 
 from catdog_jax.cli import guarded
 from catdog_jax.errors import InputError, RunError
@@ -73,16 +74,19 @@ def test_tables_of_hand_made_turns() -> None:
     ]
     table = summary.tables(turns)
     for line in (
-        "| epoch-model4, time | keras-tensorflow | 3.55 (3.10 … 4.00) | ≥ 3 | yes |",
-        "| epoch-model4, time | keras-jax | – | ≥ 12 | not measured |",
+        "| epoch-model4, first epoch | keras-tensorflow | 0.41 (0.38 … 0.45) | ≥ 1 | no |",
+        "| epoch-model4, later epoch | keras-tensorflow | 3.55 (3.10 … 4.00) | ≥ 3 | yes |",
+        "| epoch-model4, later epoch | keras-jax | – | ≥ 12 | not measured |",
         "| epoch-model4, peak memory | keras-tensorflow | 0.86 (0.82 … 0.90) | ≥ 1 | no |",
         "| contender | later epoch, s | first epoch, s | peak MiB | time ÷ ours |",
         "| catdog_jax | 9.00 (8.00 … 10.0) | 22.0 (20.0 … 24.0) | 1050 (1000 … 1100) "
         "| 1.00 (1.00 … 1.00) |",
-        "| forward, time | keras-tensorflow | 1.50 (1.50 … 1.50) | ≥ 1.3 | yes |",
-        "| contender | step, ms | first call, s | time ÷ ours |",
+        "| forward, batch | keras-tensorflow | 1.50 (1.50 … 1.50) | ≥ 1.3 | yes |",
+        "| contender | step, ms | first call, s | peak MiB | time ÷ ours |",
+        "| contender | batch, ms | first call, s | time ÷ ours |",
         "- catdog_jax: 2 × cpu",
-        "| catdog_jax | 250 (250 … 250) | 9.00 (9.00 … 9.00) | 1.00 (1.00 … 1.00) |",
+        "| catdog_jax | 250 (250 … 250) | 9.00 (9.00 … 9.00) | 100 (100 … 100) "
+        "| 1.00 (1.00 … 1.00) |",
     ):
         assert line in table.splitlines()
     assert "model3" not in table
@@ -134,37 +138,36 @@ def test_wrong_input_ends_in_one_line_and_code_2(
 
 
 def test_workloads_are_chosen_by_prefix(capsys: pytest.CaptureFixture[str]) -> None:
-    def chosen(*workloads: str, tfds: Path | None = None) -> list[str]:
-        return benchmark.chosen_workloads(BenchmarkOptions(workloads=workloads, tfds=tfds))
-
-    assert chosen("step-model4", "epoch") == [f"epoch-model{n}" for n in (1, 2, 3, 4)] + [
-        "step-model4"
+    chosen = workloads.chosen_workloads
+    assert chosen(["step-model4", "epoch"], with_tfds=False) == [
+        *(f"epoch-model{n}" for n in (1, 2, 3, 4)),
+        "step-model4",
     ]
-    assert chosen("growth-2", "aug", tfds=Path()) == ["augment", "growth-2000"]
+    assert chosen(["growth-2", "aug"], with_tfds=True) == ["augment", "growth-2000"]
     assert not capsys.readouterr().out
-    assert chosen("growth", "aug") == ["augment"]
+    assert chosen(["growth", "aug"], with_tfds=False) == ["augment"]
     assert "it needs photos from --tfds" in capsys.readouterr().out
 
 
 def test_contenders_that_are_not_installed_are_skipped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(benchmark, "find_spec", lambda name: None if name == "torch" else name)
-    assert benchmark.installed(list(CONTENDERS)) == [OURS, KERAS_TENSORFLOW, "keras-jax"]
+    monkeypatch.setattr(workloads, "find_spec", lambda name: None if name == "torch" else name)
+    assert workloads.installed(list(CONTENDERS)) == [OURS, KERAS_TENSORFLOW, "keras-jax"]
     assert capsys.readouterr().out.splitlines() == [
         "skipping torch-eager: torch not installed",
         "skipping torch-compile: torch not installed",
     ]
     with pytest.raises(InputError, match="no contenders to run"):
-        benchmark.installed([TORCH_COMPILE])
+        workloads.installed([TORCH_COMPILE])
 
 
 def test_able_contenders_take_turns_going_first() -> None:
     names = list(CONTENDERS)
-    assert benchmark.rotated("forward", names, 0) == names
-    assert benchmark.rotated("forward", names, 1) == [*names[1:], OURS]
-    assert benchmark.rotated("epoch-model1", names, 4) == [KERAS_TENSORFLOW, "keras-jax", OURS]
-    assert benchmark.rotated("growth-500", [TORCH_COMPILE], 1) == []
+    assert workloads.rotated("forward", names, 0) == names
+    assert workloads.rotated("forward", names, 1) == [*names[1:], OURS]
+    assert workloads.rotated("epoch-model1", names, 4) == [KERAS_TENSORFLOW, "keras-jax", OURS]
+    assert workloads.rotated("growth-500", [TORCH_COMPILE], 1) == []
 
 
 def test_the_worker_counts_calls_and_epochs() -> None:
@@ -178,9 +181,9 @@ def test_the_worker_counts_calls_and_epochs() -> None:
 
 
 def test_another_network_or_a_no_op_is_not_timed() -> None:
-    worker.check_mobilenet(2_257_984)
-    with pytest.raises(ValueError, match="3 parameters are not MobileNetV2's 2257984"):
-        worker.check_mobilenet(3)
+    worker.check_parameters("mobilenet", 2_257_984)
+    with pytest.raises(ValueError, match="3 parameters are not mobilenet's 2257984"):
+        worker.check_parameters("mobilenet", 3)
     with pytest.raises(ValueError, match="left the images as they were"):
         worker.check_changed(False)
 
@@ -213,7 +216,7 @@ def test_a_failing_worker_is_reported_and_the_others_still_run(
         OURS: replace(CONTENDERS[OURS], worker=str(broken)),
         KERAS_TENSORFLOW: replace(CONTENDERS[KERAS_TENSORFLOW], worker=str(slow)),
     }
-    monkeypatch.setattr(benchmark, "CONTENDERS", contenders)
+    monkeypatch.setattr(workloads, "CONTENDERS", contenders)
     # Not in a process of its own, which would import TensorFlow again.
     drawn = photos.prepare(tmp_path / "out/prepared", None, None, [], 32, 16)
     monkeypatch.setattr(benchmark, "prepare_in_subprocess", lambda *_: drawn)
@@ -247,9 +250,8 @@ def test_a_start_runs_cold_then_warm_with_the_same_caches(
         "result = {'first': first, 'seconds': [], 'peak_mib': 1.0, 'device': spec['model']}\n"
         "pathlib.Path(spec['result']).write_text(json.dumps(result))\n"
     )
-    monkeypatch.setattr(
-        benchmark, "CONTENDERS", {OURS: replace(CONTENDERS[OURS], worker=str(script))}
-    )
+    ours = replace(CONTENDERS[OURS], command_worker=str(script))
+    monkeypatch.setattr(workloads, "CONTENDERS", {OURS: ours})
     options = replace(QUICK, workloads=("start",), contenders=(OURS,), out=tmp_path / "out")
     for row, model in zip(measured(options), ("model3", "model4"), strict=True):
         assert row["first"] == 5.0

@@ -8,6 +8,7 @@ from typing import Any
 from flax import nnx
 
 from ..errors import InputError
+from .building import built
 from .cnn import Model1, Model2, Model3
 from .mobilenet_v2 import MobileNetV2
 from .resnet import Model6
@@ -40,4 +41,4 @@ def create_model(name: str, *, rngs: nnx.Rngs, **options: Any) -> nnx.Module:
     """
     if name not in MODELS:
         raise InputError(f"unknown model '{name}'; choose one of: {', '.join(MODELS)}")
-    return MODELS[name](rngs=rngs, **options)
+    return built(lambda rngs: MODELS[name](rngs=rngs, **options), rngs)

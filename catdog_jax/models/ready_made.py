@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 
 from ..errors import InputError
-from .create import create_model
+from .building import built
+from .create import MODELS
 from .layers import weights_of
 
 WEIGHTS = Path(__file__).with_name("ready_made.npz")
@@ -35,12 +36,8 @@ def ready_made() -> nnx.Module:
 
     It takes images of pixels 0…255, of any size but best of that in `facts`, and gives two logits.
     """
-
-    def create() -> nnx.Module:
-        return create_model(MODEL, image_size=TRAINED_AT, rngs=nnx.Rngs(0))
-
-    model: Any = nnx.eval_shape(create)  # no random weights: they take seconds
-    model.dropout = nnx.Dropout(0, rngs=nnx.Rngs(0))
+    create = partial(MODELS[MODEL], image_size=TRAINED_AT)
+    model = built(lambda rngs: create(rngs=rngs), nnx.Rngs(0), replaced=nnx.Everything())
     load_weights(model, WEIGHTS)
     return model
 

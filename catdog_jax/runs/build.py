@@ -14,6 +14,7 @@ from flax import nnx
 from ..data.load import load_data
 from ..data.splits import Split, Splits, hard_labels
 from ..errors import InputError, RunError
+from ..models.building import built
 from ..models.create import MODELS
 from ..models.keras_weights import weights_file
 from ..training.augment import Augmentation, named_augmentation
@@ -72,21 +73,33 @@ def load_splits_again(experiment: Experiment, *, image_size: int | None = None) 
 
 
 def build_model(
-    experiment: Experiment, num_classes: int, image_size: int | None = None
+    experiment: Experiment,
+    num_classes: int,
+    image_size: int | None = None,
+    replaced: Any = None,
 ) -> nnx.Module:
     """The model of `experiment` with random weights.
+
+    Args:
+        experiment: says which.
+        num_classes: number of classes.
+        image_size: by default that of the experiment.
+        replaced: an `nnx` filter of what a file will replace: there is no need to draw it.
 
     Raises:
         InputError: no such model, an option it does not take, or not an NNX module.
     """
-    offered = {
-        "rngs": nnx.Rngs(experiment.seed),
-        "image_size": image_size or experiment.image_size,
-        "num_classes": num_classes,
-    }
+    offered = {"image_size": image_size or experiment.image_size, "num_classes": num_classes}
     factory = named.find(experiment.model, MODELS, "model")
     chosen = named.options(experiment.model_options)
-    model = named.call(factory, offered, chosen, name=experiment.model)
+
+    def make(rngs: nnx.Rngs) -> Any:
+        return named.call(factory, {"rngs": rngs, **offered}, chosen, name=experiment.model)
+
+    rngs = nnx.Rngs(experiment.seed)
+    # Your code runs as plain Python: it may print values, or keep arrays where JAX finds none.
+    ours = not named.is_code(experiment.model)
+    model = built(make, rngs, replaced=replaced) if ours else make(rngs)
     if not isinstance(model, nnx.Module):
         raise InputError(f"{experiment.model} gives a {type(model).__name__}, not an NNX module")
     return model

@@ -1,6 +1,7 @@
 """The weights that training starts from: random, a Keras file's, or those of another run."""
 
 import logging
+from typing import Any
 
 from flax import nnx
 
@@ -24,7 +25,12 @@ def initial_model(
     Raises:
         InputError: the model, its weights file or the run it starts from is wrong.
     """
-    model = build.build_model(experiment, num_classes, image_size)
+    replaced: Any = None
+    if build.is_keras_file(experiment.init):
+        replaced = nnx.Any(nnx.Param, nnx.BatchStat)
+    elif experiment.weights != "none":
+        replaced = nnx.PathContains("backbone")
+    model = build.build_model(experiment, num_classes, image_size, replaced)
     if build.is_keras_file(experiment.init):
         load_keras_model(model, experiment.init)
         return model

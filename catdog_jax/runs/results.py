@@ -89,7 +89,8 @@ class Run:
     def _load(self) -> nnx.Module:
         experiment, best = self.experiment, self.checkpoint == "best"
         path = from_first(saved_checkpoint, self.folder, experiment, self.inputs, best=best)
-        model = build.build_model(experiment, len(self.class_names), self.image_size)
+        classes, all_of_it = len(self.class_names), nnx.Everything()
+        model = build.build_model(experiment, classes, self.image_size, all_of_it)
         put_checkpoint(model, path, experiment, self.inputs)
         return model
 

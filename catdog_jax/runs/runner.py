@@ -196,7 +196,7 @@ def _kept(out: Path) -> str:
 
 
 def model_to_train(experiment: Experiment, splits: Splits, *, begun: bool = False) -> nnx.Module:
-    """The model to start from; with random weights if the run has `begun`, for its checkpoint.
+    """The model to start from; if the run has `begun`, without weights, for its checkpoint.
 
     With several processes, only the first one's has pretrained weights.
 
@@ -209,13 +209,15 @@ def model_to_train(experiment: Experiment, splits: Splits, *, begun: bool = Fals
             f"the photos are {height} pixels high, the experiment's image_size is "
             f"{experiment.image_size}"
         )
-    # The first process's weights are everyone's, see `fit`.
-    make = initial_model if hosts.is_first() and not begun else build.build_model
+    classes = len(splits.class_names)
     with hosts.alone():
-        model = make(experiment, len(splits.class_names), height)
+        if begun or not hosts.is_first():  # the first process's weights are everyone's, see `fit`
+            model = build.build_model(experiment, classes, height, nnx.Everything())
+        else:
+            model = initial_model(experiment, classes, height)
     # `fit` checks this, too, but only after the folder was created.
-    check_fit(model, splits.train, loss=build.loss_of(experiment, len(splits.class_names)))
-    classes, steps = len(splits.class_names), len(splits.train.batches(experiment.batch_size))
+    check_fit(model, splits.train, loss=build.loss_of(experiment, classes))
+    steps = len(splits.train.batches(experiment.batch_size))
     for phase in phases_of(experiment):
         split_trained(model, build.trainable_of(phase.experiment, model))
         options = build.training_of(phase.experiment, model, classes, steps)

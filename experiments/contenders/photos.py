@@ -16,6 +16,7 @@ from catdog_jax.data import sketches
 from catdog_jax.data.listing import list_photos
 from catdog_jax.data.load import load_data
 from catdog_jax.errors import InputError
+from catdog_jax.models import ready_made
 
 PARTS = ("train", "validation")
 DRAWINGS = (64, 32)
@@ -37,10 +38,14 @@ class Prepared:
     photos: Photos
     growth: dict[int, Photos]
     """Folders of the growth workloads, by number of photos."""
+    photo: Path
+    """One of the photos."""
     batch: Path
     """An `.npz` with one batch."""
-    cache: Path
-    """Our cache folder, with the photos decoded."""
+    backbone: Path | None
+    """The weights of MobileNetV2 as an `.npz`."""
+    saved: Path | None
+    """model6_deep with random weights as a `.keras` file."""
 
 
 def prepare(
@@ -50,6 +55,9 @@ def prepare(
     growth: Sequence[int],
     image_size: int,
     batch_size: int,
+    weights: Path | None = None,
+    *,
+    with_keras: bool = False,
 ) -> Prepared:
     """Prepare everything in `folder`, reusing photos that are already there.
 
@@ -60,6 +68,8 @@ def prepare(
         growth: the numbers of photos to export from it.
         image_size: height and width of the images in the batch.
         batch_size: their number.
+        weights: a Keras file of MobileNetV2.
+        with_keras: whether to save a Keras model, too.
 
     Raises:
         InputError: `source` or `tfds` is missing, cannot be used or has too few photos.
@@ -67,14 +77,49 @@ def prepare(
     photos = _draw(folder, 2 * image_size) if source is None else _from_data(source, folder)
     exported = {count: _export(tfds, count, folder) for count in growth} if tfds else {}
     folder.mkdir(parents=True, exist_ok=True)
-    prepared = Prepared(photos, exported, folder / "batch.npz", folder / "cache")
     if photos.counts[0] < batch_size:
         raise InputError(f"{photos.counts[0]} training photos do not fill a batch of {batch_size}")
     sizes = (*photos.counts, 0)
-    splits = load_data(photos.folder, image_size, sizes=sizes, cache_dir=prepared.cache)
+    splits = load_data(photos.folder, image_size, sizes=sizes, cache_dir=folder / "cache")
     (batch,) = islice(splits.train.shuffled(batch_size, seed=0)(0), 1)
-    np.savez(prepared.batch, image=batch["image"], label=batch["label"])
-    return prepared
+    np.savez(folder / "batch.npz", image=batch["image"], label=batch["label"])
+    return Prepared(
+        photos,
+        exported,
+        photo=list_photos(photos.folder / PARTS[1])[0],
+        batch=folder / "batch.npz",
+        backbone=_backbone(folder, weights) if weights else None,
+        saved=_keras_model(folder) if with_keras else None,
+    )
+
+
+def _backbone(folder: Path, weights: Path) -> Path:
+    from flax import nnx
+
+    from catdog_jax.models.keras_weights import keras_variables, load_keras_weights
+    from catdog_jax.models.mobilenet_v2 import MobileNetV2
+
+    model = nnx.eval_shape(lambda: MobileNetV2(rngs=nnx.Rngs(0)))
+    load_keras_weights(model, weights)
+    path, variables = folder / "backbone.npz", keras_variables(model)
+    arrays = {f"{n:03}": np.asarray(v[...]) for n, v in enumerate(variables.values())}
+    np.savez(path, allow_pickle=False, **arrays)
+    return path
+
+
+def _keras_model(folder: Path) -> Path:
+    """The network of the classifier that comes with the package, at its size."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    from .keras_models import model6
+    from .worker import check_parameters
+
+    model = model6(ready_made.facts()["image_size"], (24, 48, 96, 192), (2, 2, 2, 1), stride=2)
+    trained = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    check_parameters("model6_deep", trained)
+    path = folder / "model6_deep.keras"
+    model.save(path)
+    return path
 
 
 def _from_data(source: Path, prepared: Path) -> Photos:

@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 from worker import Result, Spec
 
-from catdog_jax.data.splits import Split
 from catdog_jax.models.mobilenet_v2 import MobileNetV2
 from catdog_jax.runs.build import device, load_splits, training_of
 from catdog_jax.runs.experiment import Experiment
@@ -23,9 +22,7 @@ from catdog_jax.runs.initial import initial_model
 from catdog_jax.runs.recipes import RECIPES
 from catdog_jax.runs.runner import run
 from catdog_jax.training.augment import combined, random_flip, random_rotation
-from catdog_jax.training.loop import fit
 from catdog_jax.training.mesh import data_mesh, jit, replicate, set_up_jax, shard
-from catdog_jax.training.metrics import Sums
 from catdog_jax.training.state import create_state
 from catdog_jax.training.step import Task, jit_step
 
@@ -50,27 +47,6 @@ def epoch(spec: Spec) -> Result:
         "device": _device(spec),
         "peak_mib": None if peak is None or decoding is None else max(peak, decoding),
     }
-
-
-def start(spec: Spec) -> Result:
-    """The beginning of `run` up to the first step, with photos that are already decoded."""
-    set_up_jax()
-    experiment = _experiment(spec)
-    splits = load_splits(experiment)
-    train = splits.train
-    one_batch = np.random.default_rng(0).permutation(len(train))[: experiment.batch_size]
-    train = Split(train.images[one_batch], train.labels[one_batch], train.class_names, ())
-    finished: list[float] = []
-
-    def on_step(_: int, sums: Sums) -> None:
-        jax.block_until_ready(sums)
-        finished.append(time.time())
-
-    model = initial_model(experiment, len(splits.class_names))
-    options: Any = training_of(experiment, model, len(splits.class_names), 1)
-    options |= {"epochs": 1}
-    next(fit(model, train, splits.validation, on_step=on_step, **options))
-    return {**worker.time_start(spec, finished[0]), "device": _device(spec)}
 
 
 def step(spec: Spec) -> Result:
@@ -111,7 +87,7 @@ def forward(spec: Spec) -> Result:
     """Features of MobileNetV2 in inference mode."""
     set_up_jax()
     graphdef, state = nnx.split(MobileNetV2(rngs=nnx.Rngs(0)))
-    worker.check_mobilenet(sum(leaf.size for leaf in jax.tree.leaves(state)))
+    worker.check_parameters("mobilenet", sum(leaf.size for leaf in jax.tree.leaves(state)))
 
     def apply(state: PyTree, images: PyTree) -> Any:
         model: Any = nnx.merge(graphdef, state)
@@ -141,10 +117,18 @@ def augment(spec: Spec) -> Result:
 
 
 def _experiment(spec: Spec) -> Experiment:
+    if spec.model in worker.FINE_TUNED:
+        stages = worker.FINE_TUNED[spec.model]
+        recipe = Experiment("model5", trainable=f"last={stages}", learning_rate=1e-4)
+    elif spec.model == "model6":
+        # Without its augmentation, which Keras and PyTorch lack.
+        recipe = Experiment("model6", (f"stride={worker.MODEL6_STRIDE}",))
+    else:
+        recipe = RECIPES[spec.model]
     return replace(
-        RECIPES[spec.model],
+        recipe,
         data=spec.photos,
-        weights=spec.weights if spec.model == "model4" else "none",
+        weights="none" if spec.model in ("model1", "model2", "model3", "model6") else spec.weights,
         image_size=spec.image_size,
         sizes=(*spec.counts, 0),  # all validation photos, like Keras; none for testing
         batch_size=spec.batch_size,
@@ -170,5 +154,5 @@ def _device(spec: Spec) -> str:
 
 if __name__ == "__main__":
     worker.main(
-        {"epoch": epoch, "start": start, "step": step, "forward": forward, "augment": augment}
+        {"epoch": epoch, "step": step, "finetune": step, "forward": forward, "augment": augment}
     )

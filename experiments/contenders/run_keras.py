@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 import worker
-from keras_models import compile_as_post, post_layers
-from worker import Result, Spec
+from keras_models import compile_as_post, fine_tuned, model6, post_layers
+from worker import FINE_TUNED, MODEL6_STRIDE, MODEL6_WIDTHS, Result, Spec
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 
@@ -47,6 +47,30 @@ def start(spec: Spec) -> Result:
     return {**worker.time_start(spec, stamps.first_step), "device": _device()}
 
 
+def run(spec: Spec) -> Result:
+    """The same from the start of the process to a saved model; first: to the end of epoch 1."""
+    stamps = Stamps()
+    model = _fit(spec, [stamps], epochs=spec.epochs)
+    model.save(f"{spec.scratch}/model.keras")
+    done = time.time()
+    first = done - (time.perf_counter() - stamps.epochs[1])
+    return {
+        "first": first - spec.started,
+        "seconds": [done - spec.started],
+        "loss": stamps.loss,
+        "device": _device(),
+    }
+
+
+def predict(spec: Spec) -> Result:
+    """Load a saved model and classify a photo, from the start of the process to the answer."""
+    model: Any = keras.saving.load_model(spec.saved, compile=False)
+    size = model.input_shape[1:3]
+    image = keras.utils.img_to_array(keras.utils.load_img(spec.photo, target_size=size))
+    print(model.predict(image[None], verbose=0))
+    return {**worker.time_start(spec, time.time()), "device": _device()}
+
+
 def step(spec: Spec) -> Result:
     """`train_on_batch`, which runs the same step as `fit`, equally fast."""
     model = _compiled_model(spec)
@@ -61,7 +85,7 @@ def forward(spec: Spec) -> Result:
     """Features of MobileNetV2 in inference mode, as one compiled function."""
     shape = (spec.image_size, spec.image_size, 3)
     model = keras.applications.MobileNetV2(shape, include_top=False, weights=None)  # pyright: ignore[reportArgumentType]
-    worker.check_mobilenet(model.count_params())
+    worker.check_parameters("mobilenet", model.count_params())
     function = _compiled(model, training=False)
     images: Any = keras.ops.convert_to_tensor(_float_images(spec) / 127.5 - 1)
     result = worker.time_calls(lambda: _wait(function(images)), spec.repeats)
@@ -84,7 +108,7 @@ def augment(spec: Spec) -> Result:
     return {**result, "device": _device()}
 
 
-def _fit(spec: Spec, callbacks: list[Any], **options: Any) -> None:
+def _fit(spec: Spec, callbacks: list[Any], **options: Any) -> Any:
     def photos(part: str) -> Any:
         size = (spec.image_size, spec.image_size)
         data: Any = keras.utils.image_dataset_from_directory(
@@ -93,18 +117,27 @@ def _fit(spec: Spec, callbacks: list[Any], **options: Any) -> None:
         return data.prefetch(tf.data.AUTOTUNE)
 
     train, validation = photos("train"), photos("validation")
-    _compiled_model(spec).fit(
-        train, validation_data=validation, callbacks=callbacks, verbose=0, **options
-    )
+    model = _compiled_model(spec)
+    model.fit(train, validation_data=validation, callbacks=callbacks, verbose=0, **options)
+    return model
 
 
 def _compiled_model(spec: Spec) -> Any:
     keras.utils.set_random_seed(spec.seed)
     weights = None if spec.weights == "none" else spec.weights
     shape = (spec.image_size, spec.image_size, 3)
-    layers = post_layers(spec.model, spec.image_size, weights)
-    model = keras.Sequential([keras.Input(shape), *layers])
-    compile_as_post(model, spec.model, 1e-4 if spec.model == "model4" else 1e-3)
+    if spec.model == "model6":
+        model = model6(spec.image_size, MODEL6_WIDTHS, (1, 1, 1, 1), MODEL6_STRIDE)
+        trained = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+        worker.check_parameters("model6", trained)
+    elif spec.model in FINE_TUNED:
+        layers = fine_tuned(FINE_TUNED[spec.model], spec.image_size, weights)
+        model = keras.Sequential([keras.Input(shape), *layers])
+    else:
+        layers = post_layers(spec.model, spec.image_size, weights)
+        model = keras.Sequential([keras.Input(shape), *layers])
+    low = spec.model == "model4" or spec.model in FINE_TUNED
+    compile_as_post(model, spec.model, 1e-4 if low else 1e-3)
     return model
 
 
@@ -144,5 +177,14 @@ def _device() -> str:
 
 if __name__ == "__main__":
     worker.main(
-        {"epoch": epoch, "start": start, "step": step, "forward": forward, "augment": augment}
+        {
+            "epoch": epoch,
+            "start": start,
+            "run": run,
+            "predict": predict,
+            "step": step,
+            "finetune": step,
+            "forward": forward,
+            "augment": augment,
+        }
     )

@@ -18,8 +18,15 @@ Result = dict[str, Any]
 WARM_UPS = 3
 """Untimed calls between the first, which compiles, and the timed ones."""
 
-MOBILENET_PARAMETERS = 2_257_984
-"""Parameters of MobileNetV2 without its top, batch statistics included."""
+PARAMETERS = {"mobilenet": 2_257_984, "model6": 889_506, "model6_deep": 908_666}
+"""Parameters of MobileNetV2 without its top, batch statistics included; of model 6 without them."""
+
+MODEL6_WIDTHS, MODEL6_STRIDE = (32, 64, 128, 192), 4
+"""Channels of the four residual blocks of model 6; stride of its first convolution at 160 pixels,
+here at any size."""
+
+FINE_TUNED = {"whole": 20, "last": 7}
+"""How many of model 5's 20 stages are trained (stem, 17 blocks, last convolution, head)."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class Spec:
     workload: str
     """A key of the dictionary that the worker passes to `main`."""
     model: str
-    """`model1` … `model4`; empty for workloads without a model."""
+    """`model1` … `model6`; `whole` or `last` for fine-tuning; empty without a model."""
     compiled: bool
     """Whether to use `torch.compile`."""
     bfloat16: bool
@@ -38,10 +45,16 @@ class Spec:
     """Folder with `train/` and `validation/`, each with one sub-folder per class."""
     counts: tuple[int, int]
     """Number of photos in each of the two."""
+    photo: str
+    """One of them, to classify."""
+    saved: str
+    """A `.keras` file of model6_deep, to classify it with; empty if there is none."""
     batch: str
     """An `.npz` with one batch: `image`, uint8, and `label`, int32."""
     weights: str
-    """Keras weights file for model 4's backbone, or `none`."""
+    """Keras weights file for the MobileNetV2 of models 4 and 5, or `none`."""
+    backbone: str
+    """The same weights as an `.npz`, for PyTorch; empty if there are none."""
     image_size: int
     batch_size: int
     epochs: int
@@ -81,10 +94,10 @@ def time_start(spec: Spec, finished: float) -> Result:
     return {"first": finished - spec.started, "seconds": []}
 
 
-def check_mobilenet(parameters: int) -> None:
-    """Refuse to time a network other than MobileNetV2."""
-    if parameters != MOBILENET_PARAMETERS:
-        raise ValueError(f"{parameters} parameters are not MobileNetV2's {MOBILENET_PARAMETERS}")
+def check_parameters(network: str, parameters: int) -> None:
+    """Refuse to time another network than that of `PARAMETERS`."""
+    if parameters != PARAMETERS[network]:
+        raise ValueError(f"{parameters} parameters are not {network}'s {PARAMETERS[network]}")
 
 
 def check_changed(changed: bool) -> None:
