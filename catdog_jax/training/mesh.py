@@ -22,6 +22,7 @@ from jaxtyping import PyTree
 
 from ..errors import InputError
 from ..files import cache_folder
+from ..models.ops import platform
 
 _MAX_CPU_DEVICES = 16
 _CACHE_BYTES = 2**30  # least recently used programs are deleted first
@@ -35,28 +36,33 @@ Result = TypeVar("Result")
 
 
 def jit(**options: Any) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """A decorator: `jax.jit(**options)` with this platform's compiler options.
+    """A decorator: `jax.jit(**options)` with the compiler options of the mesh's platform.
 
-    Only for whole programs: JAX refuses compiler options inside another `jax.jit`.
+    Only for whole programs: JAX refuses compiler options inside another `jax.jit`. The function has
+    a `lower`, as that of `jax.jit`.
     """
 
     def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-        @cache  # at the first call: asking for the platform starts JAX
-        def jitted() -> Callable[Arguments, Result]:
-            return jax.jit(function, compiler_options=_compiler_options(), **options)
+        @cache
+        def jitted(platform: str) -> Any:
+            return jax.jit(function, compiler_options=_compiler_options(platform), **options)
 
         @wraps(function)
         def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-            return jitted()(*args, **kwargs)
+            return jitted(platform())(*args, **kwargs)  # not before: asking starts JAX
 
+        def lower(*args: Arguments.args, **kwargs: Arguments.kwargs) -> jax.stages.Lowered:
+            return jitted(platform()).lower(*args, **kwargs)
+
+        vars(call)["lower"] = lower
         return call
 
     return decorate
 
 
 @cache
-def _compiler_options() -> dict[str, str] | None:
-    if jax.default_backend() != "cpu":
+def _compiler_options(platform: str) -> dict[str, str] | None:
+    if platform != "cpu":
         return None
     try:
         jax.jit(lambda: 0, compiler_options=_CPU_OPTIONS)()
