@@ -36,10 +36,14 @@ Result = TypeVar("Result")
 
 
 def jit(**options: Any) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """A decorator: `jax.jit(**options)` with the compiler options of the mesh's platform.
+    """A decorator: `jax.jit(**options)` with what the mesh's platform needs.
 
-    Only for whole programs: JAX refuses compiler options inside another `jax.jit`. The function has
-    a `lower`, as that of `jax.jit`.
+    On CPUs that is a compiler option, and so only for whole programs: JAX refuses compiler options
+    inside another `jax.jit`. On GPUs and TPUs, products of float32 arrays are computed in float32:
+    JAX's default there rounds their factors to TF32 or bfloat16, and the same run would have
+    another history. `jax_default_matmul_precision`, if it is set, overrides this.
+
+    The function has a `lower`, as that of `jax.jit`.
     """
 
     def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -49,15 +53,26 @@ def jit(**options: Any) -> Callable[[Callable[Arguments, Result]], Callable[Argu
 
         @wraps(function)
         def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-            return jitted(platform())(*args, **kwargs)  # not before: asking starts JAX
+            on = platform()  # not before: asking starts JAX
+            with _float32_products(on):
+                return jitted(on)(*args, **kwargs)
 
         def lower(*args: Arguments.args, **kwargs: Arguments.kwargs) -> jax.stages.Lowered:
-            return jitted(platform()).lower(*args, **kwargs)
+            on = platform()
+            with _float32_products(on):
+                return jitted(on).lower(*args, **kwargs)
 
         vars(call)["lower"] = lower
         return call
 
     return decorate
+
+
+def _float32_products(platform: str) -> contextlib.AbstractContextManager[Any]:
+    chosen = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    if platform == "cpu" or chosen is not None:
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision("float32")
 
 
 @cache
