@@ -78,6 +78,24 @@ def test_rotate_by_quarter_turns_is_rot90(size, quarters):
     assert_same_pixels(rotated, np.rot90(images, quarters, axes=(1, 2)))
 
 
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_the_form_for_tpus_gives_the_same_pixels(size, monkeypatch):
+    angles = np.deg2rad(np.array([-180, -72, -33.3, 0, 0.5, 45, 71.9, 90], "float32"))
+    images = random_pixels(len(angles), *size)
+    expected = rotate(images, angles)
+    monkeypatch.setattr(augment, "_bilinear", augment._bilinear_by_products)
+    for_tpus = jax.jit(jax.vmap(lambda image, angle: augment.rotate(image, angle)))
+    np.testing.assert_allclose(for_tpus(images, angles), expected, rtol=0, atol=1e-5 * 255)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_only_tpus_rotate_without_gathers(platform):
+    traced = rotate.trace(random_pixels(2, 8, 8), np.zeros(2, "float32"))
+    program = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("gather" in program) == (platform != "tpu")
+    assert ("dot_general" in program) == (platform == "tpu")
+
+
 def test_rotate_mirrors_beyond_the_border():
     # Four rows a, b, c, d, a quarter turn: across the wide image, d c b a | a b c d | d c b a.
     rows = np.array([10, 20, 30, 40], "float32")

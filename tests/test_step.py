@@ -1,5 +1,6 @@
 """One step: plain gradient descent on the unmasked images, and independent random draws."""
 
+import re
 from typing import Any, cast
 
 import jax
@@ -14,7 +15,9 @@ from scipy import stats
 from steps import jitted_step, mesh_of
 
 from catdog_jax.errors import InputError
+from catdog_jax.models.cnn import Model3
 from catdog_jax.models.transfer import Model4
+from catdog_jax.training import mesh as meshes
 from catdog_jax.training.losses import cross_entropy
 from catdog_jax.training.mesh import data_mesh, shard
 from catdog_jax.training.optimizers import keras_adam
@@ -153,3 +156,30 @@ def test_the_average_of_the_weights_by_hand() -> None:
     put_weights(model, state)
     evaluated = jax.tree.leaves(nnx.state(model, nnx.Param))
     jax.tree.map(np.testing.assert_array_equal, evaluated, jax.tree.leaves(state.ema))
+
+
+@pytest.mark.parametrize(
+    ("platform", "chosen", "precision"),
+    [
+        ("cpu", None, None),
+        ("gpu", None, "HIGHEST"),
+        ("tpu", None, "HIGHEST"),
+        ("gpu", "high", "HIGH"),
+    ],
+)
+def test_float32_is_float32_on_hardware_that_could_round_it(
+    platform: str, chosen: str | None, precision: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In all products of the step, those of its gradients included."""
+    monkeypatch.setattr(meshes, "platform", lambda: platform)
+    mesh = mesh_of(1)
+    model = Model3(image_size=8, rngs=nnx.Rngs(0))
+    step, state = jitted_step(model, keras_adam(), mesh)
+    lower: Any = vars(step)["lower"]
+    with jax.set_mesh(mesh), jax.default_matmul_precision(chosen):
+        program = lower(state, shard(random_batch(4), mesh)).as_text()
+    kinds = ("stablehlo.dot_general", "stablehlo.convolution")
+    products = [line for line in program.splitlines() if any(kind in line for kind in kinds)]
+    assert len(products) > 12
+    carried = [{*re.findall(r"\b(HIGH|HIGHEST)\b", line)} for line in products]
+    assert carried == [{precision} if precision else set()] * len(products)

@@ -26,6 +26,16 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 CPU_MICROBATCH = 2
 
 
+def platform() -> str:
+    """The platform of the program that is traced: "cpu", "gpu" or "tpu".
+
+    That of the mesh (`jax.set_mesh`), which may be one that this machine does not have, or else
+    JAX's default.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def conv2d(images: Images, kernel: Kernel, *, stride: int = 1, padding: Padding = "SAME") -> Images:
     """Convolve `images` with `kernel`; padding as TensorFlow and `lax` define it."""
     strides = (stride, stride)
@@ -92,7 +102,7 @@ def in_microbatches(function: Callable[..., Array], replicated: PyTree, *batch: 
     if not isinstance(batch[0].shape[0], int):
         one_by_one = partial(_map_microbatches, function)
         return lax.platform_dependent(replicated, *batch, cpu=one_by_one, default=function)
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return function(replicated, *batch)
     on_device = partial(_map_microbatches, function)
     mesh = jax.sharding.get_abstract_mesh()
@@ -112,7 +122,7 @@ def recomputed(function: Callable[..., Array]) -> Callable[..., Array]:
 
     Keeping them, and reading them back from memory, took longer.
     """
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return function
     return jax.checkpoint(function, prevent_cse=False)
 

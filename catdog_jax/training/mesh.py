@@ -24,6 +24,7 @@ from jaxtyping import PyTree
 
 from ..errors import InputError
 from ..files import cache_folder
+from ..models.ops import platform
 from . import hosts
 
 _MAX_CPU_DEVICES = 16
@@ -38,28 +39,48 @@ Result = TypeVar("Result")
 
 
 def jit(**options: Any) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """A decorator: `jax.jit(**options)` with this platform's compiler options.
+    """A decorator: `jax.jit(**options)` with what the mesh's platform needs.
 
-    Only for whole programs: JAX refuses compiler options inside another `jax.jit`.
+    On CPUs that is a compiler option, and so only for whole programs: JAX refuses compiler options
+    inside another `jax.jit`. On GPUs and TPUs, products of float32 arrays are computed in float32:
+    JAX's default there rounds their factors to TF32 or bfloat16, and the same run would have
+    another history. `jax_default_matmul_precision`, if it is set, overrides this.
+
+    The function has a `lower`, as that of `jax.jit`.
     """
 
     def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-        @cache  # at the first call: asking for the platform starts JAX
-        def jitted() -> Callable[Arguments, Result]:
-            return jax.jit(function, compiler_options=_compiler_options(), **options)
+        @cache
+        def jitted(platform: str) -> Any:
+            return jax.jit(function, compiler_options=_compiler_options(platform), **options)
 
         @wraps(function)
         def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-            return jitted()(*args, **kwargs)
+            on = platform()  # not before: asking starts JAX
+            with _float32_products(on):
+                return jitted(on)(*args, **kwargs)
 
+        def lower(*args: Arguments.args, **kwargs: Arguments.kwargs) -> jax.stages.Lowered:
+            on = platform()
+            with _float32_products(on):
+                return jitted(on).lower(*args, **kwargs)
+
+        vars(call)["lower"] = lower
         return call
 
     return decorate
 
 
+def _float32_products(platform: str) -> contextlib.AbstractContextManager[Any]:
+    chosen = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    if platform == "cpu" or chosen is not None:
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision("float32")
+
+
 @cache
-def _compiler_options() -> dict[str, str] | None:
-    if jax.default_backend() != "cpu":
+def _compiler_options(platform: str) -> dict[str, str] | None:
+    if platform != "cpu":
         return None
     try:
         jax.jit(lambda: 0, compiler_options=_CPU_OPTIONS)()
