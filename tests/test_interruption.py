@@ -365,7 +365,7 @@ def test_a_killed_process_resumes_to_the_same_run(tmp_path: Path) -> None:
         wait_for_a_write_after_epoch_2(out / "checkpoint", process)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    assert 2 <= checkpoint.epochs(out / "checkpoint")[-1] < 20
+    assert 1 <= checkpoint.epochs(out / "checkpoint")[-1] < 20
     resume(out, log=silent)
     check_same(experiment, whole, out)
 
