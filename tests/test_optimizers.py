@@ -4,6 +4,8 @@ import optax
 import pytest
 
 from catdog_jax.errors import InputError
+from catdog_jax.runs import build
+from catdog_jax.runs.experiment import Experiment
 from catdog_jax.training.optimizers import DIRECTIONS, keras_adam, make_optimizer
 
 
@@ -77,3 +79,15 @@ def test_biases_do_not_decay() -> None:
 def test_an_unknown_optimizer_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InputError, match="'lion'; choose one of: adam, adamw"):
         make_optimizer("lion", learning_rate=1e-3, steps=1)
+
+
+@pytest.mark.parametrize(("name", "factor"), [("sgd", 4.0), ("adam", 2.0), ("keras_adam", 2.0)])
+def test_the_rate_goes_with_the_batch_size_if_asked_for(name: str, factor: float) -> None:
+    def first_step(*, scaled: bool) -> float:
+        large = Experiment(
+            "model3", optimizer=name, batch_size=128, scale_learning_rate=scaled, learning_rate=0.01
+        )
+        make = build.training_of(large, None, 2, 1)["optimizer"]
+        return updates(make(9), [1.0])[0]
+
+    assert first_step(scaled=True) == pytest.approx(factor * first_step(scaled=False))
