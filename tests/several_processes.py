@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from helpers import SETTINGS
 
 from catdog_jax.data.load import load_data
 from catdog_jax.runs import build, phases
@@ -15,14 +16,7 @@ from catdog_jax.runs.recipes import RECIPES
 
 MODELS = ("model3", "model4", "model5", "model6")
 
-_SIZE: dict[str, Any] = {
-    "data": "sketches",
-    "image_size": 32,
-    "sizes": (40, 20, 12),
-    "batch_size": 16,
-    "epochs": 2,
-    "weights": "none",
-}
+_SIZE = SETTINGS | {"sizes": (40, 20, 12), "epochs": 2, "weights": "none"}
 _SMALLER: dict[str, dict[str, Any]] = {
     "model4": {"model_options": ("alpha=0.35",), "learning_rate": 0.01},
     "model5": {

@@ -51,14 +51,13 @@ def _with_photos(options: Train | LrFind) -> "tuple[Experiment, Splits]":
     experiment = Experiment("") if choose else _experiment(options)
     from ..runs.build import check, load_splits
     from ..runs.recommend import recommended
+    from ..training.hosts import from_first
 
     start_jax(options if isinstance(options, Train) and options.seeds is None else None)
-    from ..training.hosts import first_then_others, from_first
-
     if choose:
-        experiment = from_first(recommended, options.changes, strict=options.strict)
+        return recommended(options.changes, strict=options.strict)
     from_first(check, experiment)
-    return experiment, first_then_others(lambda: load_splits(experiment, strict=options.strict))
+    return experiment, load_splits(experiment, strict=options.strict)
 
 
 def _experiment(options: Train | LrFind) -> Experiment:

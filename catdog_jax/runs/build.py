@@ -19,7 +19,7 @@ from ..models.create import MODELS
 from ..models.keras_weights import weights_file
 from ..training.augment import Augmentation, named_augmentation
 from ..training.depth import last_stages, scale_by_depth
-from ..training.hosts import is_first
+from ..training.hosts import first_then_others, is_first
 from ..training.loop import Callback, EpochRecord
 from ..training.losses import Loss, cross_entropy, smoothed
 from ..training.optimizers import DIRECTIONS, make_optimizer, rate_scale
@@ -46,13 +46,15 @@ def load_splits(
             "this run was trained on arrays: pass them as `data`, or call run again with the same "
             "splits to resume it"
         )
-    return load_data(
-        experiment.data,
-        image_size or experiment.image_size,
-        experiment.data_dir,
-        experiment.split_seed,
-        sizes=experiment.sizes,
-        strict=strict,
+    return first_then_others(
+        lambda: load_data(
+            experiment.data,
+            image_size or experiment.image_size,
+            experiment.data_dir,
+            experiment.split_seed,
+            sizes=experiment.sizes,
+            strict=strict,
+        )
     )
 
 

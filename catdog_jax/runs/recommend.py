@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 
+from ..data.splits import Splits
 from ..errors import InputError, first_line, say
+from ..training.hosts import from_first
 from . import build
 from .experiment import Experiment
 from .recipes import RECIPES
@@ -17,8 +19,8 @@ _SMALLEST = 96  # pixels; MobileNetV2's features of smaller images are poor
 _PHOTOS = 2000  # what the recipes' epochs are meant for
 
 
-def recommended(changes: Mapping[str, Any], *, strict: bool = False) -> Experiment:
-    """The recipe that suits the photos `changes["data"]`, with the changes.
+def recommended(changes: Mapping[str, Any], *, strict: bool = False) -> tuple[Experiment, Splits]:
+    """The recipe that suits the photos `changes["data"]`, with the changes, and the photos.
 
     Args:
         changes: settings that are given, by name.
@@ -27,15 +29,16 @@ def recommended(changes: Mapping[str, Any], *, strict: bool = False) -> Experime
     Raises:
         InputError: as for `recommend`, or there are no such photos.
     """
-    suggested = recommend(changes.get("weights", "imagenet"), image_size=changes.get("image_size"))
+    weights, size = changes.get("weights", "imagenet"), changes.get("image_size")
+    suggested = from_first(recommend, weights, image_size=size)
     changes = {**changes, "weights": suggested.weights}
     experiment = replace(suggested, **changes)
-    build.check(experiment)
+    from_first(build.check, experiment)
     splits = build.load_splits(experiment, strict=strict)
     fitted = suited(suggested, len(splits.train), epochs=changes.get("epochs"))
     experiment = replace(fitted, **changes)
     say(f"no model named: {experiment.model} for at most {experiment.epochs} epochs")
-    return experiment
+    return experiment, splits
 
 
 def recommend(

@@ -1,11 +1,10 @@
 """Runs: composes data, model, training, checkpoints and report."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from flax import nnx
 
@@ -20,7 +19,7 @@ from . import build, checkpoint, named
 from .checkpoint import Record
 from .events import events
 from .experiment import Experiment
-from .history import COLUMNS, Row, best_epoch, is_dead
+from .history import COLUMNS, Row, is_dead
 from .initial import initial_model
 from .naming import default_folder
 from .phases import phases_of, train
@@ -40,11 +39,10 @@ from .run_folder import (
     keep_code,
     plain,
     read_config,
-    read_record,
     with_code_of,
     write_json,
 )
-from .saving import saving
+from .saving import last_saved, saving
 from .terminal import epoch_line, progress
 
 
@@ -78,7 +76,7 @@ def run(
     with _resume_hint_on_interrupt(out, log):
         hosts.from_first(build.check, experiment)
         if splits is None:
-            splits = hosts.first_then_others(lambda: build.load_splits(experiment))
+            splits = build.load_splits(experiment)
         elif splits.source == build.ARRAYS:
             experiment = replace(experiment, data=build.ARRAYS)
         hosts.check_same("photos", splits.fingerprint)
@@ -135,7 +133,7 @@ def resume(
         log(f"note: the {schedule} now ends with epoch {epochs}")
     experiment = absolute(with_code_of(folder, experiment))
     with _resume_hint_on_interrupt(folder, log):
-        splits = hosts.first_then_others(lambda: build.load_splits_again(experiment))
+        splits = build.load_splits_again(experiment)
         hosts.check_same("photos", splits.fingerprint)
         known = found.inputs if done else None
         inputs = hosts.from_first(inputs_of, experiment, splits, known=known)
@@ -246,7 +244,7 @@ def _train(
         device="",
         on_device=False,
     )
-    path, saved = hosts.from_first(_last_saved, out, experiment, inputs)
+    path, saved = hosts.from_first(last_saved, out, experiment, inputs)
     if path is not None:
         record = Record(**{**record, **saved})
         record["experiment"] = plain(experiment)  # the photos may have moved
@@ -287,21 +285,6 @@ def _train(
             if len(history) < experiment.epochs:
                 log(f"stopped: no better validation accuracy for {experiment.patience} epochs")
     return record
-
-
-def _last_saved(
-    out: Path, experiment: Experiment, inputs: Inputs
-) -> tuple[Path | None, Mapping[str, Any]]:
-    """The path and record of the run's last checkpoint, if there is one."""
-    saved = checkpoint.epochs(out / CHECKPOINT)
-    if not saved:
-        return None, {}
-    path = out / CHECKPOINT / str(saved[-1])
-    record = read_record(path, experiment, inputs)
-    # The final evaluation needs the best epoch's checkpoint.
-    best = best_epoch(record["history"])
-    read_record(path.with_name(str(best)), experiment, inputs)
-    return path, record
 
 
 def _has_died(experiment: Experiment, history: Sequence[Row]) -> bool:

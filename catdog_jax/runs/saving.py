@@ -1,17 +1,39 @@
-"""Checkpoints written in a thread, while the next epoch is trained."""
+"""A run's checkpoints: the last one, and new ones, written in a thread during the next epoch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ..files import uninterrupted
 from ..training.state import TrainState
 from . import checkpoint
 from .checkpoint import Record
-from .history import write_history
+from .experiment import Experiment
+from .history import best_epoch, write_history
+from .run_folder import CHECKPOINT, Inputs, read_record
 
 Save = Callable[[TrainState, Record], None]
+
+
+def last_saved(
+    out: Path, experiment: Experiment, inputs: Inputs
+) -> tuple[Path | None, Mapping[str, Any]]:
+    """The path and record of a run's last checkpoint, if there is one.
+
+    Raises:
+        InputError: it or that of the best epoch is missing, damaged or of another run.
+    """
+    saved = checkpoint.epochs(out / CHECKPOINT)
+    if not saved:
+        return None, {}
+    path = out / CHECKPOINT / str(saved[-1])
+    record = read_record(path, experiment, inputs)
+    # The final evaluation needs the best epoch's checkpoint.
+    best = best_epoch(record["history"])
+    read_record(path.with_name(str(best)), experiment, inputs)
+    return path, record
 
 
 @contextmanager
