@@ -13,8 +13,10 @@ def main() -> int:
 
         return run()
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        print("interrupted", file=sys.stderr, flush=True)
+        # At once: after an interrupt within `exec`, which makes dataclasses, Python would not
+        # return this code but end itself by SIGINT.
+        os._exit(130)
 
 
 def _open_closed_streams() -> None:
