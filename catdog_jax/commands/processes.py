@@ -6,7 +6,6 @@ said that it is done, all the others end, each with one line.
 """
 
 import contextlib
-import ctypes
 import importlib.util
 import os
 import secrets
@@ -15,7 +14,7 @@ import struct
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -78,24 +77,17 @@ def tie_together() -> None:
 
     global _ties
     if jax.process_count() > 1:
-        with _quiet_stdout():  # Gloo, which connects CPUs, says so there
-            _ties = _Ties(jax.process_index(), jax.process_count(), from_first)
-        if jax.process_index() > 0:  # only the first speaks; errors are still told on stderr
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _only_first_speaks(jax.process_index())
+        _ties = _Ties(jax.process_index(), jax.process_count(), from_first)
 
 
-@contextlib.contextmanager
-def _quiet_stdout() -> Iterator[None]:
-    """No output, not even of code that is not Python."""
+def _only_first_speaks(process: int) -> None:
+    """Leave stdout to the Python of process 0; Gloo, which connects CPUs, says so there."""
     sys.stdout.flush()
-    stdout = os.dup(1)
+    if process == 0:
+        now = sys.stdout
+        sys.stdout = os.fdopen(os.dup(1), "w", encoding=now.encoding, errors=now.errors)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    try:
-        yield
-    finally:
-        ctypes.CDLL(None).fflush(None)
-        os.dup2(stdout, 1)
-        os.close(stdout)
 
 
 def leaving(command: Callable[[], int]) -> int:
