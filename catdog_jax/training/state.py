@@ -62,10 +62,10 @@ def create_state(
         key=jax.random.split(jax.random.key(seed))[1],
         params=params,
         other=other,
-        opt_state=optimizer.init(params),
+        opt_state=jax.jit(optimizer.init)(params),
         ema=params if ema else None,
     )
-    return graphdef, jax.tree.map(jnp.copy, state)  # steps donate their state
+    return graphdef, _copied(state)  # steps donate their state
 
 
 def split_trained(model: nnx.Module, trainable: Any) -> tuple[nnx.GraphDef, PyTree, PyTree]:
@@ -88,7 +88,13 @@ def put_weights(model: nnx.Module, state: TrainState) -> None:
     """Fill `model`, in place, with the weights to evaluate: the moving average if there is one."""
     params = state.params if state.ema is None else state.ema
     # Copies, because the next step donates the state.
-    nnx.update(model, *jax.tree.map(jnp.copy, (params, state.other)))
+    nnx.update(model, *_copied((params, state.other)))
+
+
+# One program: jnp.copy alone compiles one for each shape, a second altogether for model 5.
+@jax.jit
+def _copied(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.copy, tree)
 
 
 def in_mode(model: Model, *, training: bool) -> Model:
