@@ -5,9 +5,9 @@
 
 Compiles what `fit` runs on a device (`jit_epoch`, photos kept on it, and `jit_step`, photos
 streamed) with XLA's own compilers for these devices, and writes what they say to `--out`:
-`compile_targets.json`, and as a table `compile_targets.md`. It shows that programs compile, what
-memory they need and what they are made of, not how fast they are. All of it takes a quarter of an
-hour on two CPU cores.
+`compile_targets.json`, and as a table `compile_targets.md`; results of other programs that are
+there already are kept. It shows that programs compile, what memory they need and what they are made
+of, not how fast they are. All of it takes an hour on two CPU cores, most of it for TPUs.
 """
 
 import json
@@ -62,7 +62,8 @@ class Compiled:
     own_convolutions: int
     """Convolutions of a step that are not handed to cuDNN; on a TPU all are XLA's own."""
     flops: float | None
-    """Of a step; only the TPU's compiler tells it, and the next two."""
+    """Of a step; only the TPU's compiler tells it, and the next two. Inner loops count as one turn,
+    here and in the next."""
     bytes_accessed: float | None
     estimated_cycles: int | None
     """The sum over a step's operations. There is no estimate for gathers."""
@@ -221,12 +222,20 @@ def line(row: Compiled) -> str:
 
 
 def write(rows: Sequence[Compiled], out: Path) -> None:
-    """Write all results so far, as JSON and as a table."""
+    """Write new results beside those that are there, as JSON and as a table."""
     out.mkdir(parents=True, exist_ok=True)
-    versions = {"jax": jax.__version__, "rows": [asdict(row) for row in rows]}
-    (out / "compile_targets.json").write_text(json.dumps(versions, indent=1) + "\n", "utf-8")
+    path = out / "compile_targets.json"
+    before = json.loads(path.read_text("utf-8"))["rows"] if path.exists() else []
+    of_all = {_key(row): row for row in [*(Compiled(**row) for row in before), *rows]}
+    rows = [of_all[key] for key in sorted(of_all)]
+    found = {"jax": jax.__version__, "rows": [asdict(row) for row in rows]}
+    path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     head = [f"| {' | '.join(_COLUMNS)} |", "|" + "---|" * len(_COLUMNS)]
     (out / "compile_targets.md").write_text("\n".join([*head, *map(line, rows)]) + "\n", "utf-8")
+
+
+def _key(row: Compiled) -> tuple[str, ...]:
+    return row.target, row.model, row.program, row.dtype, str(row.batch_size)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,69 @@
-"""The compilers for GPUs and TPUs, where their wheels are: `pip install -e ".[targets]"`."""
+"""Training programs compile for GPUs and TPUs that this machine does not have."""
 
-import subprocess
-import sys
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from compilers.devices import missing
+from compile_targets import Compiled, compiled, write
+from compilers.devices import TARGETS, mesh_of, missing
+from compilers.hlo import bytes_of, instructions, is_work, opcode, slices_of
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+from catdog_jax.errors import InputError
+from catdog_jax.runs.recipes import RECIPES
+
+PROGRAM = """HloModule program
+%inner (a: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  ROOT %g = f32[5,7,3]{2,1,0} gather(%x, %i), offset_dims={2}, slice_sizes={1,1,3}
+}
+%turn (t: (s32[])) -> (s32[]) {
+  %f = f32[5,7,3]{2,1,0} fusion(%a), kind=kLoop, calls=%inner
+}
+%until (t: (s32[])) -> pred[] {
+  %c = s32[]{:T(128)} constant(20)
+  ROOT %lt = pred[] compare(%i, %c), direction=LT
+}
+%body (t: (s32[])) -> (s32[]) {
+  %p = (s32[]) parameter(0)
+  %w = (s32[]) while(%p), condition=%until, body=%turn
+  %r = (f32[2,3]{1,0}, bf16[4]{0:T(8,128)(2,1)S(1)}) all-reduce-start(%q)
+  %d = (f32[2,3]{1,0}, bf16[4]{0}) all-reduce-done(%r)
+}
+ENTRY %main (p: s32[]) -> s32[] {
+  %l = (s32[]) while(%p), condition=%until, body=%body
+}
+"""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("target", "devices"), [("h100", 1), ("h100x8", 8), ("v5ex4", 4)])
-def test_a_step_of_model_3_compiles(target: str, devices: int, tmp_path: Path) -> None:
+def test_the_text_of_a_program_is_counted_by_steps() -> None:
+    step = list(instructions(PROGRAM, scan=True))
+    assert [opcode(it) for it in step if is_work(it)] == ["fusion"] * 20 + ["all-reduce-start"]
+    assert bytes_of(next(it for it in step if "all-reduce-start" in it)) == 4 * 6 + 2 * 4
+    fused = instructions(PROGRAM, scan=True, fused=True)
+    assert sum(map(slices_of, fused)) == 20 * 35
+
+
+def test_an_unknown_target_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown target 'h900'; choose one of: h100"):
+        mesh_of("h900")
+
+
+# Slow: the TPU's compiler takes half a minute.
+@pytest.mark.parametrize("target", [pytest.param(t, marks=pytest.mark.slow) for t in TARGETS])
+def test_a_small_model_compiles(target: str, tmp_path: Path) -> None:
     if why := missing(target):
         pytest.skip(why)
-    words = "--models", "model3", "--targets", target, "--dtypes", "float32", "--programs", "step"
-    script = [sys.executable, str(EXPERIMENTS / "compile_targets.py"), *words]
-    said = subprocess.check_output([*script, "--out", str(tmp_path)], text=True)
-    (line,) = [line for line in said.splitlines() if line.startswith("| model3 | step, float32 |")]
-    assert ("MB)" in line) == (devices > 1), "gradients are summed over devices, and only then"
-    assert (tmp_path / "compile_targets.md").is_file()
-
-
-def test_a_target_without_its_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compilers.devices.find_spec", lambda _: None)
-    assert missing("v5e") == "no compiler for v5e: pip install -e '.[targets]'"
+    mesh = mesh_of(target)
+    experiment = replace(RECIPES["model3"], image_size=32)
+    row = compiled(experiment, mesh, target, "epoch", 64)
+    assert (row.devices, row.collectives > 0) == (mesh.size, mesh.size > 1)
+    assert 0 < row.temporary_bytes < row.peak_bytes < 1e8
+    assert row.operations > 20
+    # Every pixel of a rotated photo takes four others; TPUs gather whole photos and labels alone.
+    rotated = 4 * 32 * 32 * 32 // mesh.size
+    assert (row.gathered > rotated) == target.startswith("h100")
+    write([row], tmp_path)
+    write([replace(row, program="step")], tmp_path)
+    kept = json.loads((tmp_path / "compile_targets.json").read_text("utf-8"))["rows"]
+    assert [Compiled(**found).program for found in kept] == ["epoch", "step"]

@@ -1,5 +1,7 @@
 """MobileNetV2 against Keras's, with the same random weights and batch statistics."""
 
+import zipfile
+
 import jax
 import keras_reference as reference
 import numpy as np
@@ -7,9 +9,14 @@ import pytest
 from flax import nnx
 from keras_reference import largest_error, mobilenet, random_images
 from scipy import stats
+from steps import mesh_of
 
+from catdog_jax.data.arrays import as_split
+from catdog_jax.data.photo import decode_bytes
 from catdog_jax.models.keras_weights import load_keras_weights
 from catdog_jax.models.mobilenet_v2 import MobileNetV2
+from catdog_jax.models.transfer import Model4
+from catdog_jax.training.features import features_of
 
 pytestmark = reference.ignore_keras_warnings
 
@@ -71,6 +78,21 @@ def test_every_block_and_the_end_equal_keras(tmp_path, alpha, size, classes, kin
     with jax.default_matmul_precision("highest"):
         errors = map(largest_error, our_ends(model, images), expected)
     assert {n: e for n, e in zip([*ENDS, "the end"], errors, strict=True) if not e <= 1e-4} == {}
+
+
+@pytest.mark.parametrize("weights", ["1.0_imagenet_dequantized", "1.0_160_dogs"])
+def test_features_in_bfloat16_are_within_a_hundredth(shared, weights):
+    """Of pretrained weights, on real photos; in training and inference, they come from here."""
+    model = Model4(rngs=nnx.Rngs(0))
+    load_keras_weights(model.backbone, shared / f"weights/mobilenet_v2_{weights}_no_top.h5")
+    with zipfile.ZipFile(shared / "data/cats_and_dogs_filtered.zip") as photos:
+        names = [name for name in photos.namelist() if "/validation/" in name and ".jpg" in name]
+        images = np.stack([decode_bytes(photos.read(name), 160) for name in names[::63]])
+    split = as_split((images, np.zeros(len(images), int)))
+    expected, rounded = (
+        features_of(model, split, 16, dtype, mesh_of(1)) for dtype in ("float32", "bfloat16")
+    )
+    assert 1e-3 < np.abs(rounded - expected).mean() / np.abs(expected).mean() < 0.01
 
 
 @pytest.mark.slow

@@ -8,11 +8,12 @@ torch), and channel counts rounded to multiples of eight.
 from dataclasses import dataclass
 from functools import partial
 
+import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from . import ops
+from . import layers, ops
 from .layers import PathParts
 
 _BATCH_NORM_EPSILON = 1e-3
@@ -44,6 +45,9 @@ LAST_CHANNELS = 1280
 # Keras's default for every kernel; Flax's is LeCun normal.
 _glorot = nnx.initializers.glorot_uniform()
 
+# Rounded before normalization is folded in, weights would be rounded twice.
+_WHOLE = {layers.STAYS_FLOAT32: True}
+
 
 class ConvNorm(nnx.Module):
     """A convolution without bias, batch norm, and relu6 unless `activate` is False."""
@@ -67,6 +71,7 @@ class ConvNorm(nnx.Module):
             feature_group_count=in_features if depthwise else 1,
             use_bias=False,
             kernel_init=_glorot,
+            kernel_metadata=_WHOLE,
             rngs=rngs,
         )
         self.norm = nnx.BatchNorm(
@@ -75,24 +80,34 @@ class ConvNorm(nnx.Module):
             epsilon=_BATCH_NORM_EPSILON,
             use_fast_variance=False,
             use_running_average=True,  # until a view of the model says otherwise
+            scale_metadata=_WHOLE,
+            bias_metadata=_WHOLE,
             rngs=rngs,
         )
         self.stride = stride
         self.depthwise = depthwise
         self.activate = activate
 
-    def __call__(self, x: ops.Images, *, use_running_average: bool = True) -> ops.Images:
+    def __call__(
+        self, x: ops.Images, *, use_running_average: bool = True, rounded: bool = False
+    ) -> ops.Images:
+        """The features; `rounded` is about products, see `ops.pointwise_conv2d`."""
         convolve = ops.depthwise_conv2d if self.depthwise else ops.conv2d_in_loop
         kernel = self.conv.kernel[...]
-        if use_running_average:
-            # Normalizing with fixed statistics is linear, so it is folded into the kernel and free.
-            # The statistics are float32 in any dtype.
-            scale, bias = self._scale_and_bias()
-            x = convolve(x, (kernel * scale).astype(x.dtype), stride=self.stride)
-            x = ops.add_bias(x, bias.astype(x.dtype))
+        if not use_running_average:
+            y = convolve(x, kernel.astype(x.dtype), stride=self.stride)
+            y = self.norm(y, use_running_average=False).astype(x.dtype)
         else:
-            x = self.norm(convolve(x, kernel, stride=self.stride), use_running_average=False)
-        return nnx.relu6(x) if self.activate else x
+            # Normalizing with fixed statistics is linear, so it is folded into the kernel and free.
+            scale, bias = self._scale_and_bias()
+            kernel = (kernel * scale).astype(x.dtype)
+            if rounded and kernel.shape[:2] == (1, 1):
+                # Not the projections: rounding them alone makes the features 3 % wrong.
+                y = ops.pointwise_conv2d(x, kernel[0, 0], rounded=self.activate)
+            else:
+                y = convolve(x, kernel, stride=self.stride)
+            y = ops.add_bias(y, bias.astype(x.dtype))
+        return nnx.relu6(y) if self.activate else y
 
     def _scale_and_bias(self) -> tuple[Float[Array, " features"], Float[Array, " features"]]:
         """Scale and bias of inference-mode batch norm."""
@@ -121,12 +136,10 @@ class InvertedResidual(nnx.Module):
         self.project = ConvNorm(hidden, out_features, 1, activate=False, rngs=rngs)
         self.residual = stride == 1 and in_features == out_features
 
-    def __call__(self, x: ops.Images, *, use_running_average: bool = True) -> ops.Images:
-        y = x
-        if self.expand is not None:
-            y = self.expand(y, use_running_average=use_running_average)
-        y = self.depthwise(y, use_running_average=use_running_average)
-        y = self.project(y, use_running_average=use_running_average)
+    def __call__(self, x: ops.Images, **mode: bool) -> ops.Images:
+        """The features; `mode` as of `ConvNorm`."""
+        y = x if self.expand is None else self.expand(x, **mode)
+        y = self.project(self.depthwise(y, **mode), **mode)
         return x + y if self.residual else y
 
 
@@ -193,7 +206,8 @@ class MobileNetV2(nnx.Module):
         """Features `[batch, ⌈height/32⌉, ⌈width/32⌉, out_features]`, or logits with the top.
 
         Args:
-            images: rescaled to [-1, 1].
+            images: rescaled to [-1, 1]. If they are bfloat16, so are the factors of most matrix
+                products in inference mode; the rest, and the features, are float32 then.
             use_running_average: False normalizes with the batch's own statistics and updates the
                 running ones, as in training from scratch. None follows the layers' setting
                 (`nnx.view`), initially True.
@@ -210,9 +224,10 @@ class MobileNetV2(nnx.Module):
     def _forward(
         self, images: ops.Images, *, use_running_average: bool = True
     ) -> Float[Array, "..."]:
-        x = images
+        rounded = use_running_average and images.dtype == jnp.bfloat16
+        x = images.astype(jnp.float32) if rounded else images
         for stage in (self.stem, *self.blocks, self.last):
-            stage = partial(stage, use_running_average=use_running_average)
+            stage = partial(stage, use_running_average=use_running_average, rounded=rounded)
             x = ops.recomputed(stage)(x) if use_running_average else stage(x)
         return x if self.classifier is None else self.classifier(x.mean(axis=(1, 2)))
 

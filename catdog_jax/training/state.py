@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, PyTree
 
 from ..errors import InputError
+from ..models.layers import STAYS_FLOAT32
 from .losses import Logits
 
 Dtype = Literal["float32", "bfloat16"]
@@ -108,7 +109,9 @@ def in_mode(model: Model, *, training: bool) -> Model:
 
 
 def in_dtype(state: PyTree, dtype: Dtype) -> PyTree:
-    """A model's parameters in the dtype to compute in; batch statistics stay float32.
+    """A model's parameters in the dtype to compute in.
+
+    Batch statistics stay float32, and so does what a layer rounds itself (`STAYS_FLOAT32`).
 
     Raises:
         InputError: the dtype is unknown.
@@ -119,7 +122,7 @@ def in_dtype(state: PyTree, dtype: Dtype) -> PyTree:
         raise InputError(f"unknown dtype '{dtype}'; choose float32 or bfloat16")
 
     def convert(variable: Any) -> Any:
-        if not isinstance(variable, nnx.Param):
+        if not isinstance(variable, nnx.Param) or variable.get_metadata().get(STAYS_FLOAT32):
             return variable
         return variable.replace(variable[...].astype(jnp.bfloat16))
 

@@ -12,9 +12,17 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, 
 def instructions(text: str, *, scan: bool, fused: bool = False) -> Iterator[str]:
     """The instructions of one step: of the largest loop's body if it is a `scan` of steps.
 
-    Those of inner loops count once for each turn, those inside fusions only if `fused`.
+    Those of inner loops count once for each turn, if that is known; those inside fusions only if
+    `fused`.
     """
     bodies = _computations(text)
+
+    def turns(loop: str) -> int:
+        condition = " ".join(bodies[re.findall(r"condition=%?([\w.-]+)", loop)[0]])
+        limit = re.findall(r"known_trip_count\":\{\"n\":\"(\d+)", loop) or re.findall(
+            r"s32\[\]\S* constant\((\d+)\).*compare.*direction=LT", condition
+        )
+        return int(limit[0]) if limit else 1
 
     def within(name: str) -> Iterator[str]:
         for it in bodies[name]:
@@ -23,9 +31,9 @@ def instructions(text: str, *, scan: bool, fused: bool = False) -> Iterator[str]
             if kind in ("call", "while", "conditional", "async-start") or (
                 fused and kind == "fusion"
             ):
-                turns = re.search(r'known_trip_count":\{"n":"(\d+)"', it)
+                times = turns(it) if kind == "while" else 1
                 for inner in re.findall(r"(?:calls|body|to_apply)=%?([\w.-]+)", it):
-                    yield from list(within(inner)) * (int(turns[1]) if turns else 1)
+                    yield from list(within(inner)) * times
 
     loops = [name for it in bodies["ENTRY"] for name in re.findall(r"body=%?([\w.-]+)", it)]
     return within(max(loops, key=lambda loop: len(bodies[loop])) if scan else "ENTRY")
