@@ -81,19 +81,28 @@ def test_two_arrays_are_a_split() -> None:
     assert as_split(split) is split
 
 
-def gpus(monkeypatch: pytest.MonkeyPatch, *stats: dict[str, int] | None) -> None:
+def gpus(
+    monkeypatch: pytest.MonkeyPatch, *stats: dict[str, int] | None, platform: str = "gpu"
+) -> None:
     fakes = [SimpleNamespace(memory_stats=lambda stat=stat: stat) for stat in stats]
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
     monkeypatch.setattr(jax, "local_devices", lambda: fakes)
 
 
 @pytest.mark.parametrize(("spare", "fit"), [(0, True), (-1, False)])
+@pytest.mark.parametrize(("platform", "parts"), [("gpu", 2), ("tpu", 4)])
 def test_photos_stay_on_devices_if_they_fill_at_most_half_the_free_memory(
-    spare: int, fit: bool, drawings: Split, monkeypatch: pytest.MonkeyPatch
+    platform: str,
+    parts: int,
+    spare: int,
+    fit: bool,
+    drawings: Split,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """A quarter of a TPU's, whose programs may keep them twice."""
     needed = 2 * np.asarray(drawings.images).nbytes  # for training and validation
-    full = {"bytes_limit": 2 * needed + spare + 10, "bytes_in_use": 10}
-    gpus(monkeypatch, {"bytes_limit": 9 * needed, "bytes_in_use": 0}, full)
+    full = {"bytes_limit": parts * needed + spare + 10, "bytes_in_use": 10}
+    gpus(monkeypatch, {"bytes_limit": 9 * needed, "bytes_in_use": 0}, full, platform=platform)
     assert feed.photos_fit_in_memory((drawings, drawings)) == fit
 
 

@@ -129,8 +129,8 @@ class Experiment:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the model's computations; weights and losses stay float32."""
     on_device: bool | None = None
-    """Keep the photos on the devices and run each epoch as one program; None: on a GPU or TPU if
-    they fit into half of the free memory."""
+    """Keep the photos on the devices and run each epoch as one program; None: on a GPU if
+    they fit into half of the free memory, on a TPU into a quarter."""
     seed: _Seed = 0
     """Of initial weights, the order of photos, dropout and augmentation."""
 

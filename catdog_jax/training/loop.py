@@ -115,11 +115,13 @@ def fit(
         threshold: a single logit above it means class 1.
         seed: of the order of photos and of augmentation.
         dtype: of the model's computations, forward and backward: "float32", or "bfloat16", which
-            takes half the memory and is faster on accelerators made for it. Stored weights,
-            augmentation, losses, optimizer and metrics stay float32.
+            takes up to half the memory and is faster on accelerators made for it (in MobileNetV2
+            only some matrix products are). Stored weights, augmentation, losses, optimizer and
+            metrics stay float32. "float32" means it on GPUs and TPUs, too, unless JAX's own option
+            `jax_default_matmul_precision` is set.
         on_device: keep the photos on the devices and run each epoch as one program; by default on
-            a GPU or TPU if they fit into half of the free memory. The history is the same up to
-            rounding.
+            a GPU if they fit into half of the free memory, on a TPU into a quarter. The history is
+            the same up to rounding.
         mesh: the devices; by default all.
         callbacks: called as (record, state) after each epoch. The next epoch reuses the state's
             memory: read it, and copy what you keep (`jax.tree.map(jnp.copy, …)`).
