@@ -69,6 +69,18 @@ def test_cpu_bias_equals_a_sum():
     assert_equal(cpu_ops.add_bias, jnp.add, random(2, 6, 9, 5), random(5, seed=1))
 
 
+def test_cpu_scale_and_shift_equals_its_formula():
+    args = random(2, 6, 9, 5), random(5, seed=1), random(5, seed=2)
+    assert_equal(cpu_ops.scale_and_shift, lambda images, a, b: images * a + b, *args)
+
+
+def test_cpu_moments_are_means():
+    def means(images):
+        return jnp.stack([images.mean((0, 1, 2)), (images**2).mean((0, 1, 2))])
+
+    assert_equal(lambda images: jnp.stack(cpu_ops.moments(images)), means, random(2, 6, 9, 5))
+
+
 def test_cpu_max_pool_equals_lax_where_pixels_are_equal():
     """As in any area of one colour: the first of the largest pixels gets the gradient."""
     images = jnp.asarray(np.random.default_rng(0).integers(0, 2, (4, 9, 9, 3)), jnp.float32)

@@ -11,6 +11,7 @@ from flax import nnx
 
 from catdog_jax.errors import InputError
 from catdog_jax.models.create import create_model
+from catdog_jax.models.layers import BatchNorm
 from catdog_jax.models.resnet import Model6, ResidualBlock
 from catdog_jax.training.loop import fit
 from catdog_jax.training.state import in_mode
@@ -47,6 +48,27 @@ def test_a_projection_averages_the_pixels_that_are_there() -> None:
     block.projection.kernel[...] = jnp.eye(2)[None, None]
     images = jnp.ones((1, 5, 5, 2))
     np.testing.assert_allclose(block(images), jnp.ones((1, 3, 3, 2)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_its_batch_norm_is_that_of_flax(dtype: str) -> None:
+    """Features, running statistics and gradients; and with running statistics."""
+    images = 3 * jax.random.normal(jax.random.key(0), (4, 6, 7, 8)).astype(dtype) + 2
+    weights = jax.random.normal(jax.random.key(1), images.shape)
+
+    def everything(kind: type[nnx.BatchNorm]) -> Any:
+        norm = kind(8, momentum=0.9, rngs=nnx.Rngs(0))
+        assert norm.scale is not None
+        assert norm.bias is not None
+        norm.scale[...], norm.bias[...] = jnp.linspace(0.5, 2, 8), jnp.linspace(-1, 1, 8)
+        loss = nnx.jit(lambda norm, images: (norm(images) * weights).sum())
+        gradients = nnx.grad(loss, argnums=(0, 1))(norm, images)
+        return gradients, norm(images), norm.mean, norm.var, norm(images, use_running_average=True)
+
+    found, expected = everything(BatchNorm), everything(nnx.BatchNorm)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_the_stages_hold_all_parameters_once() -> None:

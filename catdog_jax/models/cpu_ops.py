@@ -119,6 +119,48 @@ def _add_bias_backward(saved: None, cotangent: Images) -> tuple[Images, Array]:
 add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
+@jax.custom_vjp
+def moments(images: Images) -> tuple[Float[Array, " channels"], Float[Array, " channels"]]:
+    """Mean and mean square of each channel."""
+    count = images.size // images.shape[-1]
+    return _sum_of_rows(images) / count, _sum_of_rows(images * images) / count
+
+
+def _moments_forward(images: Images) -> tuple[tuple[Array, Array], Images]:
+    return moments(images), images
+
+
+def _moments_backward(images: Images, cotangents: tuple[Array, Array]) -> tuple[Images]:
+    of_mean, of_square = (each * images.shape[-1] / images.size for each in cotangents)
+    return (of_mean + 2 * of_square * images,)
+
+
+moments.defvjp(_moments_forward, _moments_backward)
+
+
+@jax.custom_vjp
+def scale_and_shift(
+    images: Images, scale: Float[Array, " channels"], shift: Float[Array, " channels"]
+) -> Images:
+    return images * scale + shift
+
+
+def _scale_and_shift_forward(
+    images: Images, scale: Array, shift: Array
+) -> tuple[Images, tuple[Images, Array]]:
+    return scale_and_shift(images, scale, shift), (images, scale)
+
+
+def _scale_and_shift_backward(
+    saved: tuple[Images, Array], cotangent: Images
+) -> tuple[Images, Array, Array]:
+    images, scale = saved
+    return cotangent * scale, _sum_of_rows(cotangent * images), _sum_of_rows(cotangent)
+
+
+scale_and_shift.defvjp(_scale_and_shift_forward, _scale_and_shift_backward)
+
+
 def _sum_of_rows(images: Images) -> Float[Array, " channels"]:
     """The sum over all but the last axis, as a product with ones: XLA reduces more slowly."""
     rows = images.reshape(-1, images.shape[-1])

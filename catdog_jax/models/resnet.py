@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from ..errors import InputError
-from .layers import PathParts, rescale
+from .layers import BatchNorm, PathParts, rescale
 from .ops import Images
 
 _he = nnx.initializers.he_normal()
@@ -75,7 +75,7 @@ class Model6(nnx.Module):
         return self.head(self.dropout(jnp.mean(self.norm(x), axis=(1, 2))))
 
 
-class NormRelu(nnx.BatchNorm):
+class NormRelu(BatchNorm):
     """Batch norm and relu in one, so that a layer's output is what is pooled (for heat maps)."""
 
     def __call__(self, *args: Any, **options: Any) -> Array:
@@ -90,9 +90,9 @@ class ResidualBlock(nnx.Module):
     """
 
     def __init__(self, in_features: int, features: int, stride: int, *, rngs: nnx.Rngs) -> None:
-        self.norm1 = nnx.BatchNorm(in_features, momentum=0.9, rngs=rngs)
+        self.norm1 = BatchNorm(in_features, momentum=0.9, rngs=rngs)
         self.conv1 = _conv(in_features, features, 3, stride, rngs)
-        self.norm2 = nnx.BatchNorm(features, momentum=0.9, rngs=rngs)
+        self.norm2 = BatchNorm(features, momentum=0.9, rngs=rngs)
         self.conv2 = _conv(features, features, 3, 1, rngs)
         changes = stride > 1 or in_features != features
         self.projection = _conv(in_features, features, 1, 1, rngs) if changes else None
