@@ -24,7 +24,7 @@ from .evaluation import check_fit
 from .features import has_fixed_features
 from .feed import photos_fit_in_memory
 from .losses import Loss, cross_entropy
-from .mesh import data_mesh, give_back_freed_memory, replicate
+from .mesh import data_mesh, replicate, settle_memory
 from .metrics import Metrics, Sums
 from .state import Dtype, TrainState, create_state, put_weights, split_trained
 from .step import Task
@@ -253,7 +253,7 @@ def _epochs(
         put_weights(model, state)
         trained, validated = Metrics.from_sums(totals), validate(model)
         if epoch == first:
-            give_back_freed_memory()  # all programs of an epoch are now compiled
+            settle_memory()  # all programs of an epoch are now compiled
         # A step's loss is computed before its update, so the last update is checked here.
         if not (np.isfinite(validated.loss) and _all_finite((state.params, state.opt_state))):
             raise RunError(
