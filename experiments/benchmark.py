@@ -14,6 +14,10 @@ adds rounds, if the machine, the versions and the commit are the same. The workl
   without augmentation.
 - `finetune-whole`, `finetune-last`: one step of fine-tuning MobileNetV2 (model 5) without
   augmentation, of all its stages or the last third of them; batch norm uses its running statistics.
+- `memory-model1` … `memory-model4`, `memory-whole` (model 5, all stages), `memory-model6`: epochs
+  of training on photos that are already arrays in host memory, with validation on all validation
+  photos; the last two without augmentation. PyTorch copies the photos to the GPU first, as ours
+  does by default.
 - `forward`: features of a frozen MobileNetV2. `augment`: flips and rotations of a batch.
 - `start-model3`, `start-model4`: from the start of the process to the end of its first step, first
   with empty caches (cold: ours decodes all photos and compiles), then with the caches filled by
@@ -24,7 +28,14 @@ adds rounds, if the machine, the versions and the commit are the same. The workl
   `catdog-jax predict`; Keras loads the same network from a file.
 - `growth-500` … `growth-6000`: epochs of model 4 on that many photos from `--tfds`.
 
-PyTorch is optional (`pip install torch`) and runs the workloads that need no photo loader.
+PyTorch is optional (`pip install torch`) and runs the workloads that need no photo loader: `step`,
+`finetune`, `memory`, `forward` and `augment`. These need no TensorFlow.
+
+`--precision` applies to all contenders. `float32`: all 24 bits of it, on GPUs, too. `tf32`: GPUs
+round the factors of convolutions and matrix products to 11 bits, as JAX does by default, and
+PyTorch in convolutions; on a CPU it is the same as `float32`. `bfloat16`, where models are trained:
+our `dtype`, Keras's `mixed_bfloat16`, PyTorch's autocast.
+
 Everything together takes hours on two CPU cores, most of them for Keras on JAX. `--quick` checks
 within a minute that it works, on drawings; its timings mean nothing.
 """
@@ -58,6 +69,7 @@ RESULTS = "benchmark.json"
 # Environment variables that affect speed.
 VARIABLES = (
     "GLIBC_TUNABLES",
+    "JAX_DEFAULT_MATMUL_PRECISION",
     "LD_PRELOAD",
     "OMP_NUM_THREADS",
     "TF_ENABLE_ONEDNN_OPTS",
@@ -135,6 +147,7 @@ def prepare_in_subprocess(
             options.image_size,
             options.batch_size,
             None if options.weights == "none" else Path(options.weights),
+            with_arrays=any(kind(workload) == "memory" for workload in workloads),
             with_keras="predict" in workloads and KERAS_TENSORFLOW in contenders,
         ).result()
 
@@ -157,6 +170,7 @@ def write_results(
     """Write `benchmark.json` and `benchmark.md`."""
     write_json(out / RESULTS, {"machine": machine, "options": all_options, "turns": turns})
     facts = [f"- {name}: {value}" for name, value in machine.items() if value]
+    facts.append(f"- precision: {all_options[-1]['precision']}")
     text = tables(turns) + "\n" + "\n".join(facts) + "\n"
     (out / "benchmark.md").write_text(text, "utf-8")
 

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import benchmark
+import numpy as np
 import pytest
 from contenders import photos, summary, worker, workloads
 from contenders.options import BenchmarkOptions
-from contenders.summary import KERAS_TENSORFLOW, OURS, TORCH_COMPILE, Spread, Turn
+from contenders.summary import KERAS_JAX, KERAS_TENSORFLOW, OURS, TORCH_COMPILE, Spread, Turn
+from contenders.turns import take_turn
 from contenders.workloads import CONTENDERS
 
 from catdog_jax.cli import guarded
+from catdog_jax.data import sketches
+from catdog_jax.data.photo import decode_file
 from catdog_jax.errors import InputError, RunError
 
 QUICK = BenchmarkOptions(quick=True)
@@ -162,6 +166,19 @@ def test_contenders_that_are_not_installed_are_skipped(
         workloads.installed([TORCH_COMPILE])
 
 
+def test_without_tensorflow_keras_on_jax_only_runs_in_memory(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workloads, "find_spec", lambda name: None if name == "tensorflow" else name)
+    names = workloads.installed([KERAS_TENSORFLOW, KERAS_JAX])
+    assert names == [KERAS_JAX]
+    assert (
+        "keras-jax only runs step, finetune, memory, forward, augment: " in capsys.readouterr().out
+    )
+    assert workloads.rotated("memory-model1", names, 0) == names
+    assert workloads.rotated("epoch-model1", names, 0) == []
+
+
 def test_able_contenders_take_turns_going_first() -> None:
     names = list(CONTENDERS)
     assert workloads.rotated("forward", names, 0) == names
@@ -204,6 +221,50 @@ def test_photos_are_found_at_the_top_or_in_a_sub_folder(tmp_path: Path) -> None:
         photos.prepare(tmp_path, folder / "train", None, [], 32, 16)
     with pytest.raises(InputError, match="64 training photos do not fill a batch of 65"):
         photos.prepare(tmp_path, None, None, [], 32, 65)
+
+
+def test_all_photos_are_decoded_without_tensorflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    prepared = photos.prepare(tmp_path, None, None, [], 32, 16, with_arrays=True)
+    train, validation = worker.load_arrays(str(prepared.arrays))
+    for (images, labels), count in zip((train, validation), photos.DRAWINGS, strict=True):
+        assert images.shape == (count, 32, 32, 3)
+        assert images.dtype == np.uint8
+        assert sorted(set(labels.tolist())) == [0, 1]
+    folder = prepared.photos.folder / "train" / sketches.CLASS_NAMES[1]
+    first = decode_file(min(folder.iterdir()), 32)
+    (dogs,) = np.nonzero(train[1])
+    assert any(np.array_equal(image, first) for image in train[0][dogs])
+    with np.load(prepared.batch) as batch:
+        pairs = zip(batch["image"], batch["label"], strict=True)
+        known = {image.tobytes(): label for image, label in zip(*train, strict=True)}
+        assert all(known[image.tobytes()] == label for image, label in pairs)
+    assert photos.prepare(tmp_path, None, None, [], 32, 16).arrays is None
+
+
+@pytest.mark.parametrize(
+    ("precision", "of_jax"), [("float32", "float32"), ("tf32", "default"), ("bfloat16", "")]
+)
+def test_the_precision_reaches_the_worker(
+    precision: Any, of_jax: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JAX_DEFAULT_MATMUL_PRECISION", raising=False)
+    script = tmp_path / "precise.py"
+    script.write_text(
+        "import json, os, pathlib, sys\n"
+        "spec = json.loads(pathlib.Path(sys.argv[1]).read_text())\n"
+        "seen = [spec['precision'], os.environ.get('JAX_DEFAULT_MATMUL_PRECISION', '')]\n"
+        "pathlib.Path(spec['result']).write_text(json.dumps({'seen': seen}))\n"
+    )
+    ours = replace(CONTENDERS[OURS], worker=str(script))
+    monkeypatch.setattr(workloads, "CONTENDERS", {OURS: ours})
+    drawn = photos.prepare(tmp_path / "prepared", None, None, [], 32, 16)
+    options = replace(QUICK, precision=precision, out=tmp_path)
+    turn = take_turn(options, drawn, "memory-model1", OURS, 0, tmp_path / "logs/log")
+    assert turn["error"] is None
+    assert turn["seen"] == [precision, of_jax]
 
 
 def test_a_failing_worker_is_reported_and_the_others_still_run(
@@ -269,7 +330,12 @@ def test_a_start_runs_cold_then_warm_with_the_same_caches(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("contender", "workload", "count"),
-    [(OURS, "epoch-model3", 1), (KERAS_TENSORFLOW, "augment", 3)],
+    [
+        (OURS, "epoch-model3", 1),
+        (OURS, "memory-model2", 1),
+        (KERAS_JAX, "memory-model1", 1),
+        (KERAS_TENSORFLOW, "augment", 3),
+    ],
 )
 def test_contenders_end_to_end(contender: str, workload: str, count: int, tmp_path: Path) -> None:
     """Slow: they compile without a cache."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from catdog_jax.errors import InputError
 
@@ -25,7 +26,7 @@ class BenchmarkOptions:
     rounds: int = 3
     """How often each contender runs each workload."""
     epochs: int = 3
-    """Epochs of the epoch workloads, 2 or more: the first is reported separately."""
+    """Epochs of the epoch and memory workloads, 2 or more: the first is reported separately."""
     run_epochs: int = 20
     """Epochs of the run workloads."""
     repeats: int = 20
@@ -34,8 +35,8 @@ class BenchmarkOptions:
     """Height and width of the images."""
     batch_size: int = 32
     """Images per step."""
-    bfloat16: bool = False
-    """Train our models in bfloat16 (the others stay in float32); use a separate --out."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """What all contenders train in; use a separate --out for each."""
     timeout: float = 3600.0
     """Kill a process after this many seconds."""
     out: Path = Path("runs/benchmark")

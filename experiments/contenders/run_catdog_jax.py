@@ -22,6 +22,7 @@ from catdog_jax.runs.initial import initial_model
 from catdog_jax.runs.recipes import RECIPES
 from catdog_jax.runs.runner import run
 from catdog_jax.training.augment import combined, random_flip, random_rotation
+from catdog_jax.training.loop import fit
 from catdog_jax.training.mesh import data_mesh, jit, replicate, set_up_jax, shard
 from catdog_jax.training.state import create_state
 from catdog_jax.training.step import Task, jit_step
@@ -47,6 +48,21 @@ def epoch(spec: Spec) -> Result:
         "device": _device(spec),
         "peak_mib": None if peak is None or decoding is None else max(peak, decoding),
     }
+
+
+def memory(spec: Spec) -> Result:
+    """Train with `fit` on arrays in host memory."""
+    set_up_jax()
+    experiment = _experiment(spec)
+    train, validation = worker.load_arrays(spec.arrays)
+    model = initial_model(experiment, 2)
+    options = training_of(experiment, model, 2, -(-len(train[1]) // spec.batch_size))
+    stamps, loss = [time.perf_counter()], 0.0
+    for record in fit(model, train, validation, **options):
+        stamps.append(time.perf_counter())
+        loss = record.loss
+        print(record)
+    return {**worker.time_epochs(stamps), "loss": loss, "device": _device(spec)}
 
 
 def step(spec: Spec) -> Result:
@@ -134,7 +150,7 @@ def _experiment(spec: Spec) -> Experiment:
         batch_size=spec.batch_size,
         epochs=spec.epochs,
         stop_when_dead=False,
-        dtype="bfloat16" if spec.bfloat16 else "float32",
+        dtype="bfloat16" if spec.precision == "bfloat16" else "float32",
         seed=spec.seed,
     )
 
@@ -154,5 +170,12 @@ def _device(spec: Spec) -> str:
 
 if __name__ == "__main__":
     worker.main(
-        {"epoch": epoch, "step": step, "finetune": step, "forward": forward, "augment": augment}
+        {
+            "epoch": epoch,
+            "memory": memory,
+            "step": step,
+            "finetune": step,
+            "forward": forward,
+            "augment": augment,
+        }
     )

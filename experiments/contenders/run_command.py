@@ -41,7 +41,7 @@ def _train(spec: Spec) -> list[str]:
         "batch-size": spec.batch_size,
         "epochs": spec.epochs,
         "seed": spec.seed,
-        "dtype": "bfloat16" if spec.bfloat16 else "float32",
+        "dtype": "bfloat16" if spec.precision == "bfloat16" else "float32",
         "stop-when-dead": False,
         "out": f"{spec.scratch}/run",
     }

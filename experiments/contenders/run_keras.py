@@ -6,7 +6,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 import worker
 from keras_models import compile_as_post, fine_tuned, model6, post_layers
 from worker import FINE_TUNED, MODEL6_STRIDE, MODEL6_WIDTHS, Result, Spec
@@ -15,22 +14,31 @@ TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 
 class Stamps(keras.callbacks.Callback):
-    """Records when the first step and each epoch end, and the last loss."""
+    """Records when each epoch ends, and the last loss.
+
+    It has no method for batches: Keras on JAX would then wait for the device after each.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.epochs = [time.perf_counter()]
-        self.first_step = 0.0
         self.loss = 0.0
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if not self.first_step:
-            float(logs["loss"])  # waits for the device
-            self.first_step = time.time()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.epochs.append(time.perf_counter())
         self.loss = float(logs["loss"])
+        print(logs)
+
+
+class FirstStep(keras.callbacks.Callback):
+    """Records when the first step ends."""
+
+    finished = 0.0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if not self.finished:
+            float(logs["loss"])  # waits for the device
+            self.finished = time.time()
 
 
 def epoch(spec: Spec) -> Result:
@@ -42,9 +50,9 @@ def epoch(spec: Spec) -> Result:
 
 def start(spec: Spec) -> Result:
     """The same, up to the end of the first step."""
-    stamps = Stamps()
-    _fit(spec, [stamps], epochs=1, steps_per_epoch=1, validation_steps=1)
-    return {**worker.time_start(spec, stamps.first_step), "device": _device()}
+    first_step = FirstStep()
+    _fit(spec, [first_step], epochs=1, steps_per_epoch=1, validation_steps=1)
+    return {**worker.time_start(spec, first_step.finished), "device": _device()}
 
 
 def run(spec: Spec) -> Result:
@@ -69,6 +77,23 @@ def predict(spec: Spec) -> Result:
     image = keras.utils.img_to_array(keras.utils.load_img(spec.photo, target_size=size))
     print(model.predict(image[None], verbose=0))
     return {**worker.time_start(spec, time.time()), "device": _device()}
+
+
+def memory(spec: Spec) -> Result:
+    """Train with `fit` on arrays in host memory."""
+    (images, labels), validation = worker.load_arrays(spec.arrays)
+    model = _compiled_model(spec)
+    stamps = Stamps()
+    model.fit(
+        images,
+        labels,
+        spec.batch_size,
+        spec.epochs,
+        validation_data=validation,
+        callbacks=[stamps],
+        verbose=0,
+    )
+    return {**worker.time_epochs(stamps.epochs), "loss": stamps.loss, "device": _device()}
 
 
 def step(spec: Spec) -> Result:
@@ -109,6 +134,8 @@ def augment(spec: Spec) -> Result:
 
 
 def _fit(spec: Spec, callbacks: list[Any], **options: Any) -> Any:
+    import tensorflow as tf
+
     def photos(part: str) -> Any:
         size = (spec.image_size, spec.image_size)
         data: Any = keras.utils.image_dataset_from_directory(
@@ -124,6 +151,12 @@ def _fit(spec: Spec, callbacks: list[Any], **options: Any) -> Any:
 
 def _compiled_model(spec: Spec) -> Any:
     keras.utils.set_random_seed(spec.seed)
+    if spec.precision == "bfloat16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    if TENSORFLOW:
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(spec.precision != "float32")
     weights = None if spec.weights == "none" else spec.weights
     shape = (spec.image_size, spec.image_size, 3)
     if spec.model == "model6":
@@ -144,6 +177,8 @@ def _compiled_model(spec: Spec) -> Any:
 def _compiled(model: Any, *, training: bool) -> Callable[[Any], Any]:
     """`model` as one compiled function of its input, at least as fast as `predict_on_batch`."""
     if TENSORFLOW:
+        import tensorflow as tf
+
         # Without XLA, which makes MobileNetV2 ten times slower on a CPU.
         return tf.function(lambda images: model(images, training=training))
     import jax
@@ -169,6 +204,8 @@ def _float_images(spec: Spec) -> np.ndarray:
 
 def _device() -> str:
     if TENSORFLOW:
+        import tensorflow as tf
+
         return ", ".join(device.device_type for device in tf.config.get_visible_devices())
     import jax
 
@@ -179,6 +216,7 @@ if __name__ == "__main__":
     worker.main(
         {
             "epoch": epoch,
+            "memory": memory,
             "start": start,
             "run": run,
             "predict": predict,

@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -35,49 +36,125 @@ def augmented(images: torch.Tensor) -> torch.Tensor:
 
 
 def step(spec: Spec) -> Result:
-    """One training step: augmentation (models 2 to 4), forward, loss, backward and Adam.
-
-    Only network and loss are compiled: with the augmentation in the same graph, a step is two to
-    three times slower.
-    """
+    """One training step on a batch in host memory."""
     with np.load(spec.batch) as batch:
         pixels, labels = batch["image"], batch["label"]
-    torch.manual_seed(spec.seed)
-    model = network(spec.model)
-    model(torch.zeros(2, 3, spec.image_size, spec.image_size))  # initializes the lazy layers
-    if spec.backbone and hasattr(model, "backbone"):
-        load_backbone(model.backbone, spec.backbone)
-    model = _on_device(model)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    rate = 1e-3 if spec.model in ("model1", "model2", "model3", "model6") else 1e-4
-    optimizer = torch.optim.Adam(trained, rate, fused=True)
-
-    def loss_of(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        logits = model(images)
-        if spec.model == "model4":
-            return functional.binary_cross_entropy_with_logits(logits[:, 0], labels.float())
-        return functional.cross_entropy(logits, labels)
-
-    loss_function: Any = torch.compile(loss_of) if spec.compiled else loss_of
+    training = Training(spec)
 
     def take_step() -> None:
-        # Only the shape becomes channels first: memory stays channels last.
-        images = torch.from_numpy(pixels).to(DEVICE).permute(0, 3, 1, 2).float()
-        if spec.model not in ("model1", "model2"):
-            images = images / 127.5 - 1
-        if spec.model in ("model2", "model3", "model4"):
-            images = augmented(images)
-        optimizer.zero_grad(set_to_none=True)
-        loss_function(images, torch.from_numpy(labels).long().to(DEVICE)).backward()
-        optimizer.step()
+        training.step(_on_device(pixels), _on_device(labels))
         _wait()
 
     return {**worker.time_calls(take_step, spec.repeats), "device": _device()}
 
 
+def memory(spec: Spec) -> Result:
+    """Train on photos that are first copied to the device and stay there."""
+    arrays = worker.load_arrays(spec.arrays)
+    training = Training(spec)
+    stamps, loss = [time.perf_counter()], 0.0
+    train, validation = ([_on_device(array) for array in pair] for pair in arrays)
+    for _ in range(spec.epochs):
+        order = torch.randperm(len(train[1]), device=DEVICE)
+        losses = torch.zeros((), device=DEVICE)
+        for rows in order.split(spec.batch_size):
+            losses += training.step(train[0][rows], train[1][rows]) * len(rows)
+        sums = torch.zeros(2, device=DEVICE)
+        for images, labels in zip(*(a.split(spec.batch_size) for a in validation), strict=True):
+            sums += training.evaluate(images, labels)
+        loss = float(losses) / len(order)
+        print(loss, (sums / len(validation[1])).tolist())
+        stamps.append(time.perf_counter())
+    return {**worker.time_epochs(stamps), "loss": loss, "device": _device()}
+
+
+class Training:
+    """Steps of training (with augmentation in models 2 to 4, and Adam) and of validation.
+
+    On a GPU all but Adam is compiled as CUDA graphs. On a CPU augmentation is not: in the same
+    graph as the network, it makes a step two to three times slower.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        _set_precision(spec)
+        torch.manual_seed(spec.seed)
+        self._model = network(spec.model)
+        # Initializes the lazy layers.
+        self._model(torch.zeros(2, 3, spec.image_size, spec.image_size))
+        if spec.backbone and hasattr(self._model, "backbone"):
+            load_backbone(self._model.backbone, spec.backbone)
+        _channels_last(self._model)
+        trained = [weight for weight in self._model.parameters() if weight.requires_grad]
+        rate = 1e-3 if spec.model in ("model1", "model2", "model3", "model6") else 1e-4
+        self._optimizer = torch.optim.Adam(trained, rate, fused=True)
+        self._on_gpu = DEVICE.type == "cuda"
+        self._loss_function = self._compiled(self._loss_of_pixels if self._on_gpu else self._loss)
+        self._sums_function = self._compiled(self._sums)
+
+    def step(self, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Take a step; returns its mean loss."""
+        torch.compiler.cudagraph_mark_step_begin()
+        self._model.train()
+        self._optimizer.zero_grad(set_to_none=True)
+        images = pixels if self._on_gpu else self._prepared(pixels)
+        loss = self._loss_function(images, labels)
+        loss.backward()
+        self._optimizer.step()
+        return loss.detach()
+
+    def evaluate(self, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The sums of losses and of right answers."""
+        torch.compiler.cudagraph_mark_step_begin()
+        self._model.eval()
+        with torch.inference_mode():
+            return self._sums_function(pixels, labels)
+
+    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if not self._spec.compiled:
+            return function
+        # For each shape anew: an epoch's last batch is smaller.
+        mode = "reduce-overhead" if self._on_gpu else None
+        return torch.compile(function, mode=mode, dynamic=False)
+
+    def _scaled(self, pixels: torch.Tensor) -> torch.Tensor:
+        # Only the shape becomes channels first: memory stays channels last.
+        images = pixels.permute(0, 3, 1, 2).float()
+        return images if self._spec.model in ("model1", "model2") else images / 127.5 - 1
+
+    def _prepared(self, pixels: torch.Tensor) -> torch.Tensor:
+        images = self._scaled(pixels)
+        return augmented(images) if self._spec.model in ("model2", "model3", "model4") else images
+
+    def _loss_of_pixels(self, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return self._loss(self._prepared(pixels), labels)
+
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return self._losses(self._logits(images), labels).mean()
+
+    def _sums(self, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        logits = self._logits(self._scaled(pixels))
+        answers = logits[:, 0] > 0 if self._spec.model == "model4" else logits.argmax(1)
+        return torch.stack([self._losses(logits, labels).sum(), (answers == labels).sum()])
+
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        low = self._spec.precision == "bfloat16"
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=low):
+            return self._model(images).float()
+
+    def _losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self._spec.model == "model4":
+            truth = labels.float()
+            return functional.binary_cross_entropy_with_logits(
+                logits[:, 0], truth, reduction="none"
+            )
+        return functional.cross_entropy(logits, labels.long(), reduction="none")
+
+
 def forward(spec: Spec) -> Result:
     """Features of MobileNetV2 in inference mode; if compiled, with its weights as constants."""
-    model = _on_device(mobilenet().eval().requires_grad_(False))
+    model = mobilenet().eval().requires_grad_(False)
+    _channels_last(model)
     return _time_function(spec, model, _images(spec) / 127.5 - 1)[0]
 
 
@@ -92,6 +169,7 @@ def augment(spec: Spec) -> Result:
 def _time_function(
     spec: Spec, function: Callable[..., Any], images: torch.Tensor
 ) -> tuple[Result, torch.Tensor]:
+    _set_precision(spec)
     torch._inductor.config.freezing = True
     call: Any = torch.compile(function) if spec.compiled else function
 
@@ -104,10 +182,21 @@ def _time_function(
     return {**worker.time_calls(run, spec.repeats), "device": _device()}, run()
 
 
-def _on_device(model: nn.Module) -> nn.Module:
+def _set_precision(spec: Spec) -> None:
+    full = spec.precision == "float32"
+    torch.set_float32_matmul_precision("highest" if full else "high")
+    torch.backends.cudnn.allow_tf32 = not full
+
+
+def _channels_last(model: nn.Module) -> None:
+    """Move a model to the device, in place, and to channels last."""
     # The type hints of `to` lack this overload.
     move: Any = model.to
-    return move(DEVICE, memory_format=torch.channels_last)
+    move(DEVICE, memory_format=torch.channels_last)
+
+
+def _on_device(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array).to(DEVICE)
 
 
 def _images(spec: Spec) -> torch.Tensor:
@@ -130,4 +219,12 @@ if __name__ == "__main__":
     if hasattr(os, "sched_getaffinity"):
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.set_flush_denormal(True)  # random weights make tiny numbers, which are slow
-    worker.main({"step": step, "finetune": step, "forward": forward, "augment": augment})
+    worker.main(
+        {
+            "memory": memory,
+            "step": step,
+            "finetune": step,
+            "forward": forward,
+            "augment": augment,
+        }
+    )

@@ -23,6 +23,7 @@ _HEADINGS = {
     "epoch": ("later epoch, s", "first epoch, s"),
     "step": ("step, ms", "first call, s"),
     "finetune": ("step, ms", "first call, s"),
+    "memory": ("later epoch, ms", "first epoch, s"),
     "forward": ("batch, ms", "first call, s"),
     "augment": ("batch, ms", "first call, s"),
     "start": ("warm, s", "cold, s"),
@@ -140,10 +141,11 @@ def tables(turns: Sequence[Turn]) -> str:
         "Values are medians over rounds (lowest … highest); each round contributes the median of "
         "its timed calls or later epochs. Ratios compare measurements of the same round. Peak "
         "memory is that of the whole process on the host, in MiB. PyTorch needs torchvision to "
-        "load photos, so it only runs `step`, `finetune`, `forward` and `augment`. `forward` uses "
-        "random weights. Keras's loader decodes every photo in every epoch; ours are decoded once, "
-        "in the first epoch. Each of our epochs includes saving a checkpoint. Later epochs of our "
-        "model 4 reuse the features of the validation photos, which training does not change. In "
+        "load photos, so it only runs `step`, `finetune`, `memory`, `forward` and `augment`. "
+        "`forward` uses random weights. Keras's loader decodes every photo in every epoch; ours "
+        "are decoded once, in the first epoch. Each of our epochs includes saving a checkpoint, "
+        "but not in `memory`. Later epochs of our model 4 reuse the features of the validation "
+        "photos, which training does not change. In "
         "`start`, `run` and `predict` ours is the whole command, and its memory that of all its "
         "processes. `growth` trains on four fifths of its photos. The targets are for two CPU "
         "cores.",

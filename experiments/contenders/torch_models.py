@@ -89,6 +89,12 @@ class Model4(nn.Module):
         self.dropout = nn.Dropout(0.1)
         self.head = nn.Linear(1280, 1)
 
+    def train(self, mode: bool = True) -> "Model4":
+        """As for any module, but batch norm stays in inference mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             features = self.backbone(images).amax((2, 3))
@@ -105,6 +111,12 @@ class Model5(nn.Module):
             stage.requires_grad_(True)
         self.dropout = nn.Dropout(0.2)
         self.head = nn.Linear(1280, 2)
+
+    def train(self, mode: bool = True) -> "Model5":
+        """As for any module, but batch norm stays in inference mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(self.dropout(self.backbone(images).mean((2, 3))))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -18,6 +19,12 @@ from .summary import Turn, kind
 from .worker import Spec, write_json
 
 HERE = Path(__file__).parent
+# In bfloat16 as the caller has it: what then is still float32, each contender decides.
+_JAX_PRECISION: Mapping[str, Mapping[str, str]] = {
+    "float32": {"JAX_DEFAULT_MATMUL_PRECISION": "float32"},
+    "tf32": {"JAX_DEFAULT_MATMUL_PRECISION": "default"},
+    "bfloat16": {},
+}
 
 
 def take_turn(
@@ -56,6 +63,7 @@ def run_worker(
     environment = {
         **os.environ,
         **contender.environment,
+        **_JAX_PRECISION[options.precision],
         # Empty caches; a second run in the same scratch folder is a warm one.
         "JAX_COMPILATION_CACHE_DIR": str(scratch / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -67,10 +75,11 @@ def run_worker(
         workload="epoch" if growing else workload_kind,
         model="model4" if growing else detail,
         compiled=contender.compiled,
-        bfloat16=options.bfloat16,
+        precision=options.precision,
         photos=str(photos.folder),
         counts=photos.counts,
         batch=str(prepared.batch),
+        arrays=str(prepared.arrays or ""),
         weights=weights if weights == "none" else str(Path(weights).resolve()),
         backbone=str(prepared.backbone or ""),
         photo=str(prepared.photo),

@@ -18,6 +18,8 @@ Result = dict[str, Any]
 WARM_UPS = 3
 """Untimed calls between the first, which compiles, and the timed ones."""
 
+PARTS = ("train", "validation")
+
 PARAMETERS = {"mobilenet": 2_257_984, "model6": 889_506, "model6_deep": 908_666}
 """Parameters of MobileNetV2 without its top, batch statistics included; of model 6 without them."""
 
@@ -39,8 +41,8 @@ class Spec:
     """`model1` … `model6`; `whole` or `last` for fine-tuning; empty without a model."""
     compiled: bool
     """Whether to use `torch.compile`."""
-    bfloat16: bool
-    """Whether our models train in bfloat16; the others always use float32."""
+    precision: str
+    """`float32`, `tf32` or `bfloat16`: what training computes in."""
     photos: str
     """Folder with `train/` and `validation/`, each with one sub-folder per class."""
     counts: tuple[int, int]
@@ -51,6 +53,8 @@ class Spec:
     """A `.keras` file of model6_deep, to classify it with; empty if there is none."""
     batch: str
     """An `.npz` with one batch: `image`, uint8, and `label`, int32."""
+    arrays: str
+    """An `.npz` with all photos decoded, for `load_arrays`; empty if there is none."""
     weights: str
     """Keras weights file for the MobileNetV2 of models 4 and 5, or `none`."""
     backbone: str
@@ -73,6 +77,14 @@ def main(workloads: dict[str, Callable[[Spec], Result]]) -> None:
     spec = Spec(**json.loads(Path(sys.argv[1]).read_text("utf-8")))
     result = workloads[spec.workload](spec)
     write_json(Path(spec.result), {"peak_mib": peak_mib(), **result})
+
+
+def load_arrays(path: str) -> list[tuple[Any, Any]]:
+    """Images, uint8, and labels, int32: for training, then for validation."""
+    import numpy as np
+
+    with np.load(path) as arrays:
+        return [(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in PARTS]
 
 
 def time_calls(call: Callable[[], object], repeats: int) -> Result:

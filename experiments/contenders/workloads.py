@@ -22,6 +22,9 @@ WORKLOADS: tuple[str, ...] = (
     *(f"epoch-{model}" for model in MODELS),
     *(f"step-{model}" for model in (*MODELS, "model6")),
     *(f"finetune-{part}" for part in FINE_TUNED),
+    *(f"memory-{model}" for model in MODELS),
+    "memory-whole",
+    "memory-model6",
     "forward",
     "augment",
     "start-model3",
@@ -41,12 +44,14 @@ class Contender:
     packages: tuple[str, ...]
     kinds: tuple[str, ...]
     environment: Mapping[str, str]
+    loader: str = ""
+    """The package that it needs for workloads that are not in memory, if it is another one."""
     compiled: bool = False
     command_worker: str = ""
     """The script for the workloads that are whole commands, if it is another one."""
 
 
-_IN_MEMORY = ("step", "finetune", "forward", "augment")
+_IN_MEMORY = ("step", "finetune", "memory", "forward", "augment")
 _COMMANDS = ("start", "run", "predict")
 _FROM_PHOTOS = ("epoch", *_IN_MEMORY, *_COMMANDS)
 CONTENDERS: Mapping[str, Contender] = {
@@ -65,9 +70,10 @@ CONTENDERS: Mapping[str, Contender] = {
     ),
     KERAS_JAX: Contender(
         "run_keras.py",
-        ("keras", "tensorflow", "jax"),
+        ("keras", "jax"),
         _FROM_PHOTOS,
         {"KERAS_BACKEND": "jax"},
+        loader="tensorflow",
     ),
     TORCH_EAGER: Contender("run_torch.py", ("torch",), _IN_MEMORY, {}),
     TORCH_COMPILE: Contender("run_torch.py", ("torch",), _IN_MEMORY, {}, compiled=True),
@@ -110,15 +116,24 @@ def installed(names: Sequence[str]) -> list[str]:
         missing = [package for package in CONTENDERS[name].packages if find_spec(package) is None]
         if missing:
             print(f"skipping {name}: {', '.join(missing)} not installed")
-        else:
-            found.append(name)
+            continue
+        loader = CONTENDERS[name].loader
+        if loader and find_spec(loader) is None:
+            print(f"{name} only runs {', '.join(_IN_MEMORY)}: {loader} not installed")
+        found.append(name)
     if not found:
         raise InputError("no contenders to run; check --contenders")
     return found
 
 
+def _can_run(contender: Contender, kind: str) -> bool:
+    if kind not in contender.kinds:
+        return False
+    return kind in _IN_MEMORY or not contender.loader or find_spec(contender.loader) is not None
+
+
 def rotated(workload: str, contenders: Sequence[str], number: int) -> list[str]:
     """The contenders that run `workload`, in their order in round `number`."""
-    able = [name for name in contenders if kind(workload) in CONTENDERS[name].kinds]
+    able = [name for name in contenders if _can_run(CONTENDERS[name], kind(workload))]
     start = number % len(able) if able else 0
     return able[start:] + able[:start]
