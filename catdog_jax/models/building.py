@@ -54,4 +54,5 @@ def _shape(leaf: jax.Array) -> jax.ShapeDtypeStruct:
 def _zeros(shape: jax.ShapeDtypeStruct) -> jax.Array:
     if jnp.issubdtype(shape.dtype, jax.dtypes.prng_key):
         return jax.random.key(0)
-    return jnp.asarray(np.zeros(shape.shape, shape.dtype))  # jnp.zeros would compile a program
+    # jnp.zeros and jnp.asarray would compile a program for each shape.
+    return jax.device_put(np.zeros(shape.shape, shape.dtype))

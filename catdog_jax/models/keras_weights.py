@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import nnx
 
@@ -69,7 +69,7 @@ def load_backbone(backbone: MobileNetV2, path: Path) -> tuple[str, ...]:
     """`load_keras_weights` of a file that is there, without a word on what is left out."""
     tensors, left_out = read_mobilenet(path, _shapes(backbone))
     for name, variable in keras_variables(backbone).items():
-        variable.set_value(jnp.asarray(tensors[name], variable.dtype))
+        variable.set_value(jax.device_put(np.asarray(tensors[name], variable.dtype)))
     return left_out
 
 

@@ -139,7 +139,8 @@ def restore(path: Path, state: TrainState, *, weights_only: bool = False) -> Tra
     """
     wanted = {name: (array.shape, array.dtype) for name, array in _named(state).items()}
     saved = hosts.from_first(_saved, path, wanted, weights_only=weights_only)
-    arrays = [jnp.asarray(saved[name]) for name in wanted]
+    # jnp.asarray would compile a program for each shape.
+    arrays = [jax.device_put(saved[name]) for name in wanted]
     leaves, structure = jax.tree.flatten(state)
     return jax.tree.unflatten(
         structure,

@@ -1,7 +1,7 @@
 """Losses: (logits, labels) -> one number per image, in nats."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -43,8 +43,8 @@ def smoothed(loss: Loss, amount: float, num_classes: int) -> Loss:
     return smoothed_loss
 
 
-def label_classes(labels: Labels) -> Int[Array, " batch"]:
-    """The class of each label; of soft labels, the most probable one."""
+def label_classes(labels: Any) -> Any:
+    """The class of each label; of soft labels, the most probable one. JAX's or NumPy's arrays."""
     if labels.ndim == 2:
-        return jnp.argmax(labels, axis=-1)
+        return labels.argmax(axis=-1)
     return labels if jnp.issubdtype(labels.dtype, jnp.integer) else (labels > 0.5).astype(int)

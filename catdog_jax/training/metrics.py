@@ -47,11 +47,14 @@ class Metrics:
         return cls(float(sums["loss"]) / count, correct / count, correct, count)
 
 
-def predicted(logits: Logits, threshold: float = 0.0) -> Int[Array, " batch"]:
-    """The predicted class: a single logit compared with `threshold`, or the largest of several."""
+def predicted(logits: Any, threshold: float = 0.0) -> Any:
+    """The predicted class: a single logit compared with `threshold`, or the largest of several.
+
+    An array of JAX for logits in one, of NumPy for those in one: that compiles nothing.
+    """
     if logits.shape[-1] == 1:
-        return (logits[:, 0] > threshold).astype(jnp.int32)
-    return jnp.argmax(logits, axis=-1)
+        return (logits[:, 0] > threshold).astype(np.int32)
+    return logits.argmax(axis=-1).astype(np.int32)
 
 
 def metric_sums(
@@ -126,9 +129,16 @@ def probabilities(
 
 def metrics_of(logits: Any, labels: Any, threshold: float, loss: Loss = cross_entropy) -> Metrics:
     """Loss and accuracy from logits `[images, outputs]`."""
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-    mask = jnp.ones(len(labels), bool)
-    return Metrics.from_sums(metric_sums(loss(logits, labels), logits, labels, mask, threshold))
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    right = predicted(logits, threshold) == label_classes(labels)
+    return Metrics.from_sums(
+        {
+            # Not jitted: fused, the loss would have other last bits.
+            "loss": jnp.sum(loss(*jax.device_put((logits, labels)))),
+            "correct": np.sum(right),
+            "count": np.int32(len(labels)),
+        }
+    )
 
 
 def wilson_interval(correct: int, count: int, z: float = 1.96) -> tuple[float, float]:
