@@ -19,11 +19,12 @@ from ..models.create import MODELS
 from ..models.keras_weights import weights_file
 from ..training.augment import Augmentation, named_augmentation
 from ..training.depth import last_stages, scale_by_depth
+from ..training.features import has_fixed_features
 from ..training.hosts import first_then_others, is_first
 from ..training.loop import Callback, EpochRecord
 from ..training.losses import Loss, cross_entropy, smoothed
 from ..training.optimizers import DIRECTIONS, make_optimizer, rate_scale
-from ..training.state import TrainState
+from ..training.state import TrainState, split_trained
 from . import named
 from .events import event_writer
 from .experiment import Experiment
@@ -199,6 +200,12 @@ def trainable_of(experiment: Experiment, model: nnx.Module) -> Any:
         count = name.removeprefix("last=")
         return last_stages(model, int(count) if count.isdecimal() else 0)
     return nnx.All(nnx.Param, nnx.PathContains(name))
+
+
+def leaves_features_fixed(experiment: Experiment, model: nnx.Module) -> bool:
+    """Whether training leaves the features that `model` finds in a photo unchanged."""
+    _, params, _ = split_trained(model, trainable_of(experiment, model))
+    return has_fixed_features(model, params)
 
 
 def class_weights(experiment: Experiment, train: Split) -> tuple[float, ...] | None:

@@ -2,11 +2,11 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
@@ -17,13 +17,8 @@ from ..errors import InputError
 from ..files import written_whole
 from ..reports.tables import answer_line
 from ..training.evaluation import check_fit, predict_logits
-from ..training.losses import Loss, cross_entropy, label_classes
-from ..training.metrics import (
-    metrics_of,
-    predicted,
-    probabilities,
-    wilson_interval,
-)
+from ..training.losses import cross_entropy, label_classes
+from ..training.metrics import predicted, probabilities, wilson_interval
 from .experiment import Experiment
 
 
@@ -78,7 +73,7 @@ class Predictions:
     @property
     def classes(self) -> Int[np.ndarray, " n"]:
         """The predicted class of each photo, as counted by accuracy."""
-        return np.asarray(predicted(jnp.asarray(self.logits), self.threshold))
+        return predicted(self.logits, self.threshold)
 
     @property
     def true_classes(self) -> Int[np.ndarray, " n"]:
@@ -89,7 +84,7 @@ class Predictions:
         """
         if self.labels is None:
             raise InputError("these photos have no labels to compare the predictions with")
-        return np.asarray(label_classes(jnp.asarray(self.labels)))
+        return label_classes(self.labels)
 
     def confusion(self) -> Int[np.ndarray, "classes classes"]:
         """Counts of photos by true class (rows) and predicted class (columns).
@@ -129,47 +124,61 @@ def predictions_of(
     class_names: Sequence[str] = (),
     *,
     checked: bool = False,
+    logits: np.ndarray | None = None,
 ) -> Predictions:
     """Predictions with the loss, batch size, dtype and threshold of an experiment.
 
-    `checked`: skip the check whether images and labels fit the model.
+    Args:
+        model: to ask.
+        data: the photos.
+        experiment: that trained the model.
+        class_names: in the order of the labels.
+        checked: skip the check whether images and labels fit the model.
+        logits: if they are known already.
     """
     options = experiment or Experiment("")
     known = isinstance(data, Split)
     split = data if isinstance(data, Split) else unlabelled(data)
-    loss = _loss_of(experiment, class_names) if experiment and known else cross_entropy
+    loss, fixed = cross_entropy, False
+    if experiment and known:
+        from . import build  # half a second that photos without labels do without
+
+        loss = build.loss_of(experiment, len(class_names))
+        fixed = build.leaves_features_fixed(experiment, model)
     if not checked:
         check_fit(model, split, loss=loss)
-    logits = predict_logits(
-        model,
-        split,
-        batch_size=options.batch_size,
-        dtype=options.dtype,
-        mirror=options.mirror_test,
-    )
+    if logits is None:
+        logits = predict_logits(
+            model,
+            split,
+            batch_size=options.batch_size,
+            dtype=options.dtype,
+            mirror=options.mirror_test,
+            by_features=fixed and not options.mirror_test,
+        )
     names = class_names or tuple(map(str, range(max(2, logits.shape[1]))))
     return Predictions(
         names=split.names,
         class_names=tuple(names),
         logits=logits,
         labels=split.labels if known else None,
-        losses=np.asarray(loss(jnp.asarray(logits), jnp.asarray(split.labels))) if known else None,
+        losses=np.asarray(jax.jit(loss)(logits, split.labels)) if known else None,
         threshold=options.threshold,
     )
 
 
 def judged(predictions: Predictions, experiment: Experiment) -> dict[str, Any]:
     """Loss, accuracy, counts and interval; for one logit, also accuracy at threshold 0."""
-    loss = _loss_of(experiment, predictions.class_names)
-    logits, labels = predictions.logits, predictions.labels
-    metrics = metrics_of(logits, labels, experiment.threshold, loss)
-    result = asdict(metrics) | {"interval": wilson_interval(metrics.correct, metrics.count)}
+    logits, labels, losses = predictions.logits, predictions.true_classes, predictions.losses
+    assert losses is not None  # there are labels
+    correct, count = int(np.sum(predictions.classes == labels)), len(labels)
+    result = {
+        "loss": float(losses.mean(dtype=np.float64)),
+        "accuracy": correct / count,
+        "correct": correct,
+        "count": count,
+        "interval": wilson_interval(correct, count),
+    }
     if logits.shape[-1] == 1 and experiment.threshold != 0.0:
-        result["accuracy_at_half"] = metrics_of(logits, labels, 0.0).accuracy
+        result["accuracy_at_half"] = float(np.mean(predicted(logits) == labels))
     return result
-
-
-def _loss_of(experiment: Experiment, class_names: Sequence[str]) -> Loss:
-    from .build import loss_of  # half a second that photos without labels do without
-
-    return loss_of(experiment, len(class_names))

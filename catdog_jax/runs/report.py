@@ -21,7 +21,7 @@ from . import named
 from .checkpoint import Record
 from .experiment import Experiment
 from .history import best_epoch, is_dead, write_history
-from .phases import phases_of
+from .phases import phase_of, phases_of
 from .predictions import Predictions, judged, predictions_of
 from .results import Log, Run, load_run, put_checkpoint
 from .run_folder import CHECKPOINT, HISTORY, METRICS, REPORT, write_json
@@ -39,18 +39,33 @@ def report(
     splits: Splits,
     record: Record,
     log: Log,
+    known: np.ndarray | None = None,
 ) -> Run:
-    """Evaluate the models of the last and the best epoch, and write the files of a finished run."""
+    """Evaluate the models of the last and the best epoch, and write the files of a finished run.
 
-    def predict(split: Split) -> Predictions | None:
+    Args:
+        experiment: of the run.
+        out: its folder.
+        model: of the last epoch.
+        splits: its photos.
+        record: of its last checkpoint.
+        log: gets the results.
+        known: logits of the best epoch's model for the validation photos, if training has them.
+    """
+    best, last = best_epoch(record["history"]), len(record["history"])
+
+    def predict(split: Split, epoch: int, logits: np.ndarray | None = None) -> Predictions | None:
         if not len(split):
             return None
-        return predictions_of(model, split, experiment, splits.class_names, checked=True)
+        phase = phase_of(experiment, epoch)  # the same programs as in training
+        return predictions_of(model, split, phase, splits.class_names, checked=True, logits=logits)
 
-    best = out / CHECKPOINT / str(best_epoch(record["history"]))
-    of_last = predict(splits.test)
-    put_checkpoint(model, best, experiment, record["inputs"])
-    found = {"validation": predict(splits.validation), "test": predict(splits.test)}
+    of_last = predict(splits.test, last)
+    put_checkpoint(model, out / CHECKPOINT / str(best), experiment, record["inputs"])
+    found = {
+        "validation": predict(splits.validation, best, None if experiment.mirror_test else known),
+        "test": of_last if best == last else predict(splits.test, best),
+    }
     # The rest is for one process: the others only get the result.
     return hosts.from_first(_write, experiment, out, model, splits, record, of_last, found, log)
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from flax import nnx
 
 from ..data.splits import Splits
@@ -20,7 +21,7 @@ from . import build, checkpoint, named
 from .checkpoint import Record
 from .events import events
 from .experiment import Experiment
-from .history import COLUMNS, Row, is_dead
+from .history import COLUMNS, Row, best_epoch, is_dead
 from .initial import initial_model
 from .naming import default_folder
 from .phases import phases_of, train
@@ -176,9 +177,9 @@ def _train_and_report(
     model = model_to_train(experiment, splits, begun=begun)
     with lock_folder(out) if hosts.is_first() else nullcontext():
         try:
-            record = _train(experiment, out, model, splits, inputs, log, finish=finish)
+            record, known = _train(experiment, out, model, splits, inputs, log, finish=finish)
             settle_memory()  # of the steps
-            return report(experiment, out, model, splits, record, log)
+            return report(experiment, out, model, splits, record, log, known)
         except BrokenPipeError:  # from `log`: its reader has gone
             raise
         except RunError as error:
@@ -235,8 +236,11 @@ def _train(
     log: Log,
     *,
     finish: bool,
-) -> Record:
-    """Train `model` from the last saved epoch to the end; returns the last checkpoint's record."""
+) -> tuple[Record, np.ndarray | None]:
+    """Train `model` from the last saved epoch to the end.
+
+    Returns the last checkpoint's record, and the best epoch's `EpochRecord.val_logits`.
+    """
     record = Record(
         format=checkpoint.FORMAT,
         experiment=plain(experiment),
@@ -251,10 +255,13 @@ def _train(
         record = Record(**{**record, **saved})
         record["experiment"] = plain(experiment)  # the photos may have moved
         put_checkpoint(model, path, experiment, inputs)
-    history = record["history"]
+    history, logits = record["history"], None
 
     def keep(epoch: EpochRecord, state: TrainState) -> None:
+        nonlocal logits
         history.append({name: getattr(epoch, name) for name in COLUMNS})
+        if best_epoch(history) == epoch.epoch:
+            logits = epoch.val_logits
         record["device"], record["on_device"] = build.device(epoch.devices), epoch.on_device
         if hosts.is_first():
             save(state, record)
@@ -277,7 +284,7 @@ def _train(
         if path is not None:
             log(f"resuming after epoch {path.name}, the last one saved")
         if finish or _has_died(experiment, history):  # do not train, only evaluate
-            return record
+            return record, None
         for epoch in epochs:
             log(epoch_line(epoch, experiment.epochs, len(splits.train)))
             if _has_died(experiment, history):
@@ -286,7 +293,7 @@ def _train(
         else:
             if len(history) < experiment.epochs:
                 log(f"stopped: no better validation accuracy for {experiment.patience} epochs")
-    return record
+    return record, logits
 
 
 def _has_died(experiment: Experiment, history: Sequence[Row]) -> bool:

@@ -13,6 +13,7 @@ from ..data.arrays import Arrays, as_split, unlabelled
 from ..data.splits import Split
 from ..errors import InputError, first_line
 from .augment import BatchAugmentation
+from .features import features_of, logits_by_features
 from .feed import limit_dispatch, stream
 from .losses import Logits, Loss, cross_entropy
 from .mesh import data_mesh, fetch, jit, replicate
@@ -61,6 +62,7 @@ def predict_logits(
     batch_size: int = 32,
     dtype: Dtype = "float32",
     mirror: bool = False,
+    by_features: bool = False,
     mesh: Mesh | None = None,
 ) -> Float[np.ndarray, "images outputs"]:
     """Logits of all images, in order; arguments as in `evaluate`.
@@ -71,11 +73,17 @@ def predict_logits(
         batch_size: images at once.
         dtype: what the model computes in.
         mirror: as in `evaluate`.
+        by_features: call a `FeatureModel` in two programs, those of a training that leaves its
+            features fixed, which are compiled already; not with `mirror`.
         mesh: the devices; by default all.
 
     Raises:
         InputError: there are no images.
     """
+    if by_features:
+        mesh = data_mesh(batch_size) if mesh is None else mesh
+        features = features_of(model, images, batch_size, dtype, mesh)
+        return logits_by_features(model, features, dtype, mesh)
     return Inference(model, dtype=dtype, mirror=mirror).logits(images, batch_size, mesh)
 
 

@@ -58,6 +58,15 @@ def features_of(
     return features[: len(split)]  # without padding
 
 
+def logits_by_features(
+    model: nnx.Module, features: Float[Array | np.ndarray, "n features"], dtype: Dtype, mesh: Mesh
+) -> Float[np.ndarray, "n outputs"]:
+    """Logits of features: they are small and the head is fast, so all of them are one batch."""
+    graphdef, state = nnx.split(in_mode(model, training=False))
+    with jax.set_mesh(mesh):
+        return fetch(_classify(graphdef, dtype, *replicate((state, features), mesh)))
+
+
 @jit(static_argnums=(0, 1))
 def _features(graphdef: nnx.GraphDef, dtype: Dtype, state: PyTree, images: Array) -> Array:
     model: Any = nnx.merge(graphdef, in_dtype(state, dtype))
@@ -65,7 +74,6 @@ def _features(graphdef: nnx.GraphDef, dtype: Dtype, state: PyTree, images: Array
 
 
 @jit(static_argnums=(0, 1))
-def classify(graphdef: nnx.GraphDef, dtype: Dtype, state: PyTree, features: Array) -> Logits:
-    """Logits of features; the model's mode (training or not) is in `graphdef`."""
+def _classify(graphdef: nnx.GraphDef, dtype: Dtype, state: PyTree, features: Array) -> Logits:
     model: Any = nnx.merge(graphdef, in_dtype(state, dtype))
     return full_precision(model.classify(in_pixels(features, dtype)))

@@ -28,7 +28,7 @@ from .mesh import data_mesh, replicate, settle_memory
 from .metrics import Metrics, Sums
 from .state import Dtype, TrainState, create_state, put_weights, split_trained
 from .step import Task
-from .validation import make_validation
+from .validation import Validation, make_validation
 
 Optimizer: TypeAlias = optax.GradientTransformation | Callable[[int], optax.GradientTransformation]
 Callback: TypeAlias = Callable[["EpochRecord", TrainState], None]
@@ -50,6 +50,8 @@ class EpochRecord:
     """Whether the epoch was one program over photos on the devices."""
     devices: int = field(compare=False)
     """How many devices shared each batch."""
+    val_logits: np.ndarray | None = field(default=None, compare=False, repr=False)
+    """Of the validation photos, in order; None if one program added up their losses."""
 
     def __str__(self) -> str:
         return f"epoch {self.epoch:>2}  {self.numbers}"
@@ -228,7 +230,7 @@ def _epochs(
     begin: Callable[[], TrainState],
     accuracies: list[float],
     train_epoch: TrainEpoch,
-    validate: Callable[[nnx.Module], Metrics],
+    validate: Validation,
     *,
     start: int,
     epochs: int,
@@ -251,7 +253,7 @@ def _epochs(
                 f"{_WHAT_TO_TRY}"
             )
         put_weights(model, state)
-        trained, validated = Metrics.from_sums(totals), validate(model)
+        trained, (validated, logits) = Metrics.from_sums(totals), validate(model)
         if epoch == first:
             settle_memory()  # all programs of an epoch are now compiled
         # A step's loss is computed before its update, so the last update is checked here.
@@ -269,6 +271,7 @@ def _epochs(
             val_accuracy=validated.accuracy,
             seconds=time.perf_counter() - begun,
             **placed,
+            val_logits=logits,
         )
         for callback in callbacks:
             callback(record, state)

@@ -4,21 +4,22 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from ..data.splits import Split
 from .evaluation import predict_logits
-from .features import classify, features_of, has_fixed_features
+from .features import features_of, has_fixed_features, logits_by_features
 from .feed import on_every_device
 from .losses import Loss
-from .mesh import fetch, jit, replicate
+from .mesh import jit, replicate
 from .metrics import Metrics, Sums, metric_sums, metrics_of, scan_rows
 from .state import Dtype, apply, in_mode
 from .step import Task
 
-Validation: TypeAlias = Callable[[nnx.Module], Metrics]
+Validation: TypeAlias = Callable[[nnx.Module], tuple[Metrics, np.ndarray | None]]
 
 
 def make_validation(
@@ -31,7 +32,7 @@ def make_validation(
     *,
     resident: bool,
 ) -> Validation:
-    """A function that evaluates a model like `model` on `split`.
+    """A function that evaluates a model like `model` on `split`: metrics, and logits if known.
 
     Args:
         task: of the training.
@@ -47,27 +48,22 @@ def make_validation(
     if resident:
         return _on_devices(task, split, batch_size, mesh)
 
-    def validate(model: nnx.Module) -> Metrics:
+    def validate(model: nnx.Module) -> tuple[Metrics, np.ndarray]:
         logits = predict_logits(model, split, batch_size=batch_size, dtype=task.dtype, mesh=mesh)
-        return metrics_of(logits, split.labels, task.threshold, task.loss)
+        return metrics_of(logits, split.labels, task.threshold, task.loss), logits
 
     return validate
 
 
 def _by_features(task: Task, split: Split, batch_size: int, mesh: Mesh) -> Validation:
-    """Validation photos are not augmented, so a frozen backbone needs to see them only once.
-
-    Features are small and the head is fast, so all of them are one batch.
-    """
+    """Validation photos are not augmented, so a frozen backbone needs to see them only once."""
     known: list[Array] = []
 
-    def validate(model: nnx.Module) -> Metrics:
+    def validate(model: nnx.Module) -> tuple[Metrics, np.ndarray]:
         if not known:
             known.append(replicate(features_of(model, split, batch_size, task.dtype, mesh), mesh))
-        graphdef, state = nnx.split(in_mode(model, training=False))
-        with jax.set_mesh(mesh):
-            logits = classify(graphdef, task.dtype, replicate(state, mesh), known[0])
-        return metrics_of(fetch(logits), split.labels, task.threshold, task.loss)
+        logits = logits_by_features(model, known[0], task.dtype, mesh)
+        return metrics_of(logits, split.labels, task.threshold, task.loss), logits
 
     return validate
 
@@ -76,13 +72,13 @@ def _on_devices(task: Task, split: Split, batch_size: int, mesh: Mesh) -> Valida
     rows = split.batches(batch_size).rows()
     photos = on_every_device(split, mesh), *replicate(rows, mesh)
 
-    def validate(model: nnx.Module) -> Metrics:
+    def validate(model: nnx.Module) -> tuple[Metrics, None]:
         graphdef, state = nnx.split(in_mode(model, training=False))
         with jax.set_mesh(mesh):
             sums = _scan_sums(
                 graphdef, task.dtype, task.loss, task.threshold, replicate(state, mesh), *photos
             )
-        return Metrics.from_sums(sums)
+        return Metrics.from_sums(sums), None
 
     return validate
 
