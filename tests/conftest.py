@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 # Several devices, as on the machines the package is for; also in processes that tests start.
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
-# Photos are decoded in the tests' own process; few tests are about the separate one.
+# TFDS is read in the tests' own process; few tests are about the separate one.
 os.environ["CATDOG_DECODE_HERE"] = "1"
 # One compile cache for all tests and the processes that they start, kept for the next time.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -31,10 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     import jax
 
-    from catdog_jax.data import decode
+    from catdog_jax.data import quiet_tensorflow
     from catdog_jax.training.mesh import processor
 
-    decode.tensorflow()
+    quiet_tensorflow.tensorflow()
     programs = str(ROOT / ".pytest_cache/programs" / processor())
     programs = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", programs)
     jax.config.update("jax_compilation_cache_dir", programs)

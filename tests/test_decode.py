@@ -17,7 +17,7 @@ from photo_files import (
 )
 from PIL import Image, ImageFile, ImageOps
 
-from catdog_jax.data import decode, photo
+from catdog_jax.data import decode, photo, quiet_tensorflow
 from catdog_jax.data.load import load_data
 from catdog_jax.errors import InputError
 
@@ -36,13 +36,15 @@ def gradient(width=70, height=50):
 
 
 def resized(pixels):
-    return decode.tensorflow().image.resize(np.asarray(pixels), (SIZE, SIZE)).numpy()
+    return quiet_tensorflow.tensorflow().image.resize(np.asarray(pixels), (SIZE, SIZE)).numpy()
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.jpeg", "a.JPG", "a.png", "a.gif"])
 def test_pixels_equal_tensorflows(tmp_path, name):
     path = write_jpeg(tmp_path / name)
-    image = decode.tensorflow().io.decode_image(path.read_bytes(), 3, expand_animations=False)
+    image = quiet_tensorflow.tensorflow().io.decode_image(
+        path.read_bytes(), 3, expand_animations=False
+    )
     pixels = photo.decode_file(path, SIZE)
     assert pixels.dtype == np.uint8
     assert np.abs(pixels - resized(image)).max() <= 0.5
@@ -170,13 +172,13 @@ def test_the_listing_finds_every_kind(tmp_path, monkeypatch):
 
 
 def test_tensorflow_sees_no_gpu():
-    assert decode.tensorflow().config.get_visible_devices("GPU") == []
+    assert quiet_tensorflow.tensorflow().config.get_visible_devices("GPU") == []
 
 
 def test_tensorflow_missing(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorflow", None)
-    with pytest.raises(InputError, match="needs TensorFlow, which cannot be imported"):
-        decode.tensorflow.__wrapped__()
+    with pytest.raises(InputError, match="this needs TensorFlow, which cannot be imported"):
+        quiet_tensorflow.tensorflow.__wrapped__()
 
 
 def test_pictures_from_bug_reports_are_read(shared: Path):

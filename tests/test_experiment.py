@@ -23,7 +23,7 @@ from helpers import (
 
 import catdog_jax as cd
 from catdog_jax.cli import main
-from catdog_jax.data import decode
+from catdog_jax.data import quiet_tensorflow
 from catdog_jax.errors import InputError
 from catdog_jax.runs import build, terminal
 from catdog_jax.runs.experiment import Experiment
@@ -257,7 +257,7 @@ def test_a_run_is_continued_after_its_photos_have_moved(
 def test_tensorboard_gets_the_history_also_of_a_resumed_run(tmp_path: Path) -> None:
     run(replace(LINEAR, epochs=1, tensorboard=True), tmp_path / "run", log=silent)
     history = resume(tmp_path / "run", epochs=3, log=silent).history
-    tf = decode.tensorflow()
+    tf = quiet_tensorflow.tensorflow()
     found: dict[tuple[str, int], float] = {}
     for file in sorted((tmp_path / "run/tensorboard").iterdir()):
         for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():

@@ -16,7 +16,14 @@ import numpy as np
 import pytest
 from photo_files import color, write_classes, write_jpeg, write_photo, zip_of
 
-from catdog_jax.data import decode, decoded_cache, decoded_folder, sources, tfds
+from catdog_jax.data import (
+    decode,
+    decoded_cache,
+    decoded_folder,
+    quiet_tensorflow,
+    sources,
+    tfds,
+)
 from catdog_jax.data.copies import without_copies
 from catdog_jax.data.load import load_data, unused_photos
 from catdog_jax.data.splits import SPLIT_NAMES, ImageView, class_counts
@@ -46,7 +53,7 @@ def _no_network(monkeypatch):
 
 @pytest.fixture
 def own_process(monkeypatch):
-    """Photos are decoded in another process, as for users."""
+    """TFDS is read in another process, as for users."""
     monkeypatch.delenv(decoded_cache.DECODE_HERE)
 
 
@@ -55,7 +62,7 @@ def no_tensorflow(monkeypatch):
     def refuse():
         pytest.fail("TensorFlow was asked for")
 
-    monkeypatch.setattr(decode, "tensorflow", refuse)
+    monkeypatch.setattr(tfds, "tensorflow", refuse)
 
 
 def splits_of(loaded):
@@ -210,6 +217,18 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     folder = write_classes(tmp_path / "photos", cat=5, dog=5)
     (tmp_path / "file").touch()
     assert "cache_dir or CATDOG_CACHE" in error_of(folder, cache_dir=tmp_path / "file/in")
+
+
+@pytest.mark.usefixtures("no_tensorflow", "own_process")
+def test_a_folder_with_the_name_of_a_source(tmp_path, monkeypatch):
+    """A path is never a name; and a photo in it cannot be read."""
+    folder = write_classes(tmp_path / "sketches", cat=10, dog=10)
+    (folder / "cats/cat.99.jpg").write_text("no photo")
+    monkeypatch.chdir(tmp_path)
+    loaded = load_data(Path("sketches"), SIZE, sizes=(14, 3, 3))
+    assert (sizes_of(loaded), len(loaded.skipped)) == ((14, 3, 3), 1)
+    assert loaded.source == "sketches"
+    check_whole(loaded)
 
 
 # Decoded folders as a source.
@@ -406,44 +425,6 @@ def test_the_filtered_zip_without_network():
     assert "give its path" in message
 
 
-# Decoding in another process.
-
-
-def test_another_process_decodes(tmp_path, monkeypatch, own_process, no_tensorflow):
-    """A folder with the name of a source, at that: a path is never a name."""
-    folder = write_classes(tmp_path / "sketches", cat=10, dog=10)
-    (folder / "cats/cat.99.jpg").write_text("no photo")
-    monkeypatch.chdir(tmp_path)
-    loaded = load_data(Path("sketches"), SIZE, sizes=(14, 3, 3))
-    assert (sizes_of(loaded), len(loaded.skipped)) == ((14, 3, 3), 1)
-    assert loaded.source == "sketches"
-    check_whole(loaded)
-
-
-def test_a_decoding_process_that_dies_is_reported(tmp_path, own_process, monkeypatch):
-    folder = write_classes(tmp_path / "photos", cat=5, dog=5)
-    ended = f"the process reading {folder} ended with code"
-    monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    assert f"{ended} 1" in error_of(folder)
-    killed = tmp_path / "killed"
-    killed.write_text("#!/bin/sh\nkill -9 $$\n")
-    killed.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(killed))
-    assert f"{ended} -9 (killed, perhaps out of memory)" in error_of(folder)
-
-
-@pytest.mark.slow
-def test_this_process_is_left_without_tensorflow(tmp_path, own_process):
-    """Slow: two processes, one of which imports TensorFlow."""
-    folder = write_classes(tmp_path / "photos", cat=15, dog=15)
-    code = (
-        "import sys; from catdog_jax.data.load import load_data\n"
-        f"print(len(load_data({str(folder)!r}, 32).train) > 9, 'tensorflow' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True False"
-
-
 # TFDS.
 
 
@@ -498,13 +479,13 @@ def test_tfds(tfds_folder, other_process, monkeypatch):
         pytest.fail(f"TensorFlow or another process was asked for: {arguments}")
 
     if other_process:
-        monkeypatch.setattr(decode, "tensorflow", refuse)
+        monkeypatch.setattr(tfds, "tensorflow", refuse)
         monkeypatch.delenv(decoded_cache.DECODE_HERE)
     loaded = load_data("cats_vs_dogs", SIZE, tfds_folder, sizes=(6, 3, 2))
     assert loaded.class_names == ("cats", "dogs")
     assert [skipped.name for skipped in loaded.skipped] == ["dog/dog.5.png"]
     check_whole(loaded, folders=("cat", "dog"))  # as TFDS names its files, though not its classes
-    monkeypatch.setattr(decode, "tensorflow", refuse)
+    monkeypatch.setattr(tfds, "tensorflow", refuse)
     monkeypatch.setattr(subprocess, "Popen", refuse)
     monkeypatch.delenv(decoded_cache.DECODE_HERE, raising=False)
     again = load_data("cats_vs_dogs", SIZE, tfds_folder, seed=1, sizes=(6, 3, 2))
@@ -512,6 +493,21 @@ def test_tfds(tfds_folder, other_process, monkeypatch):
     assert "was to hold 2000 photos, but cats_vs_dogs has only" in error_of(
         "cats_vs_dogs", data_dir=tfds_folder
     )
+
+
+@pytest.mark.usefixtures("own_process")
+def test_a_process_reading_tfds_that_dies_is_reported(tfds_folder, tmp_path, monkeypatch):
+    def error():
+        return error_of("cats_vs_dogs", data_dir=tfds_folder, sizes=(6, 3, 2))
+
+    ended = "the process reading cats_vs_dogs ended with code"
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    assert f"{ended} 1" in error()
+    killed = tmp_path / "killed"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    assert f"{ended} -9 (killed, perhaps out of memory)" in error()
 
 
 def test_tfds_damaged(tfds_folder):
@@ -576,7 +572,7 @@ def test_photos_equal_keras(tmp_path):
 
 def check_against_tfds(folder, loaded, at_least):
     """Compare our photos with those of the same name among the first thousand that TFDS yields."""
-    tf, library = decode.tensorflow(), tfds.tensorflow_datasets()
+    tf, library = quiet_tensorflow.tensorflow(), tfds.tensorflow_datasets()
     records = library.load("cats_vs_dogs", split="train", data_dir=folder)
     ours = by_name(splits_of(loaded))
     image_size, compared = loaded.train.images.shape[1], 0

@@ -21,7 +21,7 @@ from .sources import Source, download_filtered, filtered_zip, sketches_source, t
 
 SOURCES = ("cats_vs_dogs", "cats_and_dogs_filtered", "sketches")
 DECODE_HERE = "CATDOG_DECODE_HERE"
-"""Environment variable: if set, photos are decoded in the calling process."""
+"""Environment variable: if set, TFDS is read in the calling process."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,17 @@ class Request:
 def decoded_photos(request: Request, *, here: bool = False) -> tuple[Path, Mapping[str, int]]:
     """The folder of the photos, decoded first if need be; and what was passed over.
 
-    `here`: decode in this process.
+    `here`: read TFDS in this process.
     """
-    here = here or bool(os.environ.get(DECODE_HERE))
     data_dir = Path(request.data_dir) if request.data_dir else None
     if request.source == "cats_vs_dogs":
+        here = here or bool(os.environ.get(DECODE_HERE))
         source = tfds.source(data_dir, download=here)
-        return (_cached(source, request, here=here) if source else _in_own_process(request)), {}
+        if source and (here or _folder(source, request).is_dir()):
+            return _cached(source, request), {}
+        return _in_own_process(request), {}
     if request.source == "sketches":
-        return _cached(sketches_source(request.sketch_count), request, here=True), {}
+        return _cached(sketches_source(request.sketch_count), request), {}
     if request.source == "cats_and_dogs_filtered":
         path = download_filtered(data_dir or _downloads(request.cache))
     else:
@@ -58,7 +60,7 @@ def decoded_photos(request: Request, *, here: bool = False) -> tuple[Path, Mappi
         return path, {}
     with open_tree(path) as root:
         source = tree_source(root)
-        return _cached(source, request, here=here), source.passed_over
+        return _cached(source, request), source.passed_over
 
 
 def is_here(source: str, data_dir: Path | None) -> bool:
@@ -80,7 +82,7 @@ def _in_own_process(request: Request) -> Path:
 
 
 def decode_in_this_process(**request: Any) -> str:
-    """`decoded_photos`, called in the decoding process."""
+    """`decoded_photos`, called in the process that reads TFDS."""
     return str(decoded_photos(Request(**request), here=True)[0])
 
 
@@ -93,15 +95,17 @@ def _check_size(folder: Path, image_size: int) -> None:
         )
 
 
-def _cached(source: Source, request: Request, *, here: bool) -> Path:
+def _folder(source: Source, request: Request) -> Path:
     identity = [decoded_folder.FORMAT, source.identity, request.image_size]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    folder = Path(request.cache, "data", digest[:16])
+    return Path(request.cache, "data", digest[:16])
+
+
+def _cached(source: Source, request: Request) -> Path:
+    folder = _folder(source, request)
     try:
         if folder.is_dir():
             return folder
-        if not here:
-            return _in_own_process(request)
         folder.parent.mkdir(parents=True, exist_ok=True)
         _clear_away(folder.parent)
         with wait_for_lock(folder, "decodes the same photos"):

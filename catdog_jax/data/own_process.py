@@ -1,7 +1,6 @@
 """Call a function in a process of its own, because TensorFlow never frees its memory.
 
 In the training process it would cost half a gigabyte and slow a step of model 4 from 86 to 98 ms.
-A photo that crashes TensorFlow ends only that process.
 """
 
 import json
@@ -15,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import InputError, first_line
-from .decode import native_stderr_hidden
+from .quiet_tensorflow import native_stderr_hidden
 
 _GRACE = 5.0
 """Grace period (s) for that process after its parent exits."""
@@ -59,7 +58,7 @@ def _answer() -> None:
     """The other process: call the function and print its result, or the error."""
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     module, function, arguments, reads = json.loads(sys.argv[1])
-    # Keeps Python's progress bar; TensorFlow's C++ logs about unreadable photos are hidden below.
+    # Keeps Python's progress bar; TensorFlow's C++ logs are hidden below.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     try:
         with native_stderr_hidden():

@@ -1,6 +1,6 @@
-"""One encoded photo → uint8 pixels of one size, without TensorFlow.
+"""One encoded photo → uint8 pixels of one size.
 
-The pixels are those of `decode`, which is faster for many photos. Pillow reads size and orientation
+The pixels are those of TensorFlow, without its seconds of import. Pillow reads size and orientation
 from the header, refuses images too large for memory, and decodes all formats but JPEG.
 """
 

@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import InputError, first_line
 from ..files import expanded, wait_for_lock
 from . import decode, sketches
+from .quiet_tensorflow import op_reason, tensorflow
 from .sources import Photos, Source, stamp
 
 # Where tensorflow-datasets gets cats_vs_dogs from.
@@ -55,7 +56,7 @@ def _shards(root: Path) -> list[Path]:
 @functools.cache
 def tensorflow_datasets() -> Any:
     """Import TFDS, quietly."""
-    decode.tensorflow()  # first, to keep it quiet and off the GPU
+    tensorflow()  # first, to keep it quiet and off the GPU
     import tensorflow_datasets as tfds
 
     # TFDS's logger warns about folders that do not exist yet.
@@ -95,7 +96,7 @@ def _photos(root: Path) -> Photos:
         records = list(_records(builder, columns).batch(1024).as_numpy_iterator())
     except Exception as error:  # as above
         raise InputError(
-            f"cats_vs_dogs in {root} is damaged ({decode.op_reason(error)}): "
+            f"cats_vs_dogs in {root} is damaged ({op_reason(error)}): "
             "delete that folder to download it again"
         ) from error
     labels = np.concatenate([record["label"] for record in records]).astype(np.int32)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ..data import own_process
-from ..data.decode import tensorflow
+from ..data.quiet_tensorflow import tensorflow
 from ..runs.results import Run, load_run
 from .package import Probabilities
 

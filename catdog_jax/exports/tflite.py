@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Num
 
-from ..data.decode import tensorflow
+from ..data.quiet_tensorflow import tensorflow
 from .package import Probabilities
 
 
