@@ -192,6 +192,18 @@ def test_mixup_mixes_images_and_labels_by_one_share():
     assert len(np.unique(np.round(shares, 5))) > 2
 
 
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
+def test_shares_of_mixup_are_from_a_beta_distribution(alpha):
+    """Of two images, one black, one white: the share is a pixel, or 1 minus it."""
+    images = jnp.stack([jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1))])
+    keys = jax.random.split(jax.random.key(0), 4000)
+    mix = jax.vmap(augment.mixup(alpha, 2), in_axes=(0, None, None))
+    pixels = np.asarray(jax.jit(mix)(keys, images, jnp.arange(2))[0])[:, 1, 0, 0, 0]
+    of_pairs = pixels[pixels < 1]  # the others were mixed with themselves
+    assert len(of_pairs) > 1500
+    assert stats.kstest(of_pairs, stats.beta(alpha, alpha).cdf).pvalue > 0.01
+
+
 def test_augmentations_go_in_order_each_image_with_its_own_key():
     def add(key, image):
         return image + jax.random.uniform(key)
