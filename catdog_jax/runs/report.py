@@ -1,9 +1,10 @@
 """The end of a run: evaluate its model, write `metrics.json`, `history.png`, `report.html`."""
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,7 @@ def _write(
         "peak_memory": peak_memory(),
         "device": record["device"],
         "on_device": record["on_device"],
-        "versions": {name: version(name) for name in _PACKAGES}
-        | {"python": sys.version.split()[0]},
+        "versions": _versions(),
     }
     write_history(out / HISTORY, history)
     fate = f": died in epoch {len(history)}" if metrics["dead"] else ""
@@ -157,3 +157,12 @@ def _write(
     for line in result_lines(metrics):
         log(line)
     return load_run(out)
+
+
+def _versions() -> dict[str, str]:
+    """Of what was used; catdog_jax itself has none if it was not installed."""
+    found = {"python": sys.version.split()[0]}
+    for name in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
