@@ -9,6 +9,7 @@ import pytest
 from jax import export
 
 from catdog_jax.models import cpu_ops, ops
+from catdog_jax.models.pooled_conv import pooled_conv2d
 
 
 def plain_conv2d(stride, padding, images, kernel):
@@ -63,6 +64,26 @@ def test_cpu_convolution_equals_lax(operation, kernel_size, stride, padding):
 @pytest.mark.parametrize("size", [(6, 9), (9, 6)], ids=str)
 def test_cpu_max_pool_equals_lax(size):
     assert_equal(cpu_ops.max_pool, cpu_ops.plain_max_pool, random(2, *size, 5))
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("size", [(8, 8), (9, 7)], ids=str)
+def test_convolution_and_pooling_in_one_equal_both(size, padding):
+    def plain(images, kernel):
+        return ops.max_pool(ops.conv2d(images, kernel, padding=padding))
+
+    args = random(4, *size, 3), random(3, 3, 3, 5, seed=1)
+    here = jax.jit(partial(pooled_conv2d, padding=padding))
+    assert_equal(here, plain, *args)
+    assert "convolution" not in here.lower(*args).as_text()  # but in its gradient
+
+
+def test_convolution_and_pooling_in_one_where_pixels_are_equal():
+    """As in any area of one colour: the first of the largest pixels gets the gradient."""
+    images, kernel = jnp.ones((2, 6, 6, 3)), random(3, 3, 3, 4)
+    plain = jax.grad(lambda images: ops.max_pool(ops.conv2d(images, kernel)).sum())
+    here = jax.grad(lambda images: pooled_conv2d(images, kernel, padding="SAME").sum())
+    np.testing.assert_allclose(here(images), plain(images), rtol=1e-5, atol=1e-5)
 
 
 def test_cpu_bias_equals_a_sum():

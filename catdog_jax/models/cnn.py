@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Num
 from ..errors import InputError
 from . import ops
 from .layers import rescale
+from .pooled_conv import pooled_conv2d
 
 Pixels = Num[Array, "batch height width 3"]
 Logits = Float[Array, "batch outputs"]
@@ -46,9 +47,8 @@ class ConvPool(nnx.Module):
 
     def __call__(self, images: Num[Array, "batch height width channels"]) -> ops.Images:
         kernel = self.kernel[...]
-        x = ops.conv2d(images.astype(kernel.dtype), kernel, padding=self.padding)
-        if self.pool:
-            x = ops.max_pool(x)
+        convolve = pooled_conv2d if self.pool else ops.conv2d
+        x = convolve(images.astype(kernel.dtype), kernel, padding=self.padding)
         return nnx.relu(x + self.bias[...])
 
 
