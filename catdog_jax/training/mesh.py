@@ -28,7 +28,7 @@ from ..models.ops import platform
 from . import hosts
 
 _MAX_CPU_DEVICES = 16
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 _CACHE_BYTES = 2**30  # least recently used programs are deleted first
 
 # jaxlib 0.10 to 0.12 leave CPU convolutions to a library (YNN) whose gradients take up to three
@@ -100,8 +100,12 @@ def use_cpu_cores() -> None:
     """Let JAX see each CPU core (up to 16) as a device.
 
     Call it before JAX starts; afterwards, or if `jax_num_cpu_devices` is already set, it does
-    nothing. It does not affect GPUs and TPUs.
+    nothing to JAX. It does not affect GPUs and TPUs.
+
+    It also lets all threads share one pool of memory (glibc's `M_ARENA_MAX`), so that what a step
+    frees is there for the next (`settle_memory`).
     """
+    _set_malloc(_M_ARENA_MAX, 1)
     if jax.config.jax_num_cpu_devices != -1:  # pyright: ignore[reportAttributeAccessIssue]
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -134,14 +138,18 @@ def settle_memory() -> None:
 
     Called once all programs are compiled: glibc would keep the compiler's memory, a quarter of a
     gigabyte. The arrays that a step frees, however, it would give back each time, and the system
-    clears them page by page when the next step needs them: a fifth of a step of model 6. Does
+    clears them page by page when the next step needs them: a quarter of a step of model 3. Does
     nothing without glibc.
     """
     with contextlib.suppress(OSError, TypeError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.malloc_trim(0)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        libc.mallopt(_M_MMAP_MAX, 0)
+        ctypes.CDLL(None).malloc_trim(0)
+    _set_malloc(_M_TRIM_THRESHOLD, 2**31 - 1)
+    _set_malloc(_M_MMAP_MAX, 0)
+
+
+def _set_malloc(option: int, value: int) -> None:
+    with contextlib.suppress(OSError, TypeError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(option, value)
 
 
 def peak_memory() -> dict[str, int]:
