@@ -113,6 +113,9 @@ def accuracy_section(run: Run) -> Section:
         "The epoch was chosen by the validation photos, so accuracy on them is a little flattered"
     )
     parts.append(Text(f"{words}; the test photos had no say." if metrics["test"] else f"{words}."))
+    if run.experiment.mirror_test:
+        both = "Each answer here is the mean over a photo and its mirror image (mirror_test)"
+        parts.append(Text(f"{both}; in the curves it is the photo's alone."))
     return Section("Accuracy", parts)
 
 
