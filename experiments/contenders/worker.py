@@ -87,9 +87,13 @@ def load_arrays(path: str) -> list[tuple[Any, Any]]:
         return [(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in PARTS]
 
 
-def time_calls(call: Callable[[], object], repeats: int) -> Result:
-    """Time `call`, which must block until its result is ready."""
+def time_calls(
+    call: Callable[[], object], repeats: int, after_first: Callable[[], None] | None = None
+) -> Result:
+    """Time `call`, which must block until its result is ready; `after_first` is not timed."""
     first = _seconds(call)
+    if after_first is not None:
+        after_first()
     for _ in range(WARM_UPS):
         call()
     return {"first": first, "seconds": [_seconds(call) for _ in range(repeats)]}
