@@ -191,11 +191,17 @@ def _max_pool_backward(saved: tuple[Images, Images], cotangent: Images) -> tuple
     windows = windows.reshape(batch, rows, 2, columns, 2, channels)
     place = jnp.arange(4, dtype=jnp.int32).reshape(1, 1, 2, 1, 2, 1)
     largest = windows == maxima[:, :, None, :, None]
-    first = jnp.where(largest, place, 4).min(axis=(2, 4), keepdims=True)
-    gradient = jnp.where(place == first, cotangent[:, :, None, :, None], 0)
+    first = jnp.where(largest, place, 4).min(axis=(2, 4))
+    return (unpooled(first, cotangent, *images.shape[1:3]),)
+
+
+def unpooled(first: Array, cotangent: Images, height: int, width: int) -> Images:
+    """Each window's gradient at its pixel `first`, of four; zeros elsewhere."""
+    batch, rows, columns, channels = cotangent.shape
+    place = jnp.arange(4, dtype=first.dtype).reshape(1, 1, 2, 1, 2, 1)
+    gradient = jnp.where(place == first[:, :, None, :, None], cotangent[:, :, None, :, None], 0)
     gradient = gradient.reshape(batch, 2 * rows, 2 * columns, channels)
-    _, height, width, _ = images.shape
-    return (jnp.pad(gradient, ((0, 0), (0, height % 2), (0, width % 2), (0, 0))),)
+    return jnp.pad(gradient, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)

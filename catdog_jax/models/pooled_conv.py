@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Int8
 
 from . import ops
+from .cpu_ops import unpooled
 from .ops import Images, Kernel, Padding
 
 _FEW_CHANNELS = 4
@@ -50,12 +51,8 @@ def _backward(
     images, kernel = saved
     convolve = partial(ops.conv2d, padding=padding)
     first = ops.in_microbatches(partial(_first_of_largest, padding), kernel, images)
-    batch, rows, columns, channels = cotangent.shape
-    place = jnp.arange(4, dtype=jnp.int8).reshape(1, 1, 2, 1, 2, 1)
-    gradient = jnp.where(place == first[:, :, None, :, None], cotangent[:, :, None, :, None], 0)
-    gradient = gradient.reshape(batch, 2 * rows, 2 * columns, channels)
     _, height, width, _ = jax.eval_shape(convolve, images, kernel).shape
-    gradient = jnp.pad(gradient, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+    gradient = unpooled(first, cotangent, height, width)
     return jax.vjp(convolve, images, kernel)[1](gradient)
 
 
