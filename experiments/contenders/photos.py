@@ -4,9 +4,8 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from PIL import Image
 
 from catdog_jax.data import sketches
 from catdog_jax.data.listing import list_photos
-from catdog_jax.data.photo import decode_file
+from catdog_jax.data.load import load_data
+from catdog_jax.data.splits import Splits
 from catdog_jax.errors import InputError
 from catdog_jax.models import ready_made
 
@@ -85,41 +85,28 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     if photos.counts[0] < batch_size:
         raise InputError(f"{photos.counts[0]} training photos do not fill a batch of {batch_size}")
-    chosen = np.random.default_rng(0).permutation(photos.counts[0])[:batch_size]
-    images, labels = _decode(photos.folder / PARTS[0], image_size, chosen.tolist())
-    np.savez(folder / "batch.npz", image=images, label=labels)
+    sizes = (*photos.counts, 0)
+    splits = load_data(photos.folder, image_size, sizes=sizes, cache_dir=folder / "cache")
+    (batch,) = islice(splits.train.shuffled(batch_size, seed=0)(0), 1)
+    np.savez(folder / "batch.npz", image=batch["image"], label=batch["label"])
     return Prepared(
         photos,
         exported,
         photo=list_photos(photos.folder / PARTS[1])[0],
         batch=folder / "batch.npz",
-        arrays=_arrays(folder, photos, image_size) if with_arrays else None,
+        arrays=_arrays(folder, splits) if with_arrays else None,
         backbone=_backbone(folder, weights) if weights else None,
         saved=_keras_model(folder) if with_keras else None,
     )
 
 
-def _arrays(folder: Path, photos: Photos, image_size: int) -> Path:
+def _arrays(folder: Path, splits: Splits) -> Path:
     arrays = {}
     for part in PARTS:
-        images, labels = _decode(photos.folder / part, image_size)
-        arrays |= {f"{part}_images": images, f"{part}_labels": labels}
+        split = getattr(splits, part)
+        arrays |= {f"{part}_images": np.asarray(split.images), f"{part}_labels": split.labels}
     np.savez(folder / "arrays.npz", allow_pickle=False, **arrays)
     return folder / "arrays.npz"
-
-
-def _decode(
-    folder: Path, image_size: int, chosen: Sequence[int] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of the photos in a folder per class, without TensorFlow."""
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    photos = list_photos(folder)
-    if chosen is not None:
-        photos = [photos[index] for index in chosen]
-    with ThreadPoolExecutor() as pool:
-        images = np.stack(list(pool.map(partial(decode_file, image_size=image_size), photos)))
-    labels = [classes.index(photo.relative_to(folder).parts[0]) for photo in photos]
-    return images, np.array(labels, np.int32)
 
 
 def _backbone(folder: Path, weights: Path) -> Path:
