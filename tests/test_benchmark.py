@@ -244,6 +244,18 @@ def test_all_photos_are_decoded_without_tensorflow(
     assert photos.prepare(tmp_path, None, None, [], 32, 16).arrays is None
 
 
+def worker_script(folder: Path, code: str) -> Path:
+    """A worker that runs `code`, which makes a `result` from its `spec`."""
+    script = folder / "worker.py"
+    script.write_text(
+        "import json, os, pathlib, sys\n"
+        "spec = json.loads(pathlib.Path(sys.argv[1]).read_text())\n"
+        f"{code}"
+        "pathlib.Path(spec['result']).write_text(json.dumps(result))\n"
+    )
+    return script
+
+
 @pytest.mark.parametrize(
     ("precision", "of_jax"), [("float32", "float32"), ("tf32", "default"), ("bfloat16", "")]
 )
@@ -251,12 +263,10 @@ def test_the_precision_reaches_the_worker(
     precision: Any, of_jax: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("JAX_DEFAULT_MATMUL_PRECISION", raising=False)
-    script = tmp_path / "precise.py"
-    script.write_text(
-        "import json, os, pathlib, sys\n"
-        "spec = json.loads(pathlib.Path(sys.argv[1]).read_text())\n"
+    script = worker_script(
+        tmp_path,
         "seen = [spec['precision'], os.environ.get('JAX_DEFAULT_MATMUL_PRECISION', '')]\n"
-        "pathlib.Path(spec['result']).write_text(json.dumps({'seen': seen}))\n"
+        "result = {'seen': seen}\n",
     )
     ours = replace(CONTENDERS[OURS], worker=str(script))
     monkeypatch.setattr(workloads, "CONTENDERS", {OURS: ours})
@@ -301,15 +311,12 @@ def test_a_start_runs_cold_then_warm_with_the_same_caches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slow: eight processes."""
-    script = tmp_path / "starter.py"
-    script.write_text(
-        "import json, os, pathlib, sys\n"
-        "spec = json.loads(pathlib.Path(sys.argv[1]).read_text())\n"
+    script = worker_script(
+        tmp_path,
         "cache = pathlib.Path(os.environ['JAX_COMPILATION_CACHE_DIR'])\n"
         "first = 1.0 if cache.exists() else 5.0\n"
         "cache.mkdir(exist_ok=True)\n"
-        "result = {'first': first, 'seconds': [], 'peak_mib': 1.0, 'device': spec['model']}\n"
-        "pathlib.Path(spec['result']).write_text(json.dumps(result))\n"
+        "result = {'first': first, 'seconds': [], 'peak_mib': 1.0, 'device': spec['model']}\n",
     )
     ours = replace(CONTENDERS[OURS], command_worker=str(script))
     monkeypatch.setattr(workloads, "CONTENDERS", {OURS: ours})
