@@ -16,7 +16,7 @@ from ..data.splits import Split, Splits, majority_baseline
 from ..errors import first_line
 from ..reports.plots import plot_history
 from ..training import hosts
-from ..training.mesh import peak_memory
+from ..training.memory import peak_memory
 from ..training.metrics import wilson_interval
 from . import named
 from .checkpoint import Record

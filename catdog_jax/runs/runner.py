@@ -15,7 +15,7 @@ from ..files import expanded, is_file, lock_folder
 from ..training import hosts
 from ..training.evaluation import check_fit
 from ..training.loop import EpochRecord
-from ..training.mesh import settle_memory
+from ..training.memory import settle_memory
 from ..training.state import TrainState, split_trained
 from . import build, checkpoint, named
 from .checkpoint import Record

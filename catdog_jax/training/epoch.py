@@ -15,6 +15,7 @@ from jaxtyping import PyTree
 from ..data.splits import Batches, Split
 from .features import features_of
 from .feed import limit_dispatch, on_every_device, stream
+from .memory import settle_memory
 from .mesh import replicate
 from .metrics import Sums, no_sums
 from .state import TrainState
@@ -54,8 +55,10 @@ def make_train_epoch(
         return lambda state, epoch, report: _scan(
             program, state, photos(), batches_of(epoch), report, mesh
         )
-    step = jit_step(task, mesh)
-    return lambda state, epoch, report: _loop(step, state, batches_of(epoch), report, mesh)
+    step, settle_once = jit_step(task, mesh), cache(settle_memory)
+    return lambda state, epoch, report: _loop(
+        step, state, batches_of(epoch), report, mesh, after_step=settle_once
+    )
 
 
 def _scan(
@@ -80,6 +83,8 @@ def _loop(
     batches: Batches,
     report: Callable[[Sums], None] | None,
     mesh: Mesh,
+    *,
+    after_step: Callable[[], None],
 ) -> tuple[TrainState, Sums, int]:
     def totals_by_step() -> Iterator[Sums]:
         nonlocal state
@@ -94,6 +99,7 @@ def _loop(
         for number, totals in enumerate(limit_dispatch(totals_by_step()), 1):
             if not np.isfinite(totals["loss"]):
                 return state, totals, number
+            after_step()
             if report is not None:
                 report(totals)
     return state, totals, 0

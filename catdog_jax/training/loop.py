@@ -24,7 +24,8 @@ from .evaluation import check_fit
 from .features import has_fixed_features
 from .feed import photos_fit_in_memory
 from .losses import Loss, cross_entropy
-from .mesh import data_mesh, replicate, settle_memory
+from .memory import settle_memory
+from .mesh import data_mesh, replicate
 from .metrics import Metrics, Sums
 from .state import Dtype, TrainState, create_state, put_weights, split_trained
 from .step import Task

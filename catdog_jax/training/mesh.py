@@ -6,10 +6,8 @@ cores all take the same path.
 """
 
 import contextlib
-import ctypes
 import hashlib
 import os
-import sys
 from collections.abc import Callable
 from functools import cache, wraps
 from pathlib import Path
@@ -26,9 +24,9 @@ from ..errors import InputError
 from ..files import cache_folder
 from ..models.ops import platform
 from . import hosts
+from .memory import share_one_arena
 
 _MAX_CPU_DEVICES = 16
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 _CACHE_BYTES = 2**30  # least recently used programs are deleted first
 
 # jaxlib 0.10 to 0.12 leave CPU convolutions to a library (YNN) whose gradients take up to three
@@ -101,11 +99,8 @@ def use_cpu_cores() -> None:
 
     Call it before JAX starts; afterwards, or if `jax_num_cpu_devices` is already set, it does
     nothing to JAX. It does not affect GPUs and TPUs.
-
-    It also lets all threads share one pool of memory (glibc's `M_ARENA_MAX`), so that what a step
-    frees is there for the next (`settle_memory`).
     """
-    _set_malloc(_M_ARENA_MAX, 1)
+    share_one_arena()
     if jax.config.jax_num_cpu_devices != -1:  # pyright: ignore[reportAttributeAccessIssue]
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -131,41 +126,6 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
         # Building a model compiles many small programs, a second in total.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-def settle_memory() -> None:
-    """Return what is free now to the system, and keep what steps free from now on.
-
-    Called once all programs are compiled: glibc would keep the compiler's memory, a quarter of a
-    gigabyte. The arrays that a step frees, however, it would give back each time, and the system
-    clears them page by page when the next step needs them: a quarter of a step of model 3. Does
-    nothing without glibc.
-    """
-    with contextlib.suppress(OSError, TypeError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-    _set_malloc(_M_TRIM_THRESHOLD, 2**31 - 1)
-    _set_malloc(_M_MMAP_MAX, 0)
-
-
-def _set_malloc(option: int, value: int) -> None:
-    with contextlib.suppress(OSError, TypeError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(option, value)
-
-
-def peak_memory() -> dict[str, int]:
-    """The most memory used so far, in bytes: `process`, and `device` where JAX counts it."""
-    found = {}
-    with contextlib.suppress(ImportError):  # not on Windows
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        found["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    of_devices = [device.memory_stats() or {} for device in jax.local_devices()]
-    if peaks := [
-        stats["peak_bytes_in_use"] for stats in of_devices if "peak_bytes_in_use" in stats
-    ]:
-        found["device"] = max(peaks)
-    return found
 
 
 def processor() -> str:

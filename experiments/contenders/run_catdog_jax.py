@@ -23,7 +23,8 @@ from catdog_jax.runs.recipes import RECIPES
 from catdog_jax.runs.runner import run
 from catdog_jax.training.augment import combined, random_flip, random_rotation
 from catdog_jax.training.loop import fit
-from catdog_jax.training.mesh import data_mesh, jit, replicate, set_up_jax, settle_memory, shard
+from catdog_jax.training.memory import settle_memory
+from catdog_jax.training.mesh import data_mesh, jit, replicate, set_up_jax, shard
 from catdog_jax.training.state import create_state
 from catdog_jax.training.step import Task, jit_step
 

@@ -1,0 +1,76 @@
+"""The process's memory: how glibc's allocator is told what training needs, and the peak."""
+
+import contextlib
+import ctypes
+import sys
+from typing import Any
+
+import jax
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
+_HOLES = range(27, 9, -1)  # powers of two: from 128 MiB down to a kilobyte
+_LARGE = 20  # a hole of a megabyte is of use to a step
+
+
+def share_one_arena() -> None:
+    """Let all threads share one pool of memory, so that what a step frees is there for the next."""
+    _set_malloc(_M_ARENA_MAX, 1)
+
+
+def settle_memory() -> None:
+    """Make the allocator fast for training. Called when programs have just been compiled.
+
+    - What the compiler freed, a quarter of a gigabyte, is returned to the system.
+    - What steps free is kept from now on. Otherwise it is returned each time, and the system clears
+      it page by page when the next step needs it: a quarter of a step of model 3.
+    - The compiler leaves up to 80,000 small holes in the heap. Each allocation of a step walked
+      through lists of them, and locked out the other threads meanwhile: a step of model 3 on two
+      cores took 118 instead of 97 ms, a fine-tuning step of MobileNetV2 496 instead of 356. So the
+      holes are filled for good. That takes 20 to 230 ms and no memory: only a page that is touched
+      is real.
+
+    Does nothing without glibc.
+    """
+    with contextlib.suppress(OSError, TypeError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.malloc_trim(0)
+        _set_malloc(_M_TRIM_THRESHOLD, 2**31 - 1)
+        _set_malloc(_M_MMAP_MAX, 0)
+        _fill_holes(libc)
+
+
+def _fill_holes(libc: Any) -> None:
+    libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
+    libc.malloc.argtypes = libc.sbrk.argtypes = [ctypes.c_ssize_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    end_of_heap, large = libc.sbrk(0), []
+    for power in _HOLES:
+        # malloc takes the smallest hole that is large enough, and only then enlarges the heap.
+        while (hole := libc.malloc(2**power) or end_of_heap) < end_of_heap:
+            if power >= _LARGE:
+                large.append(hole)
+        if hole != end_of_heap:
+            libc.free(hole)
+    for hole in large:
+        libc.free(hole)
+
+
+def _set_malloc(option: int, value: int) -> None:
+    with contextlib.suppress(OSError, TypeError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(option, value)
+
+
+def peak_memory() -> dict[str, int]:
+    """The most memory used so far, in bytes: `process`, and `device` where JAX counts it."""
+    found = {}
+    with contextlib.suppress(ImportError):  # not on Windows
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        found["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    of_devices = [device.memory_stats() or {} for device in jax.local_devices()]
+    if peaks := [
+        stats["peak_bytes_in_use"] for stats in of_devices if "peak_bytes_in_use" in stats
+    ]:
+        found["device"] = max(peaks)
+    return found
