@@ -95,7 +95,7 @@ def _depthwise_backward(
     spread = lax.pad(cotangent, zero, [(0, 0, 0), *edges, (0, 0, 0)])
     to_images = _filtered(1, "VALID", spread, kernel[::-1, ::-1])
     shifts = _shifts(images, kernel.shape, stride, padding)
-    to_taps = [_sum_of_rows(shift * cotangent) for shift in shifts]
+    to_taps = [_sum_of_products(shift, cotangent) for shift in shifts]
     return to_images, jnp.stack(to_taps).reshape(kernel.shape)
 
 
@@ -123,7 +123,7 @@ add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 def moments(images: Images) -> tuple[Float[Array, " channels"], Float[Array, " channels"]]:
     """Mean and mean square of each channel."""
     count = images.size // images.shape[-1]
-    return _sum_of_rows(images) / count, _sum_of_rows(images * images) / count
+    return _sum_of_rows(images) / count, _sum_of_products(images, images) / count
 
 
 def _moments_forward(images: Images) -> tuple[tuple[Array, Array], Images]:
@@ -155,7 +155,7 @@ def _scale_and_shift_backward(
     saved: tuple[Images, Array], cotangent: Images
 ) -> tuple[Images, Array, Array]:
     images, scale = saved
-    return cotangent * scale, _sum_of_rows(cotangent * images), _sum_of_rows(cotangent)
+    return cotangent * scale, _sum_of_products(cotangent, images), _sum_of_rows(cotangent)
 
 
 scale_and_shift.defvjp(_scale_and_shift_forward, _scale_and_shift_backward)
@@ -165,6 +165,18 @@ def _sum_of_rows(images: Images) -> Float[Array, " channels"]:
     """The sum over all but the last axis, as a product with ones: XLA reduces more slowly."""
     rows = images.reshape(-1, images.shape[-1])
     return jnp.ones(len(rows), images.dtype) @ rows
+
+
+def _sum_of_products(left: Images, right: Images) -> Float[Array, " channels"]:
+    """The sum of `left * right` over all but the last axis.
+
+    Up to eight rows are added up first: XLA makes that one loop with the product, whose result, as
+    large as the images, is then never written.
+    """
+    batch, height, *rest = left.shape
+    rows = max(divisor for divisor in range(1, 9) if height % divisor == 0)
+    products = (left * right).reshape(batch, height // rows, rows, *rest)
+    return _sum_of_rows(products.sum(axis=2))
 
 
 @jax.custom_vjp
