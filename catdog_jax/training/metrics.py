@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypedDict
 
 import jax
@@ -133,12 +134,16 @@ def metrics_of(logits: Any, labels: Any, threshold: float, loss: Loss = cross_en
     right = predicted(logits, threshold) == label_classes(labels)
     return Metrics.from_sums(
         {
-            # Not jitted: fused, the loss would have other last bits.
-            "loss": jnp.sum(loss(*jax.device_put((logits, labels)))),
+            "loss": _loss_sum(loss, logits, labels),
             "correct": np.sum(right),
             "count": np.int32(len(labels)),
         }
     )
+
+
+@partial(jax.jit, static_argnums=0)
+def _loss_sum(loss: Loss, logits: Array, labels: Array) -> Array:
+    return jnp.sum(loss(logits, labels))
 
 
 def wilson_interval(correct: int, count: int, z: float = 1.96) -> tuple[float, float]:
