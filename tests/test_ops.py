@@ -78,6 +78,21 @@ def test_convolution_and_pooling_in_one_equal_both(size, padding):
     assert "convolution" not in here.lower(*args).as_text()  # but in its gradient
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64])
+def test_convolution_and_pooling_in_one_keep_the_precision(dtype):
+    with jax.enable_x64(True):
+        images, kernel = (x.astype(dtype) for x in (random(2, 6, 6, 3), random(3, 3, 3, 4)))
+        plain = ops.max_pool(ops.conv2d(images, kernel))
+        here = pooled_conv2d(images, kernel, padding="SAME")
+        assert here.dtype == dtype
+        np.testing.assert_allclose(
+            here,
+            plain,
+            rtol=4 * float(jnp.finfo(dtype).eps),
+            atol=1e-2 if dtype == jnp.bfloat16 else 0,
+        )
+
+
 def test_convolution_and_pooling_in_one_where_pixels_are_equal():
     """As in any area of one colour: the first of the largest pixels gets the gradient."""
     images, kernel = jnp.ones((2, 6, 6, 3)), random(3, 3, 3, 4)

@@ -94,7 +94,8 @@ def _depthwise_backward(
     zero = jnp.zeros((), cotangent.dtype)
     spread = lax.pad(cotangent, zero, [(0, 0, 0), *edges, (0, 0, 0)])
     to_images = _filtered(1, "VALID", spread, kernel[::-1, ::-1])
-    padded, extent = _padded(images, kernel.shape, stride, padding)
+    padded, size_of_shift = _padded(images, kernel.shape, stride, padding)
+    extent = (padded.shape[0], *size_of_shift, padded.shape[3])
 
     def to_tap(tap: Array) -> Array:
         corner = (0, tap // size[1], tap % size[1], 0)
@@ -236,7 +237,7 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 def _shifts(images: Images, kernel: tuple[int, ...], stride: int, padding: Padding) -> list[Images]:
     """The input of each kernel tap, in order: `[batch, out_height, out_width, channels]`."""
-    padded, (_, height, width, _) = _padded(images, kernel, stride, padding)
+    padded, (height, width) = _padded(images, kernel, stride, padding)
     return [
         padded[:, i : i + height : stride, j : j + width : stride]
         for i in range(kernel[0])
@@ -246,9 +247,9 @@ def _shifts(images: Images, kernel: tuple[int, ...], stride: int, padding: Paddi
 
 def _padded(
     images: Images, kernel: tuple[int, ...], stride: int, padding: Padding
-) -> tuple[Images, tuple[int, ...]]:
-    """The images with their padding, and the shape of the part that a kernel tap passes over."""
-    (rows, columns), (batch, *size, channels) = kernel[:2], images.shape
-    pads = lax.padtype_to_pads(size, (rows, columns), (stride, stride), padding)
+) -> tuple[Images, tuple[int, int]]:
+    """The images with their padding, and height and width of what a kernel tap passes over."""
+    rows, columns = kernel[:2]
+    pads = lax.padtype_to_pads(images.shape[1:3], (rows, columns), (stride, stride), padding)
     padded = jnp.pad(images, ((0, 0), *pads, (0, 0)))
-    return padded, (batch, padded.shape[1] - rows + 1, padded.shape[2] - columns + 1, channels)
+    return padded, (padded.shape[1] - rows + 1, padded.shape[2] - columns + 1)

@@ -11,7 +11,7 @@ from typing import cast
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Int8
+from jaxtyping import Array, Int32
 
 from . import ops
 from .cpu_ops import unpooled
@@ -26,7 +26,7 @@ def pooled_conv2d(images: Images, kernel: Kernel, *, padding: Padding) -> Images
     def plain(images: Images, kernel: Kernel) -> Images:
         return ops.max_pool(ops.conv2d(images, kernel, padding=padding))
 
-    if images.shape[-1] > _FEW_CHANNELS:
+    if images.shape[-1] > _FEW_CHANNELS or images.dtype == jnp.float64:
         return plain(images, kernel)
     here = partial(_of_few_channels, padding)
     return lax.platform_dependent(images, kernel, cpu=here, default=plain)
@@ -34,44 +34,54 @@ def pooled_conv2d(images: Images, kernel: Kernel, *, padding: Padding) -> Images
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _of_few_channels(padding: Padding, images: Images, kernel: Kernel) -> Images:
-    # In a loop, since XLA would compute the sums again for each reader of the result.
-    return ops.in_microbatches(partial(_largest, padding), kernel, images)
+    return _forward(padding, images, kernel)[0]
 
 
 def _forward(
     padding: Padding, images: Images, kernel: Kernel
-) -> tuple[Images, tuple[Images, Kernel]]:
-    return _of_few_channels(padding, images, kernel), (images, kernel)
+) -> tuple[Images, tuple[Images, Kernel, Images]]:
+    # In a loop, since XLA would compute the sums again for each reader of the result.
+    maxima = ops.in_microbatches(partial(_marked_maxima, padding), kernel, images)
+    return maxima.astype(images.dtype), (images, kernel, maxima)
 
 
 def _backward(
-    padding: Padding, saved: tuple[Images, Kernel], cotangent: Images
+    padding: Padding, saved: tuple[Images, Kernel, Images], cotangent: Images
 ) -> tuple[Images, Kernel]:
-    """To the first of a window's largest pixels, which are computed again; then XLA's gradient."""
-    images, kernel = saved
+    """To the largest pixel of each window; then XLA's gradient of the convolution."""
+    images, kernel, maxima = saved
     convolve = partial(ops.conv2d, padding=padding)
-    first = ops.in_microbatches(partial(_first_of_largest, padding), kernel, images)
     _, height, width, _ = jax.eval_shape(convolve, images, kernel).shape
-    gradient = unpooled(first, cotangent, height, width)
+    gradient = unpooled(_places(maxima), cotangent, height, width)
     return jax.vjp(convolve, images, kernel)[1](gradient)
 
 
 _of_few_channels.defvjp(_forward, _backward)
 
 
-def _largest(padding: Padding, kernel: Kernel, images: Images) -> Images:
-    return reduce(jnp.maximum, _pixels_of_windows(padding, images, kernel))
+def _marked_maxima(padding: Padding, kernel: Kernel, images: Images) -> Images:
+    """The maximum of each window in float32, marked with the place of its pixel, 0 to 3.
 
+    The place is in the two last bits of 24, so the gradient need not compute the pixels again. Of
+    equal pixels the first becomes the largest: a negative number grows as its bits fall.
+    """
 
-def _first_of_largest(
-    padding: Padding, kernel: Kernel, images: Images
-) -> Int8[Array, "batch height width channels"]:
-    """Which of a window's four pixels."""
+    def marked(pixels: Images, place: int) -> Images:
+        bits = _bits(pixels)
+        return lax.bitcast_convert_type(bits & ~3 | (3 - place) ^ (bits >> 31 & 3), jnp.float32)
+
+    kernel, images = kernel.astype(jnp.float32), images.astype(jnp.float32)
     pixels = _pixels_of_windows(padding, images, kernel)
-    largest, first = reduce(jnp.maximum, pixels), jnp.full(pixels[0].shape, 3, jnp.int8)
-    for place in (2, 1, 0):
-        first = jnp.where(pixels[place] == largest, jnp.int8(place), first)
-    return first
+    return reduce(jnp.maximum, [marked(each, place) for place, each in enumerate(pixels)])
+
+
+def _places(maxima: Images) -> Int32[Array, "batch height width channels"]:
+    bits = _bits(maxima)
+    return (3 - (bits ^ bits >> 31)) & 3
+
+
+def _bits(numbers: Images) -> Int32[Array, "batch height width channels"]:
+    return lax.bitcast_convert_type(numbers, jnp.int32)
 
 
 def _pixels_of_windows(padding: Padding, images: Images, kernel: Kernel) -> list[Images]:
