@@ -85,12 +85,8 @@ def test_convolution_and_pooling_in_one_keep_the_precision(dtype):
         plain = ops.max_pool(ops.conv2d(images, kernel))
         here = pooled_conv2d(images, kernel, padding="SAME")
         assert here.dtype == dtype
-        np.testing.assert_allclose(
-            here,
-            plain,
-            rtol=4 * float(jnp.finfo(dtype).eps),
-            atol=1e-2 if dtype == jnp.bfloat16 else 0,
-        )
+        rounding = 4 * float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(here, plain, rtol=rounding, atol=rounding)
 
 
 def test_convolution_and_pooling_in_one_where_pixels_are_equal():
