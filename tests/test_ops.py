@@ -37,6 +37,10 @@ def images_and_kernel(operation, size, kernel_size):
     return random(2, *size, 5), random(kernel_size, kernel_size, *shape, seed=1)
 
 
+HEIGHTS = (6, 11, 32)
+"""Sums add up to eight rows first: all, none since 11 is prime, and groups of eight."""
+
+
 def value_and_gradients(function, *args):
     """Value, and gradients of its product with fixed random numbers."""
     value, transpose = jax.vjp(function, *args)
@@ -59,6 +63,13 @@ def test_cpu_convolution_equals_lax(operation, kernel_size, stride, padding):
     cpu, lax = (partial(form, stride, padding) for form in FORMS[operation])
     args = images_and_kernel(operation, (6, 9), kernel_size)  # an even and an odd side
     assert_equal(cpu, lax, *args)
+
+
+@pytest.mark.parametrize("height", HEIGHTS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_cpu_depthwise_convolution_of_more_rows_equals_lax(height, stride):
+    cpu, lax = (partial(form, stride, "SAME") for form in FORMS["depthwise_conv2d"])
+    assert_equal(cpu, lax, *images_and_kernel("depthwise_conv2d", (height, 9), 3))
 
 
 @pytest.mark.parametrize("size", [(6, 9), (9, 6)], ids=str)
@@ -90,27 +101,29 @@ def test_convolution_and_pooling_in_one_keep_the_precision(dtype):
 
 
 def test_convolution_and_pooling_in_one_where_pixels_are_equal():
-    """As in any area of one colour: the first of the largest pixels gets the gradient."""
-    images, kernel = jnp.ones((2, 6, 6, 3)), random(3, 3, 3, 4)
-    plain = jax.grad(lambda images: ops.max_pool(ops.conv2d(images, kernel)).sum())
-    here = jax.grad(lambda images: pooled_conv2d(images, kernel, padding="SAME").sum())
-    np.testing.assert_allclose(here(images), plain(images), rtol=1e-5, atol=1e-5)
+    """As in any area of one colour, also black: the first of the largest gets the gradient."""
+    images = jnp.ones((4, 6, 6, 3)).at[:2, 2:].set(0).at[0, 4:, 3:].set(1)
+    here = partial(pooled_conv2d, padding="SAME")
+    plain = lambda images, kernel: ops.max_pool(ops.conv2d(images, kernel))  # noqa: E731
+    assert_equal(here, plain, images, random(3, 3, 3, 4))
 
 
 def test_cpu_bias_equals_a_sum():
     assert_equal(cpu_ops.add_bias, jnp.add, random(2, 6, 9, 5), random(5, seed=1))
 
 
-def test_cpu_scale_and_shift_equals_its_formula():
-    args = random(2, 6, 9, 5), random(5, seed=1), random(5, seed=2)
+@pytest.mark.parametrize("height", HEIGHTS)
+def test_cpu_scale_and_shift_equals_its_formula(height):
+    args = random(2, height, 9, 5), random(5, seed=1), random(5, seed=2)
     assert_equal(cpu_ops.scale_and_shift, lambda images, a, b: images * a + b, *args)
 
 
-def test_cpu_moments_are_means():
+@pytest.mark.parametrize("height", HEIGHTS)
+def test_cpu_moments_are_means(height):
     def means(images):
         return jnp.stack([images.mean((0, 1, 2)), (images**2).mean((0, 1, 2))])
 
-    assert_equal(lambda images: jnp.stack(cpu_ops.moments(images)), means, random(2, 6, 9, 5))
+    assert_equal(lambda images: jnp.stack(cpu_ops.moments(images)), means, random(2, height, 9, 5))
 
 
 def test_cpu_max_pool_equals_lax_where_pixels_are_equal():

@@ -176,7 +176,7 @@ def _sum_of_rows(images: Images) -> Float[Array, " channels"]:
 
 
 def _sum_of_products(left: Images, right: Images) -> Float[Array, " channels"]:
-    """The sum of `left * right` over all but the last axis.
+    """The sum of `left * right` over batch, height and width.
 
     Up to eight rows are added up first: XLA makes that one loop with the product, whose result, as
     large as the images, is then never written.
@@ -189,8 +189,7 @@ def _sum_of_products(left: Images, right: Images) -> Float[Array, " channels"]:
 
 @jax.custom_vjp
 def max_pool(images: Images) -> Images:
-    left, right = _columns_of_windows(images)
-    return jnp.maximum(left, right).max(axis=2)
+    return lax.platform_dependent(images, cpu=_largest_of_windows, default=plain_max_pool)
 
 
 def _max_pool_forward(images: Images) -> tuple[Images, tuple[Images, Images]]:
@@ -209,6 +208,11 @@ def _max_pool_backward(saved: tuple[Images, Images], cotangent: Images) -> tuple
     first_of_row = jnp.where(left == largest, place, jnp.where(right == largest, place + 1, 4))
     first = first_of_row.min(axis=2)
     return (unpooled(first, cotangent, *images.shape[1:3]),)
+
+
+def _largest_of_windows(images: Images) -> Images:
+    left, right = _columns_of_windows(images)
+    return jnp.maximum(left, right).max(axis=2)
 
 
 def _columns_of_windows(images: Images) -> tuple[Array, Array]:

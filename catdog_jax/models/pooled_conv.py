@@ -63,12 +63,15 @@ def _marked_maxima(padding: Padding, kernel: Kernel, images: Images) -> Images:
     """The maximum of each window in float32, marked with the place of its pixel, 0 to 3.
 
     The place is in the two last bits of 24, so the gradient need not compute the pixels again. Of
-    equal pixels the first becomes the largest: a negative number grows as its bits fall.
+    equal pixels the first becomes the largest: a negative number grows as its bits fall. An
+    infinity becomes a NaN.
     """
 
     def marked(pixels: Images, place: int) -> Images:
-        bits = _bits(pixels)
-        return lax.bitcast_convert_type(bits & ~3 | (3 - place) ^ (bits >> 31 & 3), jnp.float32)
+        # XLA takes numbers below the smallest normal one for zero: a marked zero would lose it.
+        bits = _bits(jnp.where(pixels == 0, jnp.finfo(jnp.float32).tiny, pixels))
+        mark = (3 - place) ^ ((bits >> 31) & 3)
+        return lax.bitcast_convert_type((bits & ~3) | mark, jnp.float32)
 
     kernel, images = kernel.astype(jnp.float32), images.astype(jnp.float32)
     pixels = _pixels_of_windows(padding, images, kernel)
@@ -77,7 +80,7 @@ def _marked_maxima(padding: Padding, kernel: Kernel, images: Images) -> Images:
 
 def _places(maxima: Images) -> Int32[Array, "batch height width channels"]:
     bits = _bits(maxima)
-    return (3 - (bits ^ bits >> 31)) & 3
+    return (3 - (bits ^ (bits >> 31))) & 3
 
 
 def _bits(numbers: Images) -> Int32[Array, "batch height width channels"]:

@@ -15,7 +15,7 @@ from ..files import expanded, is_file, lock_folder
 from ..training import hosts
 from ..training.evaluation import check_fit
 from ..training.loop import EpochRecord
-from ..training.memory import settle_memory
+from ..training.memory import trim_memory
 from ..training.state import TrainState, split_trained
 from . import build, checkpoint, named
 from .checkpoint import Record
@@ -178,7 +178,7 @@ def _train_and_report(
     with lock_folder(out) if hosts.is_first() else nullcontext():
         try:
             record, known = _train(experiment, out, model, splits, inputs, log, finish=finish)
-            settle_memory()  # of the steps
+            trim_memory()  # of the steps
             return report(experiment, out, model, splits, record, log, known)
         except BrokenPipeError:  # from `log`: its reader has gone
             raise

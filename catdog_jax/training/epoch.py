@@ -57,7 +57,7 @@ def make_train_epoch(
         )
     step, settle_once = jit_step(task, mesh), cache(settle_memory)
     return lambda state, epoch, report: _loop(
-        step, state, batches_of(epoch), report, mesh, after_step=settle_once
+        step, state, batches_of(epoch), report, mesh, settle_once=settle_once
     )
 
 
@@ -84,7 +84,7 @@ def _loop(
     report: Callable[[Sums], None] | None,
     mesh: Mesh,
     *,
-    after_step: Callable[[], None],
+    settle_once: Callable[[], None],
 ) -> tuple[TrainState, Sums, int]:
     def totals_by_step() -> Iterator[Sums]:
         nonlocal state
@@ -99,7 +99,7 @@ def _loop(
         for number, totals in enumerate(limit_dispatch(totals_by_step()), 1):
             if not np.isfinite(totals["loss"]):
                 return state, totals, number
-            after_step()
+            settle_once()  # the step has been compiled
             if report is not None:
                 report(totals)
     return state, totals, 0
