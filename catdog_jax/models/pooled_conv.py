@@ -68,8 +68,9 @@ def _marked_maxima(padding: Padding, kernel: Kernel, images: Images) -> Images:
     """
 
     def marked(pixels: Images, place: int) -> Images:
-        # XLA takes numbers below the smallest normal one for zero: a marked zero would lose it.
-        bits = _bits(jnp.where(pixels == 0, jnp.finfo(jnp.float32).tiny, pixels))
+        # XLA takes numbers below the smallest normal one, `tiny`, for zero: a zero would lose its
+        # mark. Others of 1e-30 or more do not change.
+        bits = _bits(pixels + jnp.finfo(jnp.float32).tiny)
         mark = (3 - place) ^ ((bits >> 31) & 3)
         return lax.bitcast_convert_type((bits & ~3) | mark, jnp.float32)
 
