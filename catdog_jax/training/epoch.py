@@ -15,14 +15,13 @@ from jaxtyping import PyTree
 from ..data.splits import Batches, Split
 from .features import features_of
 from .feed import limit_dispatch, on_every_device, stream
-from .memory import settle_memory
 from .mesh import replicate
 from .metrics import Sums, no_sums
 from .state import TrainState
 from .step import Epoch, Step, Task, jit_epoch, jit_step
 
 TrainEpoch: TypeAlias = Callable[
-    [TrainState, int, Callable[[Sums], None] | None], tuple[TrainState, Sums, int]
+    [TrainState, int, Callable[[Sums], None]], tuple[TrainState, Sums, int]
 ]
 
 
@@ -36,9 +35,10 @@ def make_train_epoch(
     *,
     resident: bool,
 ) -> TrainEpoch:
-    """A function `(state, epoch from 0, report of each step) -> (state, sums, bad step)`.
+    """A function `(state, epoch from 0, report) -> (state, sums, bad step)`.
 
-    The bad step is the first, from 1, whose loss was not finite, or 0.
+    It calls `report` with the sums so far: after each step, or at the end if the epoch is one
+    program. The bad step is the first, from 1, whose loss was not finite, or 0.
     """
 
     @cache  # at the first epoch: features take a while
@@ -55,10 +55,8 @@ def make_train_epoch(
         return lambda state, epoch, report: _scan(
             program, state, photos(), batches_of(epoch), report, mesh
         )
-    step, settle_once = jit_step(task, mesh), cache(settle_memory)
-    return lambda state, epoch, report: _loop(
-        step, state, batches_of(epoch), report, mesh, settle_once=settle_once
-    )
+    step = jit_step(task, mesh)
+    return lambda state, epoch, report: _loop(step, state, batches_of(epoch), report, mesh)
 
 
 def _scan(
@@ -66,13 +64,12 @@ def _scan(
     state: TrainState,
     photos: PyTree,
     batches: Batches,
-    report: Callable[[Sums], None] | None,
+    report: Callable[[Sums], None],
     mesh: Mesh,
 ) -> tuple[TrainState, Sums, int]:
     with jax.set_mesh(mesh):
         state, totals, finite = program(state, photos, *replicate(batches.rows(), mesh))
-    if report is not None:
-        report(totals)
+    report(totals)
     bad_steps = np.flatnonzero(~np.asarray(finite))
     return state, totals, 1 + int(bad_steps[0]) if len(bad_steps) else 0
 
@@ -81,10 +78,8 @@ def _loop(
     step: Step,
     state: TrainState,
     batches: Batches,
-    report: Callable[[Sums], None] | None,
+    report: Callable[[Sums], None],
     mesh: Mesh,
-    *,
-    settle_once: Callable[[], None],
 ) -> tuple[TrainState, Sums, int]:
     def totals_by_step() -> Iterator[Sums]:
         nonlocal state
@@ -99,7 +94,5 @@ def _loop(
         for number, totals in enumerate(limit_dispatch(totals_by_step()), 1):
             if not np.isfinite(totals["loss"]):
                 return state, totals, number
-            settle_once()  # the step has been compiled
-            if report is not None:
-                report(totals)
+            report(totals)
     return state, totals, 0

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeAlias
 
 import jax
@@ -108,8 +108,9 @@ def fit(
             count for the loss.
         optimizer: an optax transformation, or a function from the number of steps to one; by
             default Adam at 1e-3.
-        loss: (logits, labels) -> one number per image. Labels are class numbers, `[batch]`, but
-            probabilities, `[batch, classes]`, after mixup and with label smoothing.
+        loss: (logits, labels) -> one number per image; hashable, as functions are. Labels are class
+            numbers, `[batch]`, but probabilities, `[batch, classes]`, after mixup and with label
+            smoothing.
         augment: one augmentation or several, see `catdog_jax.training.augment`.
         trainable: an `nnx` filter of the parameters to train, by default all.
         class_weights: a factor for the training losses of each class; for soft labels, their mean.
@@ -242,12 +243,18 @@ def _epochs(
 ) -> Iterator[EpochRecord]:
     first, state = start + len(accuracies), begin()
     del begin  # and with it the state to resume from
+    settle_once = cache(settle_memory)
+
+    def report(epoch: int, sums: Sums) -> None:
+        settle_once()  # the step has been compiled
+        if on_step is not None:
+            on_step(epoch, sums)
+
     for epoch in range(first, epochs):
         if patience is not None and _epochs_without_gain(accuracies) >= patience:
             return
         begun = time.perf_counter()
-        report = None if on_step is None else partial(on_step, epoch)
-        state, totals, bad_step = train_epoch(state, epoch, report)
+        state, totals, bad_step = train_epoch(state, epoch, partial(report, epoch))
         if bad_step:
             raise RunError(
                 f"the loss became {float(totals['loss'])} in step {bad_step} of epoch {epoch + 1}; "
@@ -256,7 +263,7 @@ def _epochs(
         put_weights(model, state)
         trained, (validated, logits) = Metrics.from_sums(totals), validate(model)
         if epoch == first:
-            settle_memory()  # all programs of an epoch are now compiled
+            settle_memory()  # validation has been compiled, too
         # A step's loss is computed before its update, so the last update is checked here.
         if not (np.isfinite(validated.loss) and _all_finite((state.params, state.opt_state))):
             raise RunError(
