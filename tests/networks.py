@@ -1,5 +1,6 @@
-"""Small networks of standard NNX layers, as a user would write them."""
+"""Small networks of standard NNX layers, and a callback, as a user would write them."""
 
+import time
 from typing import Any
 
 from flax import nnx
@@ -52,3 +53,8 @@ class TwoParts(nnx.Module):
 
     def __call__(self, images: Any) -> Any:
         return self.classify(self.features(images))
+
+
+def pause(_record: Any, _state: Any) -> None:
+    """Make an epoch as long as the write of a checkpoint."""
+    time.sleep(0.1)

@@ -12,12 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from subprocess import PIPE
-from typing import Any
+from threading import Event
+from typing import Any, cast
 
 import helpers
 import jax
@@ -36,7 +38,7 @@ from catdog_jax.files import lock_folder
 from catdog_jax.runs import build, checkpoint, initial, report, results, runner, saving
 from catdog_jax.runs.build import build_model
 from catdog_jax.runs.experiment import Experiment
-from catdog_jax.runs.history import best_epoch, read_history
+from catdog_jax.runs.history import COLUMNS, Row, best_epoch, read_history
 from catdog_jax.runs.recipes import RECIPES
 from catdog_jax.runs.results import load_run
 from catdog_jax.runs.run_folder import read_config
@@ -274,6 +276,18 @@ MOMENTS = (
 )
 
 
+class AtOnce(Executor):
+    """Runs what it is given before it goes on."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done = Future[Any]()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
 @pytest.fixture(scope="module")
 def moments(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run, and what a kill at each of the moments would have left of it on the disk.
@@ -311,6 +325,7 @@ def moments(tmp_path_factory: pytest.TempPathFactory) -> Path:
         kept["write_json"](*arguments)
 
     places = [
+        (saving, "ThreadPoolExecutor", AtOnce),  # or the second might give way to the third
         (checkpoint, "save", save),
         (ocp.JsonCheckpointHandler, "finalize", finalize),
         (checkpoint, "sha256", sha256),
@@ -353,15 +368,17 @@ def test_killed_at_a_moment_of_a_save_it_resumes_to_the_same_run(
 
 
 LONG = 150  # epochs: enough for twenty kills
+PAUSED = replace(LINEAR, epochs=LONG, callbacks=(f"{networks.__file__}:pause",))
+TRAIN_PAUSED = ("train", LINEAR.model, *TRAIN, "--callbacks", *PAUSED.callbacks, "--epochs")
 
 
 def test_a_killed_process_resumes_to_the_same_run(tmp_path: Path) -> None:
     """SIGKILL, while a checkpoint is being written; the slow test does so twenty times."""
     whole, out = tmp_path / "whole", tmp_path / "run"
-    experiment = replace(LINEAR, epochs=20)
+    experiment = replace(PAUSED, epochs=20)
     run(experiment, whole, log=silent)
-    train = ("train", LINEAR.model, *TRAIN, "--epochs", "20", "--out", str(out))
-    with subprocess.Popen(command(*train), stdout=subprocess.PIPE, text=True) as process:
+    train = command(*TRAIN_PAUSED, "20", "--out", str(out))
+    with subprocess.Popen(train, stdout=subprocess.PIPE, text=True) as process:
         wait_for_a_write_after_epoch_2(out / "checkpoint", process)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
@@ -374,7 +391,7 @@ def test_a_killed_process_resumes_to_the_same_run(tmp_path: Path) -> None:
 def test_killed_at_any_moment_it_resumes_to_the_same_history(tmp_path: Path) -> None:
     """Twenty times SIGKILL: every other time while a checkpoint is being written, else at any
     moment after the first epoch, or, once in five, while the process starts. Slow: minutes."""
-    train = ("train", LINEAR.model, *TRAIN, "--epochs", str(LONG), "--out")
+    train = (*TRAIN_PAUSED, str(LONG), "--out")
     subprocess.run(command(*train, str(tmp_path / "whole")), check=True, capture_output=True)
     expected = timeless(load_run(tmp_path / "whole").history)
     out, draw = tmp_path / "run", random.Random(0)
@@ -546,6 +563,39 @@ def test_a_disk_that_fills_beside_the_checkpoints_ends_in_one_line(
     assert "the state after epoch 4 is kept" in said
     assert said.endswith(f"catdog-jax train --resume {out}")
     assert len(resume(out, log=silent).history) == 4
+
+
+def test_epochs_shorter_than_a_write_are_not_held_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, disk = list[int](), Event()
+
+    def save(_folder: Path, arrays: checkpoint.Arrays, record: checkpoint.Record) -> None:
+        assert disk.wait(60)
+        assert int(arrays["step"]) == len(record["history"])
+        written.append(len(record["history"]))
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    accuracies = [0.5, 0.6, 0.8, 0.7, 0.8, 0.6]  # the first 0.8 is the best
+    state, history = state_of(LINEAR), list[Row]()
+    record = checkpoint.Record(
+        format=checkpoint.FORMAT,
+        experiment={},
+        inputs={},
+        class_names=[],
+        history=history,
+        device="",
+        on_device=False,
+    )
+    with saving.saving(tmp_path, tmp_path / "history.csv") as put:
+        for epoch, accuracy in enumerate(accuracies, 1):
+            row = dict.fromkeys(COLUMNS, 0.0) | {"epoch": epoch, "val_accuracy": accuracy}
+            history.append(cast("Row", row))
+            put(replace(state, step=jnp.int32(epoch)), record)
+        assert not written
+        disk.set()
+    assert written in ([1, 3, 6], [3, 6])  # the first may not have been begun before the second
+    assert [row["epoch"] for row in read_history(tmp_path / "history.csv")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_broken_pipe_is_not_reported_as_a_full_disk(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """A run's checkpoints: the last one, and new ones, written in a thread during the next epoch."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from ..files import uninterrupted
@@ -40,30 +42,41 @@ def last_saved(
 def saving(folder: Path, history: Path) -> Iterator[Save]:
     """A function that saves an epoch's state in `folder`, then the file `history`.
 
-    It waits for the epoch before to be written, no more. What it was given is written when this
-    context ends, also after Ctrl-C.
+    It returns at once: a thread writes. Epochs shorter than a write, which takes 0.1 to 0.6 s, are
+    not held up: of those that wait to be written, only the last and the best are kept. All that
+    wait are written when this context ends, also after Ctrl-C.
 
     Raises:
-        OSError: an epoch could not be written; by the next call, or at the end.
+        OSError: an epoch could not be written; by a later call, or at the end.
     """
-    writer, pending = ThreadPoolExecutor(1, thread_name_prefix="checkpoint"), list[Future[None]]()
+    writer, writes = ThreadPoolExecutor(1, thread_name_prefix="checkpoint"), deque[Future[None]]()
+    waiting: dict[int, tuple[checkpoint.Arrays, Record]] = {}
+    lock = Lock()  # of `waiting`
 
-    def write(arrays: checkpoint.Arrays, record: Record) -> None:
+    def write() -> None:
+        with lock:
+            if not waiting:  # a later epoch has taken the place of this one
+                return
+            arrays, record = waiting.pop(min(waiting))
         checkpoint.save(folder, arrays, record)
         write_history(history, record["history"])
 
     def save(state: TrainState, record: Record) -> None:
         arrays = checkpoint.on_host(state)  # now: the next step reuses their memory
-        while pending:
-            pending.pop().result()
+        while writes and writes[0].done():
+            writes.popleft().result()
         # A copy, since the history grows.
         as_it_is = Record(**{**record, "history": list(record["history"])})
-        pending.append(writer.submit(write, arrays, as_it_is))
+        with lock:
+            waiting[len(record["history"])] = arrays, as_it_is
+            for epoch in waiting.keys() - {len(record["history"]), best_epoch(record["history"])}:
+                del waiting[epoch]
+        writes.append(writer.submit(write))
 
     try:
         yield save
     finally:
         with uninterrupted():
             writer.shutdown()
-    while pending:
-        pending.pop().result()
+    for write_of in writes:
+        write_of.result()
