@@ -3,14 +3,19 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jax
+import numpy as np
 import pytest
 from compile_targets import Compiled, compiled, write
 from compilers.devices import TARGETS, mesh_of, missing
 from compilers.hlo import bytes_of, instructions, is_work, opcode, slices_of
+from jax.sharding import NamedSharding, PartitionSpec
 
 from catdog_jax.errors import InputError
 from catdog_jax.runs.recipes import RECIPES
+from catdog_jax.training.mesh import jit
 
 PROGRAM = """HloModule program
 %inner (a: f32[]) -> f32[] {
@@ -69,3 +74,15 @@ def test_a_small_model_compiles(target: str, tmp_path: Path) -> None:
     write([replace(row, program="step")], tmp_path)
     kept = json.loads((tmp_path / "compile_targets.json").read_text("utf-8"))["rows"]
     assert [Compiled(**found).program for found in kept] == ["epoch", "step"]
+
+
+@pytest.mark.slow
+def test_a_gpu_accepts_a_program_that_is_not_tuned() -> None:
+    if why := missing("h100"):
+        pytest.skip(why)
+    mesh = mesh_of("h100")
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    numbers = jax.ShapeDtypeStruct((8, 8), np.float32, sharding=everywhere)
+    untuned: Any = jit(tuned=False)(lambda a: a @ a)
+    with jax.set_mesh(mesh):
+        assert "dot" in untuned.lower(numbers).compile().as_text()

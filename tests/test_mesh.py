@@ -44,9 +44,9 @@ def test_what_is_replicated_is_on_every_device() -> None:
 
 def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mesh, "_CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
-    mesh._compiler_options.cache_clear()
+    mesh._knows_cpu_options.cache_clear()
     assert mesh.jit()(lambda x: x + 1)(1) == 2
-    mesh._compiler_options.cache_clear()
+    mesh._knows_cpu_options.cache_clear()
 
 
 def printed_by(script: str, **variables: str) -> str:

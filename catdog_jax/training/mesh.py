@@ -32,13 +32,19 @@ _CACHE_BYTES = 2**30  # least recently used programs are deleted first
 # jaxlib 0.10 to 0.12 leave CPU convolutions to a library (YNN) whose gradients take up to three
 # times as long as XLA's own. This option sends it matrix products only.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+_UNTUNED = {"xla_gpu_autotune_level": "0"}
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
-def jit(**options: Any) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+def jit(
+    *, tuned: bool = True, **options: Any
+) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
     """A decorator: `jax.jit(**options)` with what the mesh's platform needs.
+
+    For GPUs, XLA times several algorithms for each convolution, which takes longer than compiling
+    (on an H200 10 of 12 s for heat maps of MobileNetV2): a program that runs once is not `tuned`.
 
     On CPUs that is a compiler option, and so only for whole programs: JAX refuses compiler options
     inside another `jax.jit`. On GPUs and TPUs, products of float32 arrays are computed in float32:
@@ -51,7 +57,8 @@ def jit(**options: Any) -> Callable[[Callable[Arguments, Result]], Callable[Argu
     def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         @cache
         def jitted(platform: str) -> Any:
-            return jax.jit(function, compiler_options=_compiler_options(platform), **options)
+            chosen = _compiler_options(platform, tuned=tuned)
+            return jax.jit(function, compiler_options=chosen, **options)
 
         @wraps(function)
         def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -77,15 +84,19 @@ def _float32_products(platform: str) -> contextlib.AbstractContextManager[Any]:
     return jax.default_matmul_precision("float32")
 
 
+def _compiler_options(platform: str, *, tuned: bool) -> dict[str, str] | None:
+    if platform == "cpu":
+        return _CPU_OPTIONS if _knows_cpu_options() else None
+    return _UNTUNED if platform == "gpu" and not tuned else None
+
+
 @cache
-def _compiler_options(platform: str) -> dict[str, str] | None:
-    if platform != "cpu":
-        return None
+def _knows_cpu_options() -> bool:
     try:
         jax.jit(lambda: 0, compiler_options=_CPU_OPTIONS)()
-    except jax.errors.JaxRuntimeError:  # an XLA that does not know the option
-        return None
-    return _CPU_OPTIONS
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def set_up_jax() -> None:
