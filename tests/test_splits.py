@@ -145,6 +145,14 @@ def test_invalid_arrays_are_refused(train, said):
         unwrap(splits_from_arrays)(train, (IMAGES, LABELS), class_names=["a", "b", "c"])
 
 
+def test_images_from_0_to_1_are_remarked_on(caplog):
+    white = np.full(IMAGES.shape, 255, np.float32)
+    splits_from_arrays((white, LABELS), (IMAGES, LABELS))
+    assert not caplog.messages
+    splits_from_arrays((white / 255, LABELS), (IMAGES, LABELS))
+    assert caplog.messages == ["train images are at most 1; models expect pixels 0…255"]
+
+
 def test_numpy_sizes_become_python_integers():
     assert checked_sizes(np.array([4, 2, 0])) == (4, 2, 0)
     assert all(type(size) is int for size in checked_sizes(np.array([4, 2, 0])))

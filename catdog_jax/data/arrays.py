@@ -1,6 +1,7 @@
 """NumPy arrays as data: checked and wrapped as splits."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -8,6 +9,8 @@ import numpy as np
 
 from ..errors import InputError
 from .splits import SPLIT_NAMES, Labels, SoftLabels, Split, Splits
+
+_LOGGER = logging.getLogger(__name__)
 
 Arrays: TypeAlias = tuple[Any, Any]
 """Images `[n, height, width, channels]`, pixels 0…255, and labels: int `[n]`, or `[n, classes]`."""
@@ -103,8 +106,12 @@ def _checked(pair: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
         )
     if len(images) != len(labels):
         raise InputError(f"{name} has {len(images)} images, but {len(labels)} labels")
-    if images.dtype.kind == "f" and not np.isfinite(images).all():
-        raise InputError(f"{name} images must be finite")
+    if images.dtype.kind == "f" and images.size:
+        largest = images.max()
+        if not np.isfinite(largest) or not np.isfinite(images.min()):
+            raise InputError(f"{name} images must be finite")
+        if 0 < largest <= 1:
+            _LOGGER.warning("%s images are at most %g; models expect pixels 0…255", name, largest)
     if not (np.isfinite(labels) & (labels >= 0)).all():
         raise InputError(f"{name} labels must be 0 or more")
     return images, labels.astype(np.int32 if is_hard else np.float32)
