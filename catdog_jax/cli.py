@@ -116,7 +116,9 @@ def parse(kind: type[Options], args: Sequence[str], prog: str) -> Options:
             )
     except SystemExit as end:
         if end.code:
-            raise InputError(f"{_first_part(said.getvalue())}; see {prog} --help") from None
+            raise InputError(
+                f"{_what_is_wrong(said.getvalue(), args)}; see {prog} --help"
+            ) from None
         raise
     if unknown and unknown[0].startswith("-"):
         names = _options(kind)
@@ -145,12 +147,22 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return next((f"; did you mean {one}?" for one in alike if one), "")
 
 
-def _first_part(box: str) -> str:
-    """The text of a tyro error box above its first inner rule, in one line."""
+def _what_is_wrong(box: str, args: Sequence[str]) -> str:
+    """The text of a tyro error box above its first inner rule, in one line.
+
+    If a value is not of its option's type, which value and which type instead.
+    """
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
     lines = [line.strip("│ ") for line in plain.splitlines()[1:]]
     within = dropwhile(_is_rule, lines)
-    return " ".join(takewhile(lambda line: not _is_rule(line), within)).rstrip(".")
+    text = " ".join(takewhile(lambda line: not _is_rule(line), within)).rstrip(".")
+    option = re.match(r"Error parsing (--[\w-]+):", text)
+    helped = [line for line in lines if option and line.startswith(f"{option[1]} ")]
+    if option is None or option[1] not in args or not helped:
+        return text
+    values = takewhile(lambda word: word[:2] != "--", args[args.index(option[1]) + 1 :])
+    takes = re.sub(r"[{}]", "", helped[0].split(maxsplit=1)[1]).replace("|", " or ")
+    return f"{option[1]} takes {takes}, not {' '.join(values)}"
 
 
 def _is_rule(line: str) -> bool:

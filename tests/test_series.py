@@ -356,7 +356,10 @@ def test_photos_that_have_moved_are_the_same(tmp_path: Path) -> None:
         (["sweep"], "which models? model1"),
         (["sweep", "model9", *TRAIN], "unknown model 'model9'"),
         (["sweep", *NET, "--learning-rate"], "--learning-rate has no value"),
-        (["sweep", *NET, "--learning-rate", "1e-3", "many"], "Error parsing --learning-rate"),
+        (
+            ["sweep", *NET, "--learning-rate", "1e-3", "many"],
+            "takes [FLOAT [FLOAT ...]], not 1e-3 many",
+        ),
         (
             ["sweep", *NET, "--learning-rate", "1e-3", "-1"],
             "learning_rate must be a number, above 0",
