@@ -61,6 +61,7 @@ from contenders.turns import take_turn, turn_line
 from contenders.worker import write_json
 from contenders.workloads import chosen_workloads, installed, rotated
 
+from catdog_jax.data.decode import usable_cores
 from catdog_jax.errors import InputError, RunError, guarded
 from catdog_jax.runs.run_folder import read_json
 
@@ -187,10 +188,9 @@ def describe_machine() -> dict[str, Any]:
     git = shutil.which("git")
     describe = [git or "", "-C", str(HERE), "describe", "--always", "--dirty"]
     commit = subprocess.run(describe, capture_output=True, text=True) if git else None
-    has_affinity = hasattr(os, "sched_getaffinity")
     return {
         "cpu": models[0] if models else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
+        "cores": usable_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.platform(),
         "python": platform.python_version(),

@@ -19,7 +19,7 @@ from ..files import FORGET_EVERY, forget_pages
 from .photo import READ_ERRORS, decode_bytes, read_bytes
 
 _AHEAD = 32  # photos that are read before they are decoded
-_THREADS = min(os.cpu_count() or 1, 16)  # each may hold the largest photo, 0.7 GB
+_MAX_THREADS = 16  # each may hold the largest photo, 0.7 GB
 
 
 class Filled(NamedTuple):
@@ -34,6 +34,11 @@ class Filled(NamedTuple):
 Reader: TypeAlias = Callable[[Collection[int], dict[int, str]], Iterator[tuple[int, bytes]]]
 """Yields (index, encoded photo) for the given indices in any order; why photos cannot be read goes
 into the given dict."""
+
+
+def usable_cores() -> int:
+    """How many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode_all(
@@ -56,7 +61,8 @@ def decode_all(
     progress = tqdm(total=len(row_of), desc="decoding", unit="photo", disable=None)
     # `photo` silences Pillow for each photo, which threads undo for each other.
     quiet = warnings.catch_warnings(action="ignore")
-    with quiet, progress, ThreadPoolExecutor(_THREADS) as pool:
+    threads = min(usable_cores(), _MAX_THREADS)
+    with quiet, progress, ThreadPoolExecutor(threads) as pool:
         at_work: deque[Future[None]] = deque()
 
         def finish_one() -> None:

@@ -1,6 +1,5 @@
 """TFLite files from Keras's saved models, and their predictions."""
 
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Num
 
+from ..data.decode import usable_cores
 from ..data.quiet_tensorflow import tensorflow
 from .package import Probabilities
 
@@ -39,7 +39,7 @@ def converted(
 def predict(path: Path, images: Num[np.ndarray, "n height width 3"]) -> Probabilities:
     """The probabilities that a TFLite file gives."""
     with warnings.catch_warnings(action="ignore"):  # TensorFlow announces another package for it
-        interpreter = tensorflow().lite.Interpreter(str(path), num_threads=os.cpu_count())
+        interpreter = tensorflow().lite.Interpreter(str(path), num_threads=usable_cores())
     interpreter.allocate_tensors()
     (pixels,), (output,) = interpreter.get_input_details(), interpreter.get_output_details()
     probabilities = []

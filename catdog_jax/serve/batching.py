@@ -1,13 +1,13 @@
 """Photos that come at once are decoded in threads and classified together."""
 
 import asyncio
-import os
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..data.decode import usable_cores
 from ..data.photo import decode_given
 from ..errors import InputError
 from ..runs.classifier import AT_ONCE, Classifier
@@ -38,8 +38,8 @@ class Batcher:
         self._at_once = 1
         self._stopped = Event()
         self._queue: asyncio.Queue[_Asked] = asyncio.Queue()
-        cores = os.cpu_count() or 1
-        self._decoders = ThreadPoolExecutor(min(cores, _MOST_DECODERS), "decode")
+        decoders = min(usable_cores(), _MOST_DECODERS)
+        self._decoders = ThreadPoolExecutor(decoders, "decode")
         self._network = ThreadPoolExecutor(1, "network")
 
     async def answer(self, name: str, encoded: bytes, *, explain: bool = False) -> dict[str, Any]:

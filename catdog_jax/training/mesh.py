@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from ..data.decode import usable_cores
 from ..errors import InputError
 from ..files import cache_folder
 from ..models.ops import platform
@@ -114,10 +115,9 @@ def use_cpu_cores() -> None:
     share_one_arena()
     if jax.config.jax_num_cpu_devices != -1:  # pyright: ignore[reportAttributeAccessIssue]
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # JAX refuses once it has devices; the caller's choice then stands.
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", min(cores or 1, _MAX_CPU_DEVICES))
+        jax.config.update("jax_num_cpu_devices", min(usable_cores(), _MAX_CPU_DEVICES))
 
 
 def keep_compiled_programs() -> None:
