@@ -158,11 +158,16 @@ def _what_is_wrong(box: str, args: Sequence[str]) -> str:
     text = " ".join(takewhile(lambda line: not _is_rule(line), within)).rstrip(".")
     option = re.match(r"Error parsing (--[\w-]+):", text)
     helped = [line for line in lines if option and line.startswith(f"{option[1]} ")]
-    if option is None or option[1] not in args or not helped:
+    if option is None or not helped:
         return text
-    values = takewhile(lambda word: word[:2] != "--", args[args.index(option[1]) + 1 :])
-    takes = re.sub(r"[{}]", "", helped[0].split(maxsplit=1)[1]).replace("|", " or ")
-    return f"{option[1]} takes {takes}, not {' '.join(values)}"
+    kinds = re.sub(r"[{}]", "", helped[0].split(maxsplit=1)[1]).split("|")
+    words = [part for word in args for part in (word.split("=", 1) if word[:2] == "--" else [word])]
+    names = [word.replace("_", "-") for word in words]
+    given = words[len(names) - names[::-1].index(option[1]) :]  # the last time counts
+    if "[" not in kinds[-1]:  # else it takes any number of words
+        given = given[: len(kinds[-1].split())]
+    given = takewhile(lambda word: word[:2] != "--", given)
+    return f"{option[1]} takes {' or '.join(kinds)}, not {' '.join(given)}"
 
 
 def _is_rule(line: str) -> bool:

@@ -61,7 +61,7 @@ from contenders.turns import take_turn, turn_line
 from contenders.worker import write_json
 from contenders.workloads import chosen_workloads, installed, rotated
 
-from catdog_jax.data.decode import usable_cores
+from catdog_jax.cores import usable_cores
 from catdog_jax.errors import InputError, RunError, guarded
 from catdog_jax.runs.run_folder import read_json
 

@@ -441,6 +441,8 @@ def test_a_setting_may_be_given_the_recipes_default_of_another_model() -> None:
         ("train model3 --xyzzy", "no option --xyzzy; see catdog-jax train --help"),
         ("train model3 model4", "unexpected argument model4; see"),
         ("train model3 --epochs many", "--epochs takes INT, not many; see"),
+        ("train --epochs 5 --epochs=many model3", "--epochs takes INT, not many; see"),
+        ("train --learning_rate many model3", "--learning-rate takes FLOAT, not many; see"),
         (
             "train model3 --sizes 10 10 --strict",
             "--sizes takes None or INT INT INT, not 10 10; see",

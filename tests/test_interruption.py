@@ -476,7 +476,7 @@ def wait_for_a_write_after_epoch_2(folder: Path, process: subprocess.Popen[str])
 def test_ctrl_c_prints_the_command_to_resume(tmp_path: Path) -> None:
     out = tmp_path / "a run"  # the command must be quoted
     with subprocess.Popen(
-        command("train", LINEAR.model, *TRAIN, "--epochs", "60", "--out", str(out)),
+        command(*TRAIN_PAUSED, "60", "--out", str(out)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -565,6 +565,24 @@ def test_a_disk_that_fills_beside_the_checkpoints_ends_in_one_line(
     assert len(resume(out, log=silent).history) == 4
 
 
+def save_epochs(put: saving.Save) -> None:
+    """Save six epochs, the third of which is the best."""
+    state, history = state_of(LINEAR), list[Row]()
+    record = checkpoint.Record(
+        format=checkpoint.FORMAT,
+        experiment={},
+        inputs={},
+        class_names=[],
+        history=history,
+        device="",
+        on_device=False,
+    )
+    for epoch, accuracy in enumerate([0.5, 0.6, 0.8, 0.7, 0.8, 0.6], 1):
+        row = dict.fromkeys(COLUMNS, 0.0) | {"epoch": epoch, "val_accuracy": accuracy}
+        history.append(cast("Row", row))
+        put(replace(state, step=jnp.int32(epoch)), record)
+
+
 def test_epochs_shorter_than_a_write_are_not_held_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -576,26 +594,37 @@ def test_epochs_shorter_than_a_write_are_not_held_up(
         written.append(len(record["history"]))
 
     monkeypatch.setattr(checkpoint, "save", save)
-    accuracies = [0.5, 0.6, 0.8, 0.7, 0.8, 0.6]  # the first 0.8 is the best
-    state, history = state_of(LINEAR), list[Row]()
-    record = checkpoint.Record(
-        format=checkpoint.FORMAT,
-        experiment={},
-        inputs={},
-        class_names=[],
-        history=history,
-        device="",
-        on_device=False,
-    )
     with saving.saving(tmp_path, tmp_path / "history.csv") as put:
-        for epoch, accuracy in enumerate(accuracies, 1):
-            row = dict.fromkeys(COLUMNS, 0.0) | {"epoch": epoch, "val_accuracy": accuracy}
-            history.append(cast("Row", row))
-            put(replace(state, step=jnp.int32(epoch)), record)
+        save_epochs(put)
         assert not written
         disk.set()
-    assert written in ([1, 3, 6], [3, 6])  # the first may not have been begun before the second
+    *first, best, last = written  # of the first two, the thread may have begun with one, or none
+    assert (best, last) == (3, 6)
+    assert len(first) <= 1
     assert [row["epoch"] for row in read_history(tmp_path / "history.csv")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_after_a_failed_write_nothing_takes_the_place_of_what_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best epoch's write fails while a later one, which would refer to it, waits."""
+    tried, disk = list[int](), Event()
+
+    def save(_folder: Path, _arrays: checkpoint.Arrays, record: checkpoint.Record) -> None:
+        assert disk.wait(60)
+        tried.append(len(record["history"]))
+        if tried[-1] == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def save_them() -> None:
+        with saving.saving(tmp_path, tmp_path / "history.csv") as put:
+            save_epochs(put)
+            disk.set()
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    with pytest.raises(OSError, match="No space left"):
+        save_them()
+    assert tried[-1] == 3
 
 
 def test_a_broken_pipe_is_not_reported_as_a_full_disk(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """`fit`: histories, standard NNX layers, devices, resuming, and what stops a training."""
 
 from collections.abc import Iterator
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from inspect import unwrap
 from typing import Any
 
@@ -421,6 +421,16 @@ def test_the_running_sums_of_an_epoch_are_reported() -> None:
         assert counts == expected
 
 
+@dataclass
+class Unhashable:
+    """A loss that programs cannot be kept by, since it may change."""
+
+    factor: float = 1.0
+
+    def __call__(self, logits: Any, labels: Any) -> Any:
+        return self.factor * optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -429,6 +439,7 @@ def test_the_running_sums_of_an_epoch_are_reported() -> None:
         ({"ema": 1.5}, "ema must be from 0 to 1, not 1.5"),
         ({"class_weights": [1.0, -1.0]}, "class_weights must be 0 or more"),
         ({"class_weights": "balanced"}, "fit takes no names for class_weights"),
+        ({"loss": Unhashable()}, "loss must be hashable, as functions are"),
         ({"optimizer": "sgd"}, "fit takes no names for optimizer, as 'sgd'"),
         ({"augment": ["mirror"]}, "fit takes no names for augment, as 'mirror'"),
     ],

@@ -42,6 +42,12 @@ def test_what_is_replicated_is_on_every_device() -> None:
     assert [part.data.tolist() for part in placed.addressable_shards] == [[0, 1, 2]] * 4
 
 
+def test_programs_of_few_images_are_not_tuned_on_gpus() -> None:
+    assert mesh._compiler_options("gpu", tuned=False) == {"xla_gpu_autotune_level": "0"}
+    assert mesh._compiler_options("gpu", tuned=True) is None
+    assert mesh._compiler_options("tpu", tuned=False) is None
+
+
 def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mesh, "_CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
     mesh._knows_cpu_options.cache_clear()

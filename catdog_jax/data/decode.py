@@ -1,7 +1,6 @@
 """Many encoded photos → uint8 pixels of one size, on all cores."""
 
 import hashlib
-import os
 import warnings
 import zipfile
 from collections import deque
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from tqdm import tqdm
 
+from ..cores import usable_cores
 from ..errors import first_line
 from ..files import FORGET_EVERY, forget_pages
 from .photo import READ_ERRORS, decode_bytes, read_bytes
@@ -34,11 +34,6 @@ class Filled(NamedTuple):
 Reader: TypeAlias = Callable[[Collection[int], dict[int, str]], Iterator[tuple[int, bytes]]]
 """Yields (index, encoded photo) for the given indices in any order; why photos cannot be read goes
 into the given dict."""
-
-
-def usable_cores() -> int:
-    """How many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode_all(

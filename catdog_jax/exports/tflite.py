@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Num
 
-from ..data.decode import usable_cores
+from ..cores import usable_cores
 from ..data.quiet_tensorflow import tensorflow
 from .package import Probabilities
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 from ..files import uninterrupted
@@ -42,24 +42,29 @@ def last_saved(
 def saving(folder: Path, history: Path) -> Iterator[Save]:
     """A function that saves an epoch's state in `folder`, then the file `history`.
 
-    It returns at once: a thread writes. Epochs shorter than a write, which takes 0.1 to 0.6 s, are
-    not held up: of those that wait to be written, only the last and the best are kept. All that
-    wait are written when this context ends, also after Ctrl-C.
+    It copies the state and returns: a thread writes. Epochs shorter than a write, which takes 0.1
+    to 0.6 s, are not held up: of those that wait to be written, only the last and the best are
+    kept. They are written when this context ends, also after Ctrl-C.
 
     Raises:
-        OSError: an epoch could not be written; by a later call, or at the end.
+        OSError: an epoch could not be written; by a later call, or at the end. Nothing is written
+            after that: a later checkpoint would take the place of those that are there.
     """
     writer, writes = ThreadPoolExecutor(1, thread_name_prefix="checkpoint"), deque[Future[None]]()
     waiting: dict[int, tuple[checkpoint.Arrays, Record]] = {}
-    lock = Lock()  # of `waiting`
+    lock, failed = Lock(), Event()  # the lock is of `waiting`
 
     def write() -> None:
         with lock:
-            if not waiting:  # a later epoch has taken the place of this one
+            if failed.is_set() or not waiting:  # a later epoch may have taken the place of one
                 return
             arrays, record = waiting.pop(min(waiting))
-        checkpoint.save(folder, arrays, record)
-        write_history(history, record["history"])
+        try:
+            checkpoint.save(folder, arrays, record)
+            write_history(history, record["history"])
+        except BaseException:
+            failed.set()
+            raise
 
     def save(state: TrainState, record: Record) -> None:
         arrays = checkpoint.on_host(state)  # now: the next step reuses their memory
@@ -71,7 +76,9 @@ def saving(folder: Path, history: Path) -> Iterator[Save]:
             waiting[len(record["history"])] = arrays, as_it_is
             for epoch in waiting.keys() - {len(record["history"]), best_epoch(record["history"])}:
                 del waiting[epoch]
-        writes.append(writer.submit(write))
+            enough = len(writes) > len(waiting)  # one of them may be at work
+        if not enough:
+            writes.append(writer.submit(write))
 
     try:
         yield save

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..data.decode import usable_cores
+from ..cores import usable_cores
 from ..data.photo import decode_given
 from ..errors import InputError
 from ..runs.classifier import AT_ONCE, Classifier

@@ -69,8 +69,8 @@ def _scan(
 ) -> tuple[TrainState, Sums, int]:
     with jax.set_mesh(mesh):
         state, totals, finite = program(state, photos, *replicate(batches.rows(), mesh))
-    report(totals)
     bad_steps = np.flatnonzero(~np.asarray(finite))
+    report(totals)
     return state, totals, 1 + int(bad_steps[0]) if len(bad_steps) else 0
 
 

@@ -80,7 +80,7 @@ def explain(
     return np.concatenate(maps)[:count]  # without padding
 
 
-@jit(tuned=False, static_argnums=(0, 1))  # a report has one batch
+@jit(tuned=False, static_argnums=(0, 1))  # a report has 12 photos
 def _explain_batch(
     graphdef: nnx.GraphDef,
     layer: str | None,

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from ..data.decode import usable_cores
+from ..cores import usable_cores
 from ..errors import InputError
 from ..files import cache_folder
 from ..models.ops import platform
@@ -44,13 +44,14 @@ def jit(
 ) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
     """A decorator: `jax.jit(**options)` with what the mesh's platform needs.
 
-    For GPUs, XLA times several algorithms for each convolution, which takes longer than compiling
-    (on an H200 10 of 12 s for heat maps of MobileNetV2): a program that runs once is not `tuned`.
-
-    On CPUs that is a compiler option, and so only for whole programs: JAX refuses compiler options
-    inside another `jax.jit`. On GPUs and TPUs, products of float32 arrays are computed in float32:
+    On CPUs that is a compiler option, and so only for whole programs (JAX refuses compiler options
+    inside another `jax.jit`). On GPUs and TPUs, products of float32 arrays are computed in float32:
     JAX's default there rounds their factors to TF32 or bfloat16, and the same run would have
     another history. `jax_default_matmul_precision`, if it is set, overrides this.
+
+    For GPUs, XLA times several algorithms for each convolution, which takes longer than the rest of
+    compiling: on an H200, 10 of 12 s for heat maps of MobileNetV2. With `tuned=False` it does not,
+    and the program is slower: for few images.
 
     The function has a `lower`, as that of `jax.jit`.
     """
