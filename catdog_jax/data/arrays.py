@@ -66,15 +66,17 @@ def splits_from_arrays(
     return Splits(*splits, class_names=names, source="arrays", fingerprint=digest.hexdigest())
 
 
-def as_split(data: Split | Arrays) -> Split:
+def as_split(data: Split | Arrays, name: str = "data") -> Split:
     """`data` if it is a split, else a split of the two arrays; class names are their numbers.
+
+    Errors call the arrays `name`.
 
     Raises:
         InputError: shapes or labels do not fit each other.
     """
     if isinstance(data, Split):
         return data
-    images, labels = _checked(data, "data")
+    images, labels = _checked(data, name)
     classes = tuple(map(str, range(_class_number(labels))))
     return Split(images, labels, classes, tuple(map(str, range(len(images)))))
 

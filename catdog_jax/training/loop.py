@@ -141,7 +141,7 @@ def fit(
             batch size do not fit each other.
         RunError: the loss or the weights are not finite; that epoch yields no record.
     """
-    splits = as_split(train), as_split(validation)
+    splits = as_split(train, "train"), as_split(validation, "validation")
     augmentations = [augment] if callable(augment) else list(augment)
     _check_arguments(
         optimizer,
