@@ -158,11 +158,11 @@ def _what_is_wrong(box: str, args: Sequence[str]) -> str:
     text = " ".join(takewhile(lambda line: not _is_rule(line), within)).rstrip(".")
     option = re.match(r"Error parsing (--[\w-]+):", text)
     helped = [line for line in lines if option and line.startswith(f"{option[1]} ")]
-    if option is None or not helped:
-        return text
-    kinds = re.sub(r"[{}]", "", helped[0].split(maxsplit=1)[1]).split("|")
     words = [part for word in args for part in (word.split("=", 1) if word[:2] == "--" else [word])]
     names = [word.replace("_", "-") for word in words]
+    if option is None or option[1] not in names or not helped:
+        return text
+    kinds = re.sub(r"[{}]", "", helped[0].split(maxsplit=1)[1]).split("|")
     given = words[len(names) - names[::-1].index(option[1]) :]  # the last time counts
     if "[" not in kinds[-1]:  # else it takes any number of words
         given = given[: len(kinds[-1].split())]

@@ -1,4 +1,4 @@
-"""A run's checkpoints: the last one, and new ones, written in a thread during the next epoch."""
+"""A run's checkpoints: the last one, and new ones, written in a thread while training goes on."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
