@@ -1,8 +1,12 @@
 """Errors that users can cause, and helpers that print them in one line."""
 
+import _thread
 import os
 import sys
+import threading
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 
 class InputError(ValueError):
@@ -38,6 +42,8 @@ def guarded(command: Callable[[], object]) -> int:
     Returns:
         The exit code: what `command` returns if that is a number, else 0; 1, 2 or 130 on errors.
     """
+    hook = sys.unraisablehook
+    sys.unraisablehook = partial(_interrupt_again, hook)
     try:
         code = command()
         return code if isinstance(code, int) else 0
@@ -63,6 +69,16 @@ def guarded(command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    finally:
+        sys.unraisablehook = hook
+
+
+def _interrupt_again(hook: Callable[[Any], object], dropped: Any) -> None:
+    """Press Ctrl-C again if Python has dropped it: JAX lets the garbage collector call Python."""
+    if issubclass(dropped.exc_type, KeyboardInterrupt):
+        threading.Timer(0.1, _thread.interrupt_main).start()
+    else:
+        hook(dropped)
 
 
 def _failed(said: str, code: int) -> int:

@@ -518,6 +518,28 @@ def test_ctrl_c_while_it_starts_ends_it_quietly(module: str) -> None:
     assert rest == ["interrupted\n"]
 
 
+DROPPED = """
+import gc, sys, time
+from catdog_jax.errors import guarded
+
+def once(*_):
+    gc.callbacks.remove(once)
+    raise KeyboardInterrupt  # as if the signal had come here
+
+def command():
+    gc.callbacks.append(once)
+    gc.collect()
+    time.sleep(60)
+
+sys.exit(guarded(command))
+"""
+
+
+def test_ctrl_c_counts_even_if_it_comes_in_a_callback_of_the_garbage_collector() -> None:
+    done = subprocess.run([sys.executable, "-c", DROPPED], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 def test_a_full_disk_ends_in_one_line_and_costs_nothing_saved(
     stopped: Path, small_disk: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
