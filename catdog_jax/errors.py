@@ -2,6 +2,7 @@
 
 import _thread
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -76,7 +77,7 @@ def guarded(command: Callable[[], object]) -> int:
 def _interrupt_again(hook: Callable[[Any], object], dropped: Any) -> None:
     """Press Ctrl-C again if Python has dropped it: JAX lets the garbage collector call Python."""
     if issubclass(dropped.exc_type, KeyboardInterrupt):
-        threading.Timer(0.1, _thread.interrupt_main).start()
+        threading.Timer(0.1, _press_ctrl_c).start()
     else:
         hook(dropped)
 
@@ -84,3 +85,10 @@ def _interrupt_again(hook: Callable[[Any], object], dropped: Any) -> None:
 def _failed(said: str, code: int) -> int:
     print(f"error: {printable(said)}", file=sys.stderr)
     return code
+
+
+def _press_ctrl_c() -> None:
+    if hasattr(signal, "pthread_kill"):  # ends a sleep, too; not on Windows
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        _thread.interrupt_main()

@@ -536,7 +536,8 @@ sys.exit(guarded(command))
 
 
 def test_ctrl_c_counts_even_if_it_comes_in_a_callback_of_the_garbage_collector() -> None:
-    done = subprocess.run([sys.executable, "-c", DROPPED], capture_output=True, text=True)
+    process = [sys.executable, "-c", DROPPED]
+    done = subprocess.run(process, capture_output=True, text=True, timeout=50)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
