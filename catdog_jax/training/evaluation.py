@@ -1,5 +1,6 @@
 """Evaluation: logits, loss and accuracy over all images; whether model, images and labels fit."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -153,6 +154,8 @@ def check_fit(
     """
     if not all(map(len, splits)):
         raise InputError("there are no images to train or evaluate on")
+    if not isinstance(loss, Hashable):  # programs are kept by it
+        raise InputError("loss must be hashable, as functions are")
     shapes = {split.images.shape[1:] for split in splits}
     logits = {shape: _logits_of_two(model, shape) for shape in shapes}
     name = type(model).__name__

@@ -1,7 +1,7 @@
 """`fit`: a generator of epoch records."""
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, TypeAlias
@@ -145,7 +145,6 @@ def fit(
     augmentations = [augment] if callable(augment) else list(augment)
     _check_arguments(
         optimizer,
-        loss,
         augmentations,
         class_weights,
         start=start,
@@ -203,7 +202,6 @@ def fit(
 
 def _check_arguments(
     optimizer: Any,
-    loss: Any,
     augmentations: Sequence[Any],
     class_weights: Any,
     *,
@@ -219,8 +217,6 @@ def _check_arguments(
     ):
         if isinstance(value, str):
             raise InputError(f"fit takes no names for {name}, as {value!r}: those are Experiment's")
-    if not isinstance(loss, Hashable):  # programs are kept by it
-        raise InputError("loss must be hashable, as functions are")
     if epochs < 1 or (patience is not None and patience < 1):
         raise InputError("epochs and patience must be 1 or more")
     if not 0 <= start < epochs:
