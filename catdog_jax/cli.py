@@ -148,26 +148,29 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _what_is_wrong(box: str, args: Sequence[str]) -> str:
-    """The text of a tyro error box above its first inner rule, in one line.
-
-    If a value is not of its option's type, which value and which type instead.
-    """
+    """What a tyro error box says, in one line."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
     lines = [line.strip("│ ") for line in plain.splitlines()[1:]]
     within = dropwhile(_is_rule, lines)
     text = " ".join(takewhile(lambda line: not _is_rule(line), within)).rstrip(".")
-    option = re.match(r"Error parsing (--[\w-]+):", text)
-    helped = [line for line in lines if option and line.startswith(f"{option[1]} ")]
+    if option := re.match(r"Error parsing (--[\w-]+):", text):
+        return _wrong_value(option[1], lines, args) or text
+    return text
+
+
+def _wrong_value(option: str, lines: Sequence[str], args: Sequence[str]) -> str | None:
+    """`--epochs takes INT, not many`; None if the box's `lines` or `args` lack that option."""
+    helped = [line for line in lines if line.startswith(f"{option} ")]
     words = [part for word in args for part in (word.split("=", 1) if word[:2] == "--" else [word])]
     names = [word.replace("_", "-") for word in words]
-    if option is None or option[1] not in names or not helped:
-        return text
+    if option not in names or not helped:
+        return None
     kinds = re.sub(r"[{}]", "", helped[0].split(maxsplit=1)[1]).split("|")
-    given = words[len(names) - names[::-1].index(option[1]) :]  # the last time counts
+    given = words[len(names) - names[::-1].index(option) :]  # the last time counts
     if "[" not in kinds[-1]:  # else it takes any number of words
         given = given[: len(kinds[-1].split())]
     given = takewhile(lambda word: word[:2] != "--", given)
-    return f"{option[1]} takes {' or '.join(kinds)}, not {' '.join(given)}"
+    return f"{option} takes {' or '.join(kinds)}, not {' '.join(given)}"
 
 
 def _is_rule(line: str) -> bool:

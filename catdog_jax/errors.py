@@ -82,13 +82,13 @@ def _interrupt_again(hook: Callable[[Any], object], dropped: Any) -> None:
         hook(dropped)
 
 
-def _failed(said: str, code: int) -> int:
-    print(f"error: {printable(said)}", file=sys.stderr)
-    return code
-
-
 def _press_ctrl_c() -> None:
     if hasattr(signal, "pthread_kill"):  # ends a sleep, too; not on Windows
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
     else:
         _thread.interrupt_main()
+
+
+def _failed(said: str, code: int) -> int:
+    print(f"error: {printable(said)}", file=sys.stderr)
+    return code

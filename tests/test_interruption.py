@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from subprocess import PIPE
@@ -588,6 +588,24 @@ def test_a_disk_that_fills_beside_the_checkpoints_ends_in_one_line(
     assert len(resume(out, log=silent).history) == 4
 
 
+@dataclass
+class SlowDisk:
+    """Stands for `checkpoint.save`: writes nothing before it is free, and may fail at an epoch."""
+
+    fails_at: int = 0
+    free: Event = field(default_factory=Event)
+    tried: list[int] = field(default_factory=list)
+    """The epochs that were to be written."""
+
+    def save(self, _: Path, arrays: checkpoint.Arrays, record: checkpoint.Record) -> None:
+        assert self.free.wait(60)
+        epoch = len(record["history"])
+        assert int(arrays["step"]) == epoch
+        self.tried.append(epoch)
+        if epoch == self.fails_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def save_epochs(put: saving.Save) -> None:
     """Save six epochs, the third of which is the best."""
     state, history = state_of(LINEAR), list[Row]()
@@ -609,19 +627,13 @@ def save_epochs(put: saving.Save) -> None:
 def test_epochs_shorter_than_a_write_are_not_held_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written, disk = list[int](), Event()
-
-    def save(_folder: Path, arrays: checkpoint.Arrays, record: checkpoint.Record) -> None:
-        assert disk.wait(60)
-        assert int(arrays["step"]) == len(record["history"])
-        written.append(len(record["history"]))
-
-    monkeypatch.setattr(checkpoint, "save", save)
+    disk = SlowDisk()
+    monkeypatch.setattr(checkpoint, "save", disk.save)
     with saving.saving(tmp_path, tmp_path / "history.csv") as put:
         save_epochs(put)
-        assert not written
-        disk.set()
-    *first, best, last = written  # of the first two, the thread may have begun with one, or none
+        assert not disk.tried
+        disk.free.set()
+    *first, best, last = disk.tried  # of the first two, the thread may have begun with one, or none
     assert (best, last) == (3, 6)
     assert len(first) <= 1
     assert [row["epoch"] for row in read_history(tmp_path / "history.csv")] == [1, 2, 3, 4, 5, 6]
@@ -631,23 +643,17 @@ def test_after_a_failed_write_nothing_takes_the_place_of_what_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The best epoch's write fails while a later one, which would refer to it, waits."""
-    tried, disk = list[int](), Event()
-
-    def save(_folder: Path, _arrays: checkpoint.Arrays, record: checkpoint.Record) -> None:
-        assert disk.wait(60)
-        tried.append(len(record["history"]))
-        if tried[-1] == 3:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    disk = SlowDisk(fails_at=3)
 
     def save_them() -> None:
         with saving.saving(tmp_path, tmp_path / "history.csv") as put:
             save_epochs(put)
-            disk.set()
+            disk.free.set()
 
-    monkeypatch.setattr(checkpoint, "save", save)
+    monkeypatch.setattr(checkpoint, "save", disk.save)
     with pytest.raises(OSError, match="No space left"):
         save_them()
-    assert tried[-1] == 3
+    assert disk.tried[-1] == 3
 
 
 def test_a_broken_pipe_is_not_reported_as_a_full_disk(tmp_path: Path) -> None:
