@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from ..files import forget_pages
 from .splits import ImageView, Split
@@ -37,6 +35,9 @@ def groups_alike(photos: Float32[np.ndarray, "n pixels"]) -> list[list[int]]:
 
     20,000 photos take some seconds; the time grows with the square.
     """
+    from scipy.sparse import coo_array  # a tenth of a second that decoded photos do without
+    from scipy.sparse.csgraph import connected_components
+
     group_of = np.arange(len(photos))
     for start, correlations in _correlations(photos):
         alike = np.triu(correlations > ALIKE, 1)
