@@ -16,8 +16,11 @@ from flax import nnx
 from helpers import LINEAR, SETTINGS, silent, timeless
 from networks import Linear, TwoParts
 
+from catdog_jax.data.load import load_data
 from catdog_jax.data.splits import Split
 from catdog_jax.errors import InputError
+from catdog_jax.files import sha256
+from catdog_jax.models.ready_made import WEIGHTS, ready_made
 from catdog_jax.models.transfer import Model5
 from catdog_jax.runs import build, report
 from catdog_jax.runs.experiment import Experiment
@@ -25,6 +28,7 @@ from catdog_jax.runs.initial import initial_model
 from catdog_jax.runs.phases import phase_of, phases_of
 from catdog_jax.runs.recipes import RECIPES
 from catdog_jax.runs.results import Run, load_run
+from catdog_jax.runs.run_folder import absolute, inputs_of
 from catdog_jax.runs.runner import resume, run
 from catdog_jax.training.depth import last_stages, scale_by_depth
 from catdog_jax.training.evaluation import evaluate, predict_logits
@@ -259,10 +263,38 @@ def test_weights_of_another_shape_are_left_out(
     np.testing.assert_array_equal(model[kernel], params_of(whole.model)[kernel])
 
 
+def test_a_run_starts_from_the_ready_made_classifier(tmp_path: Path) -> None:
+    experiment = replace(RECIPES["model6_deep"], init="ready-made", image_size=32, epochs=1)
+    theirs, ours = params_of(ready_made()), params_of(initial_model(experiment, 3))
+    new = {path for path, array in ours.items() if not np.array_equal(array, theirs[path])}
+    assert new == {("head", "kernel"), ("head", "bias")}  # of three classes, not two
+    assert absolute(experiment).init == "ready-made"
+    inputs = inputs_of(experiment, load_data("sketches", 32, sizes=(8, 4, 4)))
+    assert inputs["init"] == sha256(WEIGHTS)
+
+
+def test_weights_that_a_run_replaces_are_not_asked_for(whole: Run) -> None:
+    second = replace(TWO_PHASES, init=str(whole.folder), weights="/elsewhere.h5")
+    assert build.weights_path(second) is None
+    weights = params_of(whole.model)
+    assert all(
+        np.array_equal(a, weights[p]) for p, a in params_of(initial_model(second, 2)).items()
+    )
+
+
+def test_a_part_that_does_not_exist_is_refused_though_its_phase_is_left_out(
+    tmp_path: Path,
+) -> None:
+    experiment = replace(TWO_PHASES, trainable="nose", epochs=TWO_PHASES.head_epochs)
+    with pytest.raises(InputError, match="nothing to train"):
+        run(experiment, tmp_path / "run", log=silent)
+
+
 @pytest.mark.parametrize(
     ("init", "error"),
     [
-        ("", "no weights of the same name and shape"),
+        ("", "has only 0 % of this model's weights, by name and shape"),
+        ("ready-made", "has only 0 % of this model's weights, by name and shape"),
         ("/elsewhere", "is not a run: it has no config.json"),
     ],
 )

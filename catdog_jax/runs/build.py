@@ -134,12 +134,12 @@ def is_keras_file(init: str) -> bool:
 def weights_path(experiment: Experiment) -> Path | None:
     """The file of the experiment's pretrained weights, downloaded if it is missing.
 
-    None if it has none, or if `init` replaces all of them.
+    None if it has none, or starts from something else (`init`).
 
     Raises:
         InputError: it does not exist or cannot be downloaded.
     """
-    if experiment.weights == "none" or is_keras_file(experiment.init):
+    if experiment.weights == "none" or experiment.init != "none":
         return None
     if experiment.weights != "imagenet":
         return weights_file(experiment.weights)

@@ -54,8 +54,9 @@ class Experiment:
     """Pretrained weights of the model's MobileNetV2: imagenet (downloaded once), a Keras file, or
     none."""
     init: str = "none"
-    """What to start from: a run (its folder; its weights, but for those of another shape), a Keras
-    file of a whole model 4 or 5, in place of weights, or none."""
+    """What to start from in place of weights: a run of the same model (its folder; weights of
+    another shape are left out), ready-made (the classifier that comes with the package, a
+    model6_deep), a Keras file of a whole model 4 or 5, or none."""
     trainable: str = "all"
     """What is trained: all, a part of the model by name (head), its last N stages (last=N, model5
     has 20), or an nnx filter FILE.py:NAME."""
@@ -164,6 +165,9 @@ class Experiment:
 
 PATHS = ("data", "data_dir", "weights", "init")
 """Settings that may be paths: their content counts, not where it is."""
+
+READY_MADE = "ready-made"
+"""As `init`: the classifier that comes with the package."""
 
 
 @cache

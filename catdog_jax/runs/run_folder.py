@@ -11,9 +11,10 @@ from ..data.load import SOURCES
 from ..data.splits import Splits, class_counts
 from ..errors import InputError, first_line
 from ..files import expanded, is_empty, is_file, sha256, written_whole
+from ..models import ready_made
 from . import build, checkpoint, named
 from .checkpoint import Record
-from .experiment import PATHS, Experiment
+from .experiment import PATHS, READY_MADE, Experiment
 from .history import best_epoch
 
 CONFIG, HISTORY, METRICS = "config.json", "history.csv", "metrics.json"
@@ -50,7 +51,9 @@ def absolute(experiment: Experiment) -> Experiment:
         data=data if data in (*SOURCES, build.ARRAYS) else path(data),
         data_dir=experiment.data_dir and path(experiment.data_dir),
         weights=path(weights) if weights not in ("imagenet", "none") else weights,
-        init=path(experiment.init) if experiment.init != "none" else "none",
+        init=path(experiment.init)
+        if experiment.init not in ("none", READY_MADE)
+        else experiment.init,
     )
 
 
@@ -103,6 +106,8 @@ def inputs_of(experiment: Experiment, splits: Splits, *, known: Inputs | None = 
             files["weights file"] = weights
         if build.is_keras_file(experiment.init):
             files["init"] = expanded(experiment.init)
+        elif experiment.init == READY_MADE:
+            files["init"] = ready_made.WEIGHTS
         elif experiment.init != "none":
             first = expanded(experiment.init)
             its_experiment, config = read_config(first)

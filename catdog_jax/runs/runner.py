@@ -24,7 +24,7 @@ from .experiment import Experiment
 from .history import COLUMNS, Row, best_epoch, is_dead
 from .initial import initial_model
 from .naming import default_folder
-from .phases import phases_of, train
+from .phases import Phase, phases_of, train
 from .report import report
 from .results import Log, Run, load_run, put_checkpoint
 from .run_folder import (
@@ -219,7 +219,7 @@ def model_to_train(experiment: Experiment, splits: Splits, *, begun: bool = Fals
     # `fit` checks this, too, but only after the folder was created.
     check_fit(model, splits.train, loss=build.loss_of(experiment, classes))
     steps = len(splits.train.batches(experiment.batch_size))
-    for phase in phases_of(experiment):
+    for phase in (Phase(0, experiment), *phases_of(experiment)):  # the last may be left out
         split_trained(model, build.trainable_of(phase.experiment, model))
         options = build.training_of(phase.experiment, model, classes, steps)
         options["optimizer"]((phase.experiment.epochs - phase.start) * steps)
