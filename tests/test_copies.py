@@ -1,5 +1,6 @@
 """Photos that look alike."""
 
+import csv
 import io
 from pathlib import Path
 
@@ -103,13 +104,20 @@ def test_photos_that_a_run_has_seen_are_left_out(tmp_path: Path) -> None:
     trained = run(experiment, tmp_path / "run", log=lambda _: None)
     lines: list[str] = []
     everything = trained.predict(tmp_path / "new", split="all")
-    unseen = trained.predict(tmp_path / "new", split="all", unseen=True, log=lines.append)
+    unseen = trained.predict(
+        tmp_path / "new", split="all", unseen=True, seen_to=tmp_path / "seen.csv", log=lines.append
+    )
     assert lines == ["left out 18 of 40 photos: they look like photos this run has seen"]
     # Those of its test split count as unseen.
     split = load_data(tmp_path / "old", 32, sizes=(12, 6, 6))
     numbers = [int(Path(name).stem) for name in split.test.names]
     expected = {f"{'ab'[n % 2]}/{n}.png" for n in [*range(16), *(16 + n for n in numbers)]}
     assert set(unseen.names) == expected
+    first, *seen = csv.reader((tmp_path / "seen.csv").read_text("utf-8").splitlines())
+    assert first == ["photo", "looks like", "correlation"]
+    assert {photo for photo, _, _ in seen} == {*everything.names} - expected
+    assert all(int(Path(photo).stem) == int(Path(old).stem) + 16 for photo, old, _ in seen)
+    assert all(0.97 < float(correlation) < 1.001 for _, _, correlation in seen)
     kept = [everything.names.index(name) for name in unseen.names]
     np.testing.assert_allclose(unseen.logits, everything.logits[kept], rtol=1e-5)
     with pytest.raises(InputError, match="no photos are left"):

@@ -85,6 +85,7 @@ class Evaluate:
     split: Literal["train", "validation", "test", "all"] = "test"  # Which part of the photos.
     unseen: Flag = False
     """Leave out photos that look like one that the run was trained or validated on."""
+    seen_to: Path | None = None  # CSV file that lists those that --unseen leaves out.
     checkpoint: Literal["best", "last"] = "best"  # Of the best validation accuracy, or the last.
     predictions: Path | None = None  # CSV file for the prediction on each photo.
 

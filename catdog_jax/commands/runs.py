@@ -1,6 +1,6 @@
 """Commands about runs."""
 
-from ..errors import say
+from ..errors import InputError, say
 from ..files import expanded
 from .options import Compare, Evaluate, Export, Report
 from .start import start_jax, warn_of_death
@@ -19,6 +19,8 @@ def evaluate_run(options: Evaluate) -> None:
     from ..runs.results import load_run
     from ..runs.terminal import accuracy_line
 
+    if options.seen_to and not options.unseen:
+        raise InputError("--seen-to lists what --unseen leaves out; give both")
     start_jax()
     run = load_run(expanded(options.run), checkpoint=options.checkpoint)
     warn_of_death(run)
@@ -26,7 +28,11 @@ def evaluate_run(options: Evaluate) -> None:
         done, planned = len(run.history), run.experiment.epochs
         say(f"note: {run.folder} is unfinished, {done} of {planned} epochs")
     predictions = run.predict(
-        options.data, data_dir=options.data_dir, split=options.split, unseen=options.unseen
+        options.data,
+        data_dir=options.data_dir,
+        split=options.split,
+        unseen=options.unseen,
+        seen_to=options.seen_to,
     )
     if options.predictions:
         predictions.write_csv(expanded(options.predictions))

@@ -101,6 +101,7 @@ class Run:
         split: str = "test",
         data_dir: str | None = None,
         unseen: bool = False,
+        seen_to: str | Path | None = None,
         log: Log = say,
     ) -> Predictions:
         """The model's predictions on photos.
@@ -112,6 +113,7 @@ class Run:
             data_dir: as in `load_data`.
             unseen: leave out photos that look like one the run was trained or validated on, in
                 whatever size or encoding.
+            seen_to: CSV file that lists those that `unseen` leaves out, and what each looks like.
             log: gets a line if class names were matched (cat = cats), the data have changed, or
                 photos were left out.
 
@@ -143,7 +145,9 @@ class Run:
             raise InputError(f"{source.data} has no {split} photos")
         chosen = self._with_our_classes(chosen, splits, log)
         if unseen:
-            chosen = without_seen(self, chosen, splits if data is None else None, log)
+            own = splits if data is None else None
+            listed = None if seen_to is None else expanded(seen_to)
+            chosen = without_seen(self, chosen, own, log, listed)
         return self._predict(chosen)
 
     def _with_our_classes(self, parts: list[Split], splits: Splits, log: Log) -> list[Split]:
