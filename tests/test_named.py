@@ -257,6 +257,10 @@ def test_settings_differ_where_one_is_not_its_recipes() -> None:
     assert differing(two) == ["batch_size", "augment"]
     assert differing([model3, replace(model4, weights="my.h5")]) == []  # model 3 has none
     assert differing([model4, replace(model4, weights="my.h5")]) == ["weights"]
+    model5 = RECIPES["model5"]
+    assert differing([model4, replace(model5, weights="my.h5")]) == ["weights"]
+    assert differing([model4, replace(model5, head_epochs=2)]) == ["head_epochs"]
+    assert differing([model3, replace(model4, trainable="last=3")]) == ["trainable"]
 
 
 def test_values_are_shown_without_the_folders_of_files() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import named
 from .experiment import PATHS, Experiment
-from .recipes import OF_PARTS, recipe
+from .recipes import recipe
 
 _LONGEST_NAME = 100
 _SETTINGS = [field.name for field in fields(Experiment) if field.name not in ("model", "seed")]
@@ -24,15 +24,17 @@ def differing(experiments: Sequence[Experiment]) -> list[str]:
     """The settings, but for model and seed, that set experiments apart.
 
     A model's name stands for its recipe: between models, what only their recipes differ in is left
-    out, and so are settings about a model's own parts.
+    out. So are weights where all models that have some use the same.
     """
     somewhere = {name for one in experiments for name in changed(one)}
 
     def differs(name: str) -> bool:
-        values = {(one.model, getattr(one, name)) for one in experiments}
-        within_a_model = len(values) > len({one.model for one in experiments})
-        comparable = name in somewhere and name not in OF_PARTS
-        return within_a_model or (comparable and len({value for _, value in values}) > 1)
+        of_models = {(one.model, getattr(one, name)) for one in experiments}
+        within_a_model = len(of_models) > len({one.model for one in experiments})
+        values = {value for _, value in of_models}
+        if name == "weights":
+            values.discard("none")
+        return within_a_model or (name in somewhere and len(values) > 1)
 
     return [name for name in _SETTINGS if differs(name)]
 
