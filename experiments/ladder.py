@@ -2,7 +2,8 @@
 
     python experiments/ladder.py          # draws experiments/results/ladder.png
 
-From experiments/results: the mean over the histories of the seeds that lived. These were recorded
+From experiments/results: the mean over the histories of the seeds that lived, from the 20th epoch
+on also over as many epochs as a twentieth of those before and after. The histories were recorded
 on busy machines or a GPU, so seconds are those of ladder_seconds.json, measured once on two quiet
 cores (an AMD EPYC, Zen 5): catdog-jax train MODEL for a few epochs, model 6 for all of them. The
 first epoch of a program includes compiling it. The deep model 6 would take hours there.
@@ -10,6 +11,7 @@ first epoch of a program includes compiling it. The deep model 6 would take hour
 
 import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,6 +19,7 @@ from matplotlib.ticker import NullFormatter
 
 from catdog_jax.cli import script
 from catdog_jax.runs.history import is_dead, read_history
+from catdog_jax.runs.recipes import RECIPES
 
 RESULTS = Path(__file__).parent / "results"
 NAMES = {
@@ -24,7 +27,7 @@ NAMES = {
     "model2": "2: augmented",
     "model3": "3: rescaled",
     "model4": "4: transfer",
-    "model5": "5: fine-tuned",
+    "model5": "5: fine-tuned from ●",
     "model6": "6: residual",
     "model6_deep": "6, deep",
 }
@@ -41,11 +44,14 @@ def main(data: Path = RESULTS, out: Path = RESULTS / "ladder.png") -> None:
         lived = [[row["val_accuracy"] for row in one] for one in histories if not is_dead(one[-1])]
         if not lived:
             continue
-        accuracy = np.mean(lived, axis=0)
-        (line,) = over_epochs.plot(range(1, len(accuracy) + 1), accuracy, label=name)
+        accuracy = _smoothed(np.mean(lived, axis=0))
+        # A dot where all layers begin to be trained.
+        head = RECIPES[model].head_epochs
+        dot: dict[str, Any] = {"marker": "o", "markevery": [head - 1]} if head else {}
+        (line,) = over_epochs.plot(range(1, len(accuracy) + 1), accuracy, label=name, **dot)
         if model in measured:
             seconds = [each for epochs, each in measured[model] for _ in range(epochs)]
-            over_seconds.plot(np.cumsum(seconds), accuracy, color=line.get_color())
+            over_seconds.plot(np.cumsum(seconds), accuracy, color=line.get_color(), **dot)
     for axes, label, ticks in (
         (over_epochs, "epochs", [1, 3, 10, 30, 100, 300]),
         (over_seconds, "seconds on two CPU cores", [10, 20, 50, 100, 200, 400, 800]),
@@ -58,6 +64,11 @@ def main(data: Path = RESULTS, out: Path = RESULTS / "ladder.png") -> None:
     over_epochs.set_ylabel("validation accuracy")
     figure.legend(loc="outside lower center", ncols=len(NAMES))
     figure.savefig(out, dpi=120)
+
+
+def _smoothed(accuracy: np.ndarray) -> np.ndarray:
+    near = [slice(max(0, i - i // 20), i + i // 20 + 1) for i in range(len(accuracy))]
+    return np.array([accuracy[part].mean() for part in near])
 
 
 if __name__ == "__main__":
