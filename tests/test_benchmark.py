@@ -119,6 +119,7 @@ def test_a_target_met_exactly_counts_as_met() -> None:
         ({"quick": False}, "set --data to the photos"),
         ({"quick": False, "data": Path("nowhere"), "rounds": 0}, "--rounds must be 1 or more"),
         ({"quick": False, "data": Path("nowhere"), "epochs": 1}, "--epochs must be 2 or more"),
+        ({"quick": False, "data": Path("nowhere"), "run_epochs": 0}, "--run-epochs must be 1 or"),
         ({"quick": False, "data": Path("nowhere"), "batch_size": 0}, "--batch-size must be 1 or"),
         ({"data": Path("nowhere")}, "--data nowhere does not exist"),
         ({"weights": "nowhere.h5"}, "no weights file at nowhere.h5"),

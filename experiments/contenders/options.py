@@ -65,7 +65,14 @@ def check(options: BenchmarkOptions) -> BenchmarkOptions:
         )
     elif options.data is None:
         raise InputError("set --data to the photos, or try --quick")
-    minimums = {"rounds": 1, "epochs": 2, "repeats": 1, "image_size": 32, "batch_size": 1}
+    minimums = {
+        "rounds": 1,
+        "epochs": 2,
+        "run_epochs": 1,
+        "repeats": 1,
+        "image_size": 32,
+        "batch_size": 1,
+    }
     for name, minimum in minimums.items():
         value = getattr(options, name)
         if value < minimum:

@@ -40,7 +40,7 @@ def epoch(spec: Spec) -> Result:
     set_up_jax()
     experiment = _experiment(spec)
     splits = load_splits(experiment)
-    decoding = worker.peak_with_child_mib()  # a child process decodes the photos
+    decoding = worker.peak_with_child_mib()  # a child process reads TFDS
     finished = run(experiment, Path(spec.scratch) / "run", splits=splits, log=log)
     peak = worker.peak_mib()
     return {
