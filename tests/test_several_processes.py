@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -128,18 +129,39 @@ def test_if_one_process_dies_the_other_ends_with_one_line(
 
 
 @pytest.mark.slow
-def test_what_is_wrong_with_one_process_ends_both(tmp_path: Path) -> None:
-    other = ["--data", "sketches", "--image-size", "32", "--sizes", "48", "20", "8"]
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (["--data", "sketches", "--image-size", "32", "--sizes", "48", "20", "8"], "other photos"),
+        ([*TRAIN, "--learning-rate", "0.1"], r"other settings \(learning_rate\)"),
+        ([*TRAIN, "--batch-size", "2"], r"other settings \(batch_size\)"),
+        ([*TRAIN, "--epochs", "5"], r"other settings \(epochs\)"),
+    ],
+)
+def test_what_is_wrong_with_one_process_ends_both(
+    other: list[str], said: str, tmp_path: Path
+) -> None:
     where = "--coordinator", f"localhost:{free_port()}", "--processes", "2", "--process"
     both = [
         start(command("train", "model3", *data, "--out", str(tmp_path / "r"), *where, k), 1)
         for k, data in (("0", TRAIN), ("1", other))
     ]
+    heard = ""
     for process in both:
-        code, _, said = ends(process)
+        code, _, line = ends(process)
         assert code in (1, 2)
-        assert "process 1 has other photos than process 0" in said or "has ended" in said
+        heard += line
+    assert re.search(f"process 1 has {said} than process 0|has ended", heard)
     assert not (tmp_path / "r").exists()
+
+
+def test_a_port_in_use_and_a_host_that_does_not_exist_are_refused() -> None:
+    with socket.create_server(("", 0)) as server:
+        place = f"localhost:{server.getsockname()[1]}"
+        with pytest.raises(InputError, match="process 0 cannot use port"):
+            processes.join(place, 2, 0)
+    with pytest.raises(InputError, match=r"there is no host nosuch\.invalid"):
+        processes.join("nosuch.invalid:1", 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +192,12 @@ def test_a_process_joins_by_itself_only_where_the_cluster_started_several(
     assert not joined
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     processes.join(None, None, None)
-    assert joined
+    assert joined == [True]
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    processes.join(None, None, None)
+    assert joined == [True, True]
 
 
 def test_one_process_needs_no_other() -> None:

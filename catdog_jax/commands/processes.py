@@ -21,6 +21,7 @@ from typing import TypeAlias
 from ..errors import InputError, first_line
 
 _DONE = -1
+_QUIET_SECONDS = 10
 _JOIN_SECONDS = 300
 _CONNECT_SECONDS = 10
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # noticed after 30 s
@@ -35,7 +36,7 @@ _ties: "_Ties | None" = None
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
     """Join the other processes, if options or the cluster say that there are any.
 
-    Call it before JAX starts. `jax.distributed` knows SLURM, Open MPI and Cloud TPUs.
+    Call it before JAX starts. `jax.distributed` knows SLURM, Open MPI, Kubernetes and Cloud TPUs.
 
     Args:
         coordinator: host and port of process 0, the same for all.
@@ -49,13 +50,19 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     if given == (None, None, None) and not _is_in_cluster():
         return
     _check(coordinator, processes, process)
+    if coordinator is not None:
+        _check_address(coordinator, is_here=process == 0)
     import jax
 
     # It would catch SIGTERM, which is to end the process.
     jax.config.update("jax_enable_preemption_service", False)
-    late = threading.Timer(_JOIN_SECONDS, _give_up, args=(coordinator,))
-    late.daemon = True
-    late.start()
+    timers = [
+        threading.Timer(_QUIET_SECONDS, _say_that_it_waits),
+        threading.Timer(_JOIN_SECONDS, _give_up, args=(coordinator,)),
+    ]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
     try:
         jax.distributed.initialize(
             coordinator, processes, process, initialization_timeout=2 * _JOIN_SECONDS
@@ -66,7 +73,8 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
             "--coordinator HOST:PORT (of process 0), --processes N and --process K"
         ) from error
     finally:
-        late.cancel()
+        for timer in timers:
+            timer.cancel()
 
 
 def tie_together() -> None:
@@ -108,12 +116,23 @@ def leaving(command: Callable[[], int]) -> int:
 
 def _is_in_cluster() -> bool:
     """Whether this was started as one of several processes, or on a Cloud TPU."""
+
+    def installed(package: str) -> bool:
+        return importlib.util.find_spec(package) is not None
+
     counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
     if any(int(os.environ.get(name, "1")) > 1 for name in counts):
         return True
+    if "JOB_COMPLETION_INDEX" in os.environ and installed("kubernetes"):  # an Indexed Job
+        return True
     on_tpu = any(Path(device).exists() for device in ("/dev/accel0", "/dev/vfio/0"))
-    libtpu = importlib.util.find_spec("libtpu") is not None
-    return on_tpu and libtpu and os.environ.get("JAX_PLATFORMS", "tpu").startswith("tpu")
+    return on_tpu and installed("libtpu") and os.environ.get("JAX_PLATFORMS", "tpu")[:3] == "tpu"
+
+
+def _say_that_it_waits() -> None:
+    print(
+        f"waiting for the other processes, at most {_JOIN_SECONDS} s", file=sys.stderr, flush=True
+    )
 
 
 def _give_up(coordinator: str | None) -> None:
@@ -137,6 +156,23 @@ def _check(coordinator: str | None, processes: int | None, process: int | None) 
         raise InputError(
             f"--process must be from 0 to {(processes or 1) - 1}, the last one, not {process}"
         )
+
+
+def _check_address(coordinator: str, *, is_here: bool) -> None:
+    """Refuse what would make JAX crash (a port in use) or wait (no such host)."""
+    host, _, port = coordinator.rpartition(":")
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+    except OSError as error:
+        raise InputError(f"--coordinator: there is no host {host} ({first_line(error)})") from error
+    if is_here:
+        try:
+            socket.create_server(("", int(port))).close()
+        except OSError as error:
+            raise InputError(
+                f"--coordinator: process 0 cannot use port {port} ({first_line(error)}); is "
+                "another process 0 running here? Else choose another port"
+            ) from error
 
 
 class _Ties:

@@ -71,7 +71,7 @@ def _train_seeds(options: Train, count: int) -> list["Run"]:
         raise InputError(
             "--seeds trains several runs; --resume, --finish and --predictions are for one"
         )
-    if options.coordinator or options.processes or options.process:
+    if (options.coordinator, options.processes, options.process) != (None, None, None):
         raise InputError("several processes train one run: give each seed a command of its own")
     seeds = _seeds(count, options.seed)
     experiment = _experiment(options) if options.model else _with_photos(options)[0]

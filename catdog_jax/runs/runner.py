@@ -36,6 +36,7 @@ from .run_folder import (
     absolute,
     config_of,
     difference,
+    identity,
     inputs_of,
     is_finished,
     keep_code,
@@ -173,6 +174,7 @@ def _train_and_report(
     *,
     finish: bool = False,
 ) -> Run:
+    hosts.check_same_settings({**identity(experiment), "epochs": experiment.epochs})
     begun = bool(hosts.from_first(checkpoint.epochs, out / CHECKPOINT))
     model = model_to_train(experiment, splits, begun=begun)
     with lock_folder(out) if hosts.is_first() else nullcontext():

@@ -6,7 +6,7 @@ other processes must be called by all of them, in the same order.
 """
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
@@ -126,6 +126,19 @@ def check_same(what: str, fingerprint: str) -> None:
         raise InputError(
             f"process {wrong[0]} has other {what} than process 0; all processes need the same"
         )
+
+
+def check_same_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse to go on if this process's `settings` are not those of the first one.
+
+    With other ones, processes would train on, each its own way, or wait for each other for ever.
+
+    Raises:
+        InputError: they differ; the process with the others says in what.
+    """
+    first = from_first(lambda: settings)
+    other = next((name for name in settings if settings[name] != first[name]), None)
+    check_same(f"settings ({other})" if other else "settings", other or "")
 
 
 def _of_all(value: Any) -> np.ndarray:
