@@ -85,9 +85,12 @@ def written_whole(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any
 
     Raises:
         InputError: `path` is a folder.
+        FileNotFoundError: it is in a folder that does not exist.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     encoding, newline = ("utf-8", "") if mode == "w" else (None, None)
     try:

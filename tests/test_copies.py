@@ -120,6 +120,8 @@ def test_photos_that_a_run_has_seen_are_left_out(tmp_path: Path) -> None:
     assert all(0.97 < float(correlation) < 1.001 for _, _, correlation in seen)
     kept = [everything.names.index(name) for name in unseen.names]
     np.testing.assert_allclose(unseen.logits, everything.logits[kept], rtol=1e-5)
+    with pytest.raises(InputError, match="give both"):
+        trained.predict(tmp_path / "new", seen_to=tmp_path / "seen.csv")
     with pytest.raises(InputError, match="no photos are left"):
         trained.predict(split="train", unseen=True)
     save(tmp_path / "old", pictures(26)[::-1])

@@ -49,6 +49,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(FileNotFoundError, match=r"there is no folder .*gone"),
+        written_whole(tmp_path / "gone" / "file.csv"),
+    ):
+        pass
+
+
 def test_two_processes_can_write_the_same_file(tmp_path: Path) -> None:
     path = tmp_path / "summary.md"
     code = (

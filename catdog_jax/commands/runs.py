@@ -1,6 +1,6 @@
 """Commands about runs."""
 
-from ..errors import InputError, say
+from ..errors import say
 from ..files import expanded
 from .options import Compare, Evaluate, Export, Report
 from .start import start_jax, warn_of_death
@@ -19,8 +19,6 @@ def evaluate_run(options: Evaluate) -> None:
     from ..runs.results import load_run
     from ..runs.terminal import accuracy_line
 
-    if options.seen_to and not options.unseen:
-        raise InputError("--seen-to lists what --unseen leaves out; give both")
     start_jax()
     run = load_run(expanded(options.run), checkpoint=options.checkpoint)
     warn_of_death(run)

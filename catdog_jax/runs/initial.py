@@ -30,7 +30,7 @@ def initial_model(
     replaced: Any = None
     if build.is_keras_file(experiment.init):
         replaced = nnx.Any(nnx.Param, nnx.BatchStat)
-    elif experiment.init == "none" != experiment.weights:
+    elif experiment.init == "none" and experiment.weights != "none":
         replaced = nnx.PathContains("backbone")
     model = build.build_model(experiment, num_classes, image_size, replaced)
     if build.is_keras_file(experiment.init):

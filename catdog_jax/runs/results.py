@@ -120,6 +120,8 @@ class Run:
         Raises:
             InputError: there are no such photos, or they or their classes do not fit the model.
         """
+        if seen_to is not None and not unseen:
+            raise InputError("seen-to lists what unseen leaves out; give both")
         if isinstance(data, Split | tuple | np.ndarray):
             if unseen:
                 raise InputError("unseen needs a source of photos, not arrays")
