@@ -1,7 +1,6 @@
 """The classifier that comes with the package: write its weights, measure what its card says.
 
-    catdog-jax train model6_deep --data cats_vs_dogs --sizes 12000 1000 5000 \
-        --epochs 80 --weight-decay 0.1 --out runs/ready_made       # 5 minutes on an H100
+    catdog-jax train …                    # the two commands of catdog_jax/models/ready_made.md
     python experiments/ready_made.py --run runs/ready_made --write  # replaces the package's
     python experiments/ready_made.py --others pictures/             # only measures
 

@@ -17,8 +17,6 @@ from .layers import weights_of
 
 WEIGHTS = Path(__file__).with_name("ready_made.npz")
 MODEL = "model6_deep"
-TRAINED_AT = 128
-"""Height and width, in pixels, of the images it was trained on."""
 
 
 @cache
@@ -36,7 +34,7 @@ def ready_made() -> nnx.Module:
 
     It takes images of pixels 0…255, of any size but best of that in `facts`, and gives two logits.
     """
-    create = partial(MODELS[MODEL], image_size=TRAINED_AT)
+    create = partial(MODELS[MODEL], image_size=facts()["image_size"])
     model = built(lambda rngs: create(rngs=rngs), nnx.Rngs(0), replaced=nnx.Everything())
     load_weights(model, WEIGHTS)
     return model
