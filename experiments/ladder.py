@@ -4,9 +4,10 @@
 
 From experiments/results: the mean over the histories of the seeds that lived, from the 20th epoch
 on also over as many epochs as a twentieth of those before and after. The histories were recorded
-on busy machines or a GPU, so seconds are those of ladder_seconds.json, measured once on two quiet
-cores (an AMD EPYC, Zen 5): catdog-jax train MODEL for a few epochs, model 6 for all of them. The
-first epoch of a program includes compiling it. The deep model 6 would take hours there.
+on busy machines or a GPU, so seconds are those of ladder_seconds.json, measured once on two cores
+of an EPYC (Zen 5), at real-time priority over other work: catdog-jax train MODEL for three epochs,
+model 5 for two of each phase. The first epoch of a program includes compiling it. The deep model 6
+would take hours there.
 """
 
 import json
