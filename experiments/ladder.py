@@ -55,7 +55,7 @@ def main(data: Path = RESULTS, out: Path = RESULTS / "ladder.png") -> None:
             over_seconds.plot(np.cumsum(seconds), accuracy, color=line.get_color(), **dot)
     for axes, label, ticks in (
         (over_epochs, "epochs", [1, 3, 10, 30, 100, 300]),
-        (over_seconds, "seconds on two CPU cores", [10, 20, 50, 100, 200, 400, 800]),
+        (over_seconds, "seconds on two CPU cores", [10, 20, 50, 100, 200, 400, 800, 1600]),
     ):
         axes.set(xscale="log", xlabel=label)
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
