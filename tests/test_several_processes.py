@@ -122,10 +122,12 @@ def test_if_one_process_dies_the_other_ends_with_one_line(
     both[killed].send_signal(how)
     code, _, said = ends(both[1 - killed], within=60)
     ends(both[killed])
+    assert load_run(run).history
+    if killed == 0 and code == -signal.SIGABRT:
+        return  # seldom JAX's own connection to process 0 notices first, and aborts at once
     assert code == 1
     assert f"process {1 - killed} ends because process {killed} of 2 has ended" in said
     assert said.count("error: ") == 1
-    assert load_run(run).history
 
 
 @pytest.mark.slow
