@@ -1,6 +1,5 @@
 """Runs: composes data, model, training, checkpoints and report."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -46,7 +45,7 @@ from .run_folder import (
     write_json,
 )
 from .saving import last_saved, saving
-from .terminal import epoch_line, progress
+from .terminal import epoch_line, progress, resume_hint
 
 
 def run(
@@ -157,12 +156,8 @@ def _resume_hint_on_interrupt(out: Path, log: Log) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if is_file(out / CONFIG):
-            log(f"interrupted; {_resume_hint(out)}")
+            log(f"interrupted; {resume_hint(out)}")
         raise
-
-
-def _resume_hint(out: Path) -> str:
-    return f"to resume: catdog-jax train --resume {shlex.quote(str(out))}"
 
 
 def _train_and_report(
@@ -189,7 +184,7 @@ def _train_and_report(
         except OSError as error:
             raise RunError(
                 f"{out} could not be written to ({first_line(error)}){_kept(out)}; "
-                f"free some space; {_resume_hint(out)}"
+                f"free some space; {resume_hint(out)}"
             ) from error
 
 

@@ -2,10 +2,12 @@
 
 import csv
 import io
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -120,3 +122,8 @@ def csv_line(cells: Sequence[object]) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(cells)
     return line.getvalue()
+
+
+def resume_hint(folder: Path) -> str:
+    """How to go on with the run in `folder`."""
+    return f"to resume: catdog-jax train --resume {shlex.quote(str(folder))}"
